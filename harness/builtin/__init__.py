@@ -1,0 +1,25 @@
+"""The embedded default: a small model, its tokenizer, its held-out text and its quiz.
+
+``builtin:tiny-world`` is the model, ``builtin:tiny-world/heldout`` the text and
+``builtin:tiny-world/quiz`` the quiz. `world` generates the text, `train` makes the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+_PLACES = {
+    "builtin:tiny-world": FOLDER / "tiny-world" / "model",
+    "builtin:tiny-world/heldout": FOLDER / "tiny-world" / "heldout.txt",
+    "builtin:tiny-world/quiz": FOLDER / "tiny-world" / "quiz",
+}
+
+
+def locate_builtin(name: str) -> Path:
+    """The file or folder of an embedded name; raises ValueError listing the known ones."""
+    if name not in _PLACES:
+        from harness.catalog import describe_unknown
+
+        raise ValueError(describe_unknown("embedded name", name, _PLACES))
+    return _PLACES[name]

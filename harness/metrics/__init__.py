@@ -1,0 +1,12 @@
+"""One file per metric; the file's name is the name in the suite's ``measure:``.
+
+A metric module declares, without importing torch at its top:
+
+- ``Options``: what the suite may set (`harness.options.OptionsBase`).
+- ``VALUES``: name -> `harness.options.ValueSpec`, every value it reports.
+- ``HEADLINE``: the columns it gives to the summary (`harness.options.Column`).
+- ``measure(loaded, options, context)``: runs in the worker, returns `harness.record.Measured`.
+- ``compare(candidate, reference)``: values against the reference's record, pure and torch-free.
+- ``NEEDS_FRESH_PROCESS``: True where an earlier measurement in the process would disturb it.
+- ``REFERENCE_REUSABLE``: False where a record of another run must not stand in (timings).
+"""

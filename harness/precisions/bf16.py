@@ -1,0 +1,22 @@
+"""bf16: brain floating point, fp32's range with 8 bits of precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.options import OptionsBase
+from harness.precisions._float import check_float, float_arguments
+
+DEVICES = ("cpu", "cuda")
+
+
+class Options(OptionsBase):
+    """bf16 has no variations."""
+
+
+def load_arguments(options: Options, device: str) -> dict[str, Any]:
+    return float_arguments("bfloat16")
+
+
+def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
+    return check_float(attested, "bfloat16", tf32=False)

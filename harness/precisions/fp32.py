@@ -1,0 +1,22 @@
+"""fp32: IEEE single precision, TF32 switched off; the usual reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.options import OptionsBase
+from harness.precisions._float import check_float, float_arguments
+
+DEVICES = ("cpu", "cuda")
+
+
+class Options(OptionsBase):
+    """fp32 has no variations."""
+
+
+def load_arguments(options: Options, device: str) -> dict[str, Any]:
+    return float_arguments("float32")
+
+
+def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
+    return check_float(attested, "float32", tf32=False)

@@ -1,0 +1,26 @@
+"""tf32: weights in fp32, CUDA matrix products in TensorFloat-32 (10-bit mantissa).
+
+Only CUDA has it: on a CPU the same switch would silently measure fp32 under another name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.options import OptionsBase
+from harness.precisions._float import check_float, float_arguments
+
+DEVICES = ("cuda",)
+TF32 = True
+
+
+class Options(OptionsBase):
+    """tf32 has no variations."""
+
+
+def load_arguments(options: Options, device: str) -> dict[str, Any]:
+    return float_arguments("float32")
+
+
+def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
+    return check_float(attested, "float32", tf32=True)

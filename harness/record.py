@@ -1,0 +1,247 @@
+"""Records and the run file: frozen, schema-versioned data, a journal, an atomic write.
+
+Knows what a number is and how it is stored; not how it was measured, judged or shown.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+SCHEMA = 1
+Status = Literal["ok", "flagged", "invalid", "failed", "skipped"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Value(_Frozen):
+    """One number: ``value`` is None where it is unavailable or was not finite.
+
+    ``stderr`` is the standard error in the value's own unit, ``n`` the number of independent
+    observations behind it (chunks, items, rounds).
+    """
+
+    value: int | float | None
+    unit: str = ""
+    better: Literal["lower", "higher"] | None = None
+    stderr: float | None = None
+    n: int | None = None
+
+    @field_validator("value", "stderr", mode="before")
+    @classmethod
+    def _no_bare_nan(cls, number: Any) -> Any:
+        return None if isinstance(number, float) and not math.isfinite(number) else number
+
+
+class Validity(_Frozen):
+    """Whether a record's numbers may be used, and why not."""
+
+    status: Status = "ok"
+    reasons: tuple[str, ...] = ()
+
+
+class Measured(_Frozen):
+    """What a metric's ``measure`` returns from the worker.
+
+    ``items`` holds compact per-item outcomes for paired comparison, ``samples`` every round of a
+    timing, ``protocol`` everything that the values' meaning depends on.
+    """
+
+    values: dict[str, Value]
+    protocol: dict[str, Any] = {}
+    items: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
+    validity: Validity = Validity()
+
+
+class CellFacts(_Frozen):
+    """The cell a record belongs to: what was declared and what was really loaded."""
+
+    id: str
+    model: str
+    precision: str
+    device: str
+    source: str | dict[str, Any]
+    revision: str | None = None
+    weights_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    declared: dict[str, Any] = {}
+    attested: dict[str, Any] | None = None
+
+
+class Verdict(_Frozen):
+    """One limit judged on one value; ``text`` is the sentence a person reads."""
+
+    verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    metric: str
+    bound: str
+    value: float | None
+    text: str
+
+
+class Record(_Frozen):
+    """The frozen result of one measurement on one cell.
+
+    ``paired`` and ``verdicts`` are derived from the records and the suite when the run file is
+    built; ``reference_of`` marks a record measured only because another cell is compared with it,
+    ``reused_from`` the run a cached one was measured in.
+    """
+
+    cell: CellFacts
+    measurement: str
+    protocol: dict[str, Any] = {}
+    values: dict[str, Value] = {}
+    items: dict[str, Any] = {}
+    samples: dict[str, Any] = {}
+    validity: Validity = Validity()
+    seconds: dict[str, float] = {}
+    reference_only: bool = False
+    reused_from: str | None = None
+    traceback: str = ""
+    paired: dict[str, Value] = {}
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """True where the values may be compared and judged."""
+        return self.validity.status in ("ok", "flagged")
+
+    def find(self, name: str) -> Value | None:
+        """The value called ``name``, measured or paired."""
+        return self.values.get(name) or self.paired.get(name)
+
+
+class RunFacts(_Frozen):
+    """What was invoked, when and on which code."""
+
+    id: str
+    utc: str
+    argv: list[str]
+    git_sha: str | None
+    git_dirty: bool | None
+    device: str
+    duration_s: float | None = None
+    interrupted: bool = False
+
+
+class Run(_Frozen):
+    """One run file: all records of one suite in one invocation, with the environment."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    run: RunFacts
+    environment: dict[str, Any]
+    suite: dict[str, Any]
+    records: tuple[Record, ...]
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Journal:
+    """An append-only file of finished records, so that nothing measured is ever lost.
+
+    The first line is the run without its records, each further line one record. The file is
+    locked while its process lives; an unlocked journal belongs to a run that was cut off.
+    """
+
+    def __init__(self, path: Path, header: Run) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        # Locked under another name first: a journal that is visible and unlocked is an orphan.
+        hidden = path.with_name(f".{path.name}.{os.getpid()}")
+        self._file = hidden.open("x", encoding="utf-8")
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._append(header)
+        os.rename(hidden, path)
+
+    def append(self, record: Record) -> None:
+        """Write one record through to the disk."""
+        self._append(record)
+
+    def _append(self, entry: BaseModel) -> None:
+        self._file.write(dump_json(entry) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def remove(self) -> None:
+        """Delete the journal once the run file holds everything it held."""
+        self.path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def dump_json(model: BaseModel, indent: int | None = None) -> str:
+    """JSON with short keys by alias; raises ValueError on a NaN or infinity anywhere."""
+    data = model.model_dump(mode="json", by_alias=True)
+    return json.dumps(data, allow_nan=False, ensure_ascii=False, indent=indent)
+
+
+def write_run(run: Run, path: Path) -> Path:
+    """Write the run file atomically: readers see the old file, or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(dump_json(run, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    return path
+
+
+def read_run(path: Path) -> Run:
+    """Read and check a run file; raises ValueError naming the file and what is wrong."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable run file: {error}") from error
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"{path}: expected a run file of schema {SCHEMA}, found {found!r}")
+    try:
+        return Run.model_validate(data)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a valid run file: {error}") from error
+
+
+def recover_journals(folder: Path) -> list[Path]:
+    """Turn the journals of runs that were cut off into run files; returns the new files.
+
+    A journal that a living process still holds is left alone; a last line cut in half by the
+    death is dropped.
+    """
+    recovered = []
+    for journal in sorted(folder.glob("*.journal.jsonl")):
+        with journal.open(encoding="utf-8") as file:
+            if not _take_lock(file):
+                continue
+            run = _read_journal(file)
+            if run is not None:
+                target = journal.with_name(journal.name.removesuffix(".journal.jsonl") + ".json")
+                recovered.append(write_run(run, target))
+            journal.unlink()
+    return recovered
+
+
+def _take_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _read_journal(lines: Iterable[str]) -> Run | None:
+    complete = [line for line in lines if line.endswith("\n")]
+    if len(complete) < 2:
+        return None
+    header = Run.model_validate_json(complete[0])
+    records = tuple(Record.model_validate_json(line) for line in complete[1:])
+    facts = header.run.model_copy(update={"interrupted": True})
+    return header.model_copy(update={"run": facts, "records": records})
