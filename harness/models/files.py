@@ -1,0 +1,213 @@
+"""What a folder must hold so that it can be loaded as a model, and what its content is called.
+
+Reads names, headers and hashes, never tensors; imports no torch and no safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.json"
+SINGLE_WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "tekken.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+_VOCABULARIES = {
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+}
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_OTHER_WEIGHTS = (".gguf", ".h5", ".msgpack", ".onnx", ".npz")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
+
+
+class SourceUnavailable(Exception):  # noqa: N818 - a state of the machine, not an error
+    """The source cannot be had on this machine now; the cell is skipped with this reason."""
+
+
+class SourceError(ValueError):
+    """The source is wrong and stays wrong until its user mends it; the cell fails."""
+
+
+class FilesMissing(SourceError):  # noqa: N818 - says which error
+    """Some of the files are not there; in the hub's cache that is an unfinished download."""
+
+
+def check_config(folder: Path, source: str) -> None:
+    """Raise `SourceError` unless the folder has a config.json that holds a JSON object."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise describe_no_config(source, os.listdir(folder))
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise SourceError(f"{source}: {CONFIG} is not readable JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise SourceError(f"{source}: {CONFIG} holds a {type(config).__name__}, not an object")
+
+
+def list_weights(folder: Path, source: str) -> list[Path]:
+    """The weight files that transformers will read, in its order of preference, sorted by name."""
+    if (folder / SINGLE_WEIGHTS).is_file():
+        return [folder / SINGLE_WEIGHTS]
+    index = folder / WEIGHTS_INDEX
+    if not index.is_file():
+        raise describe_no_weights(source, os.listdir(folder))
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        outside = sorted(name for name in names if Path(name).name != name)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(f"{source}: {WEIGHTS_INDEX} has no readable weight_map") from error
+    if outside:
+        raise SourceError(f"{source}: {WEIGHTS_INDEX} names files outside its folder: {outside}")
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing or not names:
+        raise FilesMissing(
+            f"{source}: {WEIGHTS_INDEX} names {len(names)} files, of which "
+            f"{len(missing)} are missing: {', '.join(missing[:3])}"
+        )
+    return [folder / name for name in sorted(names)]
+
+
+def check_safetensors(path: Path, source: str) -> None:
+    """Raise `SourceError` unless header and file size agree; reads the header only.
+
+    Format: https://huggingface.co/docs/safetensors/index#format
+    """
+    problem = _find_safetensors_problem(path)
+    if problem is not None:
+        raise SourceError(f"{source}: {path.name} {problem}")
+
+
+def _find_safetensors_problem(path: Path) -> str | None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if prefix == b"version ":
+            return "is a Git LFS pointer, not the weights: run `git lfs pull` there"
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            return f"is truncated or no safetensors file: {size} bytes do not hold its header"
+        raw = file.read(length)
+    try:
+        header = json.loads(raw)
+        ends = [
+            _check_offsets(name, entry) for name, entry in header.items() if name != "__metadata__"
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"has a corrupt header: {error}"
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        return f"is truncated: {size} of {expected} bytes"
+    if size > expected:
+        return f"is corrupt: {size - expected} bytes follow the last tensor"
+    return None
+
+
+def _check_offsets(name: str, entry: dict[str, Any]) -> int:
+    """The end of one tensor's bytes; raises ValueError and the like for a broken entry."""
+    begin, end = entry["data_offsets"]
+    if not (isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end):
+        raise ValueError(f"tensor {name!r} lies at {begin!r}..{end!r}")
+    return end
+
+
+def has_tokenizer(names: Iterable[str]) -> bool:
+    """Whether these files include a vocabulary, the one part no tokenizer can do without."""
+    return not _VOCABULARIES.isdisjoint(names)
+
+
+def describe_no_config(source: str, names: Iterable[str]) -> FilesMissing:
+    if "adapter_config.json" in names:
+        return FilesMissing(
+            f"{source} has no {CONFIG}: it is an adapter; merge it into its base model first"
+        )
+    return FilesMissing(f"{source} has no {CONFIG}")
+
+
+def describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
+    """Which of the ways of having no loadable weights this is."""
+    names = sorted(names)
+    safe = [name for name in names if name.endswith(".safetensors")]
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    others = [name for name in names if name.endswith(_OTHER_WEIGHTS)]
+    if safe:
+        return FilesMissing(
+            f"{source} has {_name_some(safe)}, but neither {SINGLE_WEIGHTS} nor {WEIGHTS_INDEX}"
+        )
+    if pickles:
+        return FilesMissing(
+            f"{source} holds only pickle weights ({_name_some(pickles)}); only safetensors are "
+            "loaded: convert with AutoModelForCausalLM.from_pretrained(SOURCE)"
+            ".save_pretrained(FOLDER), where you trust their author"
+        )
+    found = f"; found {_name_some(others)}, which is not read" if others else ""
+    return FilesMissing(f"{source} has no weights (*.safetensors){found}")
+
+
+def describe_no_tokenizer(source: str) -> FilesMissing:
+    return FilesMissing(f"{source} has no tokenizer (none of {', '.join(sorted(_VOCABULARIES))})")
+
+
+def _name_some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def hash_tokenizer(folder: Path, in_cache: bool) -> str:
+    """sha256 of the tokenizer files of a folder, as `hash_files`."""
+    return hash_files([folder / name for name in TOKENIZER_FILES], in_cache)
+
+
+def hash_files(paths: Iterable[Path], in_cache: bool) -> str:
+    """sha256 over (name, sha256 of the content) of the files that exist, in name order.
+
+    ``in_cache`` says that they lie in the hub's cache, where large ones are named by their sha256.
+    """
+    pairs = [
+        [path.name, _hash_content(path, in_cache)]
+        for path in sorted(paths, key=lambda path: path.name)
+        if path.is_file()
+    ]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def _hash_content(path: Path, in_cache: bool) -> str:
+    if in_cache and path.is_symlink():
+        # One link only: blobs may themselves be links to a store that names files differently.
+        blob = Path(os.readlink(path))
+        if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name):
+            return blob.name
+    stat = path.stat()
+    return _hash_unchanged(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _hash_unchanged(path: str, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - the memo's key
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
