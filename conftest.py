@@ -1,0 +1,3 @@
+"""The one line that a repository needs to run suites with pytest."""
+
+pytest_plugins = ["harness.plugin"]

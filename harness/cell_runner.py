@@ -1,0 +1,173 @@
+"""Turn one cell and one measurement into a record, whatever happens on the way.
+
+Owns the process of the cell at hand. Does not know what is asked for next, what is kept where, or
+what the numbers are compared with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.catalog import load_measurement, load_precision
+from harness.machine import Machine
+from harness.models.load import CellJob
+from harness.models.resolve import find_files
+from harness.models.sources import ModelFiles
+from harness.record import CellFacts, Measured, Record, Validity
+from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec
+from harness.worker.probe import DeviceFacts
+from harness.worker.process import CellInProcess, CellProcess
+from harness.worker.protocol import Failure, Progress
+
+# Called with the cell's id, the measurement's name and how far it is.
+OnProgress = Callable[[str, str, Progress], None]
+
+
+class CellRunner:
+    """Measures cells one after another; the last one's process stays for its next measurement."""
+
+    def __init__(
+        self,
+        suite_folder: Path,
+        machine: Machine,
+        on_progress: OnProgress,
+        isolate: bool = True,
+        timeout_s: float | None = None,
+    ) -> None:
+        self._suite_folder = suite_folder
+        self._machine = machine
+        self._on_progress = on_progress
+        self._isolate = isolate
+        self._timeout_s = timeout_s
+        self._process: CellProcess | CellInProcess | None = None
+        self._process_cell = ""
+        self._files: dict[str, ModelFiles | Failure] = {}
+        self._unloadable: dict[str, Failure] = {}
+
+    def measure(
+        self, model: ModelSpec, precision: PrecisionSpec, measurement: MeasurementSpec
+    ) -> Record:
+        """One record: numbers, or the reason why there are none."""
+        start = time.monotonic()
+        files = self.find_files(model)
+        cell = cell_id(model, precision)
+        failure = explain_refusal(model, precision, self._machine.device)
+        if failure is None and isinstance(files, Failure):
+            failure = files
+        failure = failure or self._unloadable.get(cell)
+        answer: Measured | Failure
+        loaded = None
+        if failure is not None or isinstance(files, Failure):
+            assert failure is not None
+            answer = failure
+        else:
+            process = self._process_for(cell, model, precision, measurement, files)
+            answer = process.measure(
+                measurement.name,
+                measurement.options,
+                lambda progress: self._on_progress(cell, measurement.name, progress),
+            )
+            loaded = process.loaded
+            if isinstance(answer, Failure) and loaded is None:
+                self._unloadable[cell] = answer  # what does not load is not loaded again
+        known = None if isinstance(files, Failure) else files
+        facts = CellFacts(
+            id=cell,
+            model=model.name,
+            precision=precision.name,
+            device=self._machine.device.device,
+            source=model.source if isinstance(model.source, str) else model.source.model_dump(),
+            revision=known.revision if known else model.revision,
+            weights_sha256=known.weights_sha256 if known else None,
+            tokenizer_sha256=known.tokenizer_sha256 if known else None,
+            declared={"use": precision.use, **precision.options.model_dump(mode="json")},
+            attested=loaded.attested if loaded else None,
+        )
+        seconds = {**(loaded.seconds if loaded else {}), "measurement": time.monotonic() - start}
+        return _make_record(facts, measurement.name, answer, seconds)
+
+    def find_files(self, model: ModelSpec) -> ModelFiles | Failure:
+        """The model's files, looked for once per run."""
+        if model.name not in self._files:
+            self._files[model.name] = find_files(model, self._suite_folder, self._machine.online)
+        return self._files[model.name]
+
+    def close(self) -> None:
+        """End the last cell's process."""
+        if self._process is not None:
+            self._process.close()
+        self._process = None
+
+    def _process_for(
+        self,
+        cell: str,
+        model: ModelSpec,
+        precision: PrecisionSpec,
+        measurement: MeasurementSpec,
+        files: ModelFiles,
+    ) -> CellProcess | CellInProcess:
+        """The cell's living process; a new one where it died or must not have measured before."""
+        current = self._process
+        fresh = load_measurement(measurement.name).NEEDS_FRESH_PROCESS
+        if current is not None and self._process_cell == cell and current.alive:
+            spent = fresh and current.measured > 0
+            if not spent:
+                return current
+        self.close()
+        job = CellJob(
+            model=model,
+            precision=precision,
+            files=files,
+            device=self._machine.device.device,
+            suite_folder=self._suite_folder,
+            online=self._machine.online,
+        )
+        kind = CellProcess if self._isolate else CellInProcess
+        self._process, self._process_cell = kind(job, self._timeout_s), cell
+        return self._process
+
+
+def cell_id(model: ModelSpec, precision: PrecisionSpec) -> str:
+    """``tiny-world[nf4]``, as in node ids."""
+    return f"{model.name}[{precision.name}]"
+
+
+def explain_refusal(
+    model: ModelSpec, precision: PrecisionSpec, device: DeviceFacts
+) -> Failure | None:
+    """Why this machine cannot run the cell, as far as that is known without loading anything."""
+    needs = model.requires
+    kinds = load_precision(precision.use).DEVICES
+    if needs.device is not None and needs.device != device.type:
+        reason = f"{model.name} requires {needs.device}, this run is on {device.device}"
+    elif needs.memory is not None and needs.memory > device.memory_bytes:
+        reason = (
+            f"{model.name} requires {needs.memory / 2**30:.3g} GiB of memory, "
+            f"{device.device} has {device.memory_bytes / 2**30:.3g} GiB"
+        )
+    elif device.type not in kinds:
+        reason = f"{precision.name} runs on {' or '.join(kinds)} only, not on {device.device}"
+    else:
+        return None
+    return Failure("skipped", reason)
+
+
+def _make_record(
+    cell: CellFacts, measurement: str, answer: Measured | Failure, seconds: dict[str, float]
+) -> Record:
+    if isinstance(answer, Failure):
+        return Record(
+            cell=cell,
+            measurement=measurement,
+            validity=Validity(status=answer.status, reasons=(answer.reason,)),
+            seconds=seconds,
+            traceback=answer.traceback,
+        )
+    return Record(
+        cell=cell,
+        measurement=measurement,
+        seconds=seconds,
+        **{name: getattr(answer, name) for name in Measured.model_fields},
+    )

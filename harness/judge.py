@@ -1,0 +1,132 @@
+"""Records + limits -> values beside the reference, and verdicts. Pure; no torch, no files.
+
+Compares plainly: a value is inside its limit or it is not. Intervals come later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from harness.catalog import load_measurement
+from harness.record import Record, Value, Verdict
+from harness.suite import Limit, Suite
+from harness.values import base_name, qualify
+
+# Keys of a protocol that say how, not what, was measured.
+_HOW = frozenset({"method"})
+
+
+def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:
+    """Every record with its values beside the reference's and its limits judged."""
+    records = tuple(records)
+    references = {
+        (r.cell.model, r.measurement): r for r in records if r.cell.precision == suite.reference
+    }
+    return tuple(
+        complete_record(suite, record, references.get((record.cell.model, record.measurement)))
+        for record in records
+    )
+
+
+def complete_record(suite: Suite, record: Record, reference: Record | None) -> Record:
+    """One record with ``paired`` and ``verdicts`` filled in; ``reference`` may be itself."""
+    paired: dict[str, Value] = {}
+    why_not = ""
+    if record.cell.precision != suite.reference:
+        refusal = explain_refusal(record, reference, suite.reference)
+        if refusal is None and reference is not None:
+            paired = load_measurement(record.measurement).compare(record, reference)
+        why_not = refusal or ""
+    record = record.model_copy(update={"paired": paired})
+    verdicts = judge_limits(suite.limits, record, reference, why_not)
+    return record.model_copy(update={"verdicts": verdicts})
+
+
+def explain_refusal(record: Record, reference: Record | None, name: str | None) -> str | None:
+    """Why a record cannot be compared with its reference's; None where it can."""
+    if not record.usable:
+        return f"it was not measured ({'; '.join(record.validity.reasons)})"
+    if name is None:
+        return "the suite names no reference"
+    if reference is None:
+        return f"the reference {name} was not measured"
+    if not reference.usable:
+        return f"the reference {name} has no number ({'; '.join(reference.validity.reasons)})"
+    differing = differing_fields(record.protocol, reference.protocol)
+    if differing:
+        return f"incomparable with the reference {name}: {', '.join(differing)} differ"
+    return None
+
+
+def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The protocol fields in which two records differ, so that their numbers are incomparable."""
+    return sorted(
+        key for key in (ours.keys() | theirs.keys()) - _HOW if ours.get(key) != theirs.get(key)
+    )
+
+
+def judge_limits(
+    limits: Iterable[Limit], record: Record, reference: Record | None, why_not: str
+) -> tuple[Verdict, ...]:
+    """A verdict per limit on this record and per value that it bounds; none for a failed one."""
+    if not record.usable:
+        return ()
+    verdicts = []
+    for limit in limits:
+        applies = record.cell.precision in limit.precision and record.cell.model in limit.model
+        if applies and limit.family == record.measurement:
+            names = _bounded_values(limit, record)
+            verdicts += [_judge(limit, name, record, reference, why_not) for name in names]
+    return tuple(verdicts)
+
+
+def _bounded_values(limit: Limit, record: Record) -> list[str]:
+    """The value a limit names; without a qualifier, each of a family such as ``x[1], x[8]``."""
+    if limit.qualifier is not None:
+        return [qualify(limit.value, limit.qualifier)]
+    if record.find(limit.value) is not None:
+        return [limit.value]
+    family = [n for n in (*record.values, *record.paired) if base_name(n) == limit.value]
+    return family or [limit.value]
+
+
+def _judge(
+    limit: Limit, name: str, record: Record, reference: Record | None, why_not: str
+) -> Verdict:
+    metric = f"{limit.family}.{name}"
+    bounds = [
+        f"{side} {b:g}" for side, b in (("min", limit.min), ("max", limit.max)) if b is not None
+    ]
+    bound = ", ".join(bounds)
+    found = record.find(name)
+    if found is None or found.value is None:
+        reason = why_not or f"{name} is unavailable"
+        text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
+        return Verdict(verdict="INCONCLUSIVE", metric=metric, bound=bound, value=None, text=text)
+    too_high = limit.max is not None and found.value > limit.max
+    too_low = limit.min is not None and found.value < limit.min
+    outcome = "FAIL" if too_high or too_low else "PASS"
+    unit = f" {found.unit}" if found.unit else ""
+    text = f"{record.cell.id}: {metric} is {found.value:.6g}{unit}, the limit is {bound}"
+    if name in record.paired and reference is not None:
+        text += _describe_pair(record, reference)
+    return Verdict(
+        verdict="FAIL" if outcome == "FAIL" else "PASS",
+        metric=metric,
+        bound=bound,
+        value=found.value,
+        text=f"{text} ({limit.position}).",
+    )
+
+
+def _describe_pair(record: Record, reference: Record) -> str:
+    """The family's headline number on both sides."""
+    columns = load_measurement(record.measurement).HEADLINE
+    name = columns[0].value
+    for key in record.values:
+        if base_name(key) == name and key in reference.values:
+            ours, theirs = record.values[key].value, reference.values[key].value
+            if ours is not None and theirs is not None:
+                return f"; {key} {ours:.6g}, reference {reference.cell.precision} {theirs:.6g}"
+    return ""

@@ -1,0 +1,1 @@
+"""Records to text: what a person sees in the terminal."""

@@ -1,0 +1,188 @@
+"""Run one suite: what is measured, what stands in for it, and what is kept. No pytest.
+
+Every record goes to the journal as soon as it exists and into one run file at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from harness.cell_runner import CellRunner, OnProgress, cell_id
+from harness.cells import Cell, has_paired_values, sort_fresh_first
+from harness.environment import scrub
+from harness.judge import complete_record, complete_records
+from harness.machine import Machine
+from harness.record import SCHEMA, Journal, Record, Run, RunFacts, recover_journals, write_run
+from harness.references import find_reference, keep_reference, reference_key
+from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec, Suite, resolved, suite_sha256
+from harness.worker.protocol import Failure
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How to run: where results go, whether cells get a process, how long one may take."""
+
+    results: Path
+    argv: tuple[str, ...]
+    isolate: bool = True
+    cell_timeout_s: float | None = None
+
+
+class SuiteRun:
+    """One suite's run: measures on request, journals every record, writes the run file."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        planned: Iterable[tuple[Cell, MeasurementSpec]],
+        machine: Machine,
+        settings: RunSettings,
+        on_progress: OnProgress,
+    ) -> None:
+        self.suite = suite
+        self._planned = tuple(planned)
+        self._machine = machine
+        self._records: dict[tuple[str, str], Record] = {}
+        self._reference = next((p for p in suite.precisions if p.name == suite.reference), None)
+        self._cells = CellRunner(
+            suite.folder, machine, on_progress, settings.isolate, settings.cell_timeout_s
+        )
+        self._start = time.monotonic()
+        folder = settings.results / suite.name
+        self.recovered = recover_journals(folder)
+        started = datetime.now(timezone.utc)
+        stem = _name_run(folder, started, machine)
+        self.path = folder / f"{stem}.json"
+        git = machine.environment["git"]
+        self._header = Run(
+            schema=SCHEMA,
+            run=RunFacts(
+                id=f"{suite.name}/{stem}",
+                utc=started.isoformat(timespec="seconds"),
+                argv=scrub(list(settings.argv)),
+                git_sha=git["sha"],
+                git_dirty=git["dirty"],
+                device=machine.device.device,
+            ),
+            environment=machine.environment,
+            suite={**scrub(resolved(suite)), "sha256": suite_sha256(suite)},
+            records=(),
+        )
+        self._journal = Journal(folder / f"{stem}.journal.jsonl", self._header)
+
+    def measure(self, cell: Cell, measurement: MeasurementSpec) -> Record:
+        """Measure, journal, then set beside the reference and judge: the returned record."""
+        self._prepare_reference(cell)
+        record = self._find_or_measure(cell.model, cell.precision, measurement, asked_for=True)
+        reference = None
+        if self._reference is not None:
+            key = (cell_id(cell.model, self._reference), measurement.name)
+            reference = self._records.get(key)
+        return complete_record(self.suite, record, reference)
+
+    def completed(self) -> tuple[Record, ...]:
+        """The records so far with their verdicts, in the suite's order of cells."""
+        order = {
+            cell_id(m, p): i
+            for i, (m, p) in enumerate(
+                (m, p) for m in self.suite.models for p in self.suite.precisions
+            )
+        }
+        records = sorted(self._records.values(), key=lambda record: order[record.cell.id])
+        return complete_records(self.suite, records)
+
+    def finish(self) -> Path | None:
+        """End the last cell and write the run file; None where nothing was measured."""
+        self._cells.close()
+        if not self._records:
+            self._journal.remove()
+            return None
+        missing = [
+            (cell, spec)
+            for cell, spec in self._planned
+            if (cell.id, spec.name) not in self._records
+        ]
+        facts = self._header.run.model_copy(
+            update={
+                "duration_s": round(time.monotonic() - self._start, 3),
+                "interrupted": bool(missing),
+            }
+        )
+        update = {"run": facts, "records": self.completed()}
+        write_run(self._header.model_copy(update=update), self.path)
+        self._journal.remove()
+        return self.path
+
+    def _prepare_reference(self, cell: Cell) -> None:
+        """Have the reference's record of everything planned for this model, all in one go."""
+        reference = self._reference
+        if reference is None or cell.precision.name == reference.name:
+            return
+        needed = {
+            spec.name: spec
+            for other, spec in self._planned
+            if other.model.name == cell.model.name
+            and other.precision.name != reference.name
+            and has_paired_values(spec.name)
+        }
+        for spec in sort_fresh_first(needed.values()):
+            self._find_or_measure(cell.model, reference, spec, asked_for=False)
+
+    def _find_or_measure(
+        self,
+        model: ModelSpec,
+        precision: PrecisionSpec,
+        measurement: MeasurementSpec,
+        asked_for: bool,
+    ) -> Record:
+        key = (cell_id(model, precision), measurement.name)
+        if key in self._records:
+            return self._records[key]
+        stored = None
+        if precision == self._reference:
+            stored = self._reference_key(model, precision, measurement)
+        record = None if asked_for else find_reference(stored)
+        if record is None:
+            record = self._cells.measure(model, precision, measurement)
+            keep_reference(stored, record, self._header.run.id)
+        record = record.model_copy(
+            update={
+                "cell": record.cell.model_copy(update={"id": key[0], "model": model.name}),
+                "reference_only": not asked_for,
+            }
+        )
+        record = Record.model_validate(scrub(record.model_dump()))
+        self._journal.append(record)
+        self._records[key] = record
+        return record
+
+    def _reference_key(
+        self, model: ModelSpec, precision: PrecisionSpec, measurement: MeasurementSpec
+    ) -> str | None:
+        """What the stored record must agree on; None where nothing may stand in."""
+        files = self._cells.find_files(model)
+        if isinstance(files, Failure):
+            return None
+        facts = {
+            "model": model.model_dump(mode="json", exclude={"name", "requires"}),
+            "weights": files.weights_sha256,
+            "tokenizer": files.tokenizer_sha256,
+            "precision": precision.model_dump(mode="json"),
+            "device": [self._machine.device.device, self._machine.device.gpu_name],
+        }
+        return reference_key(facts, measurement, self.suite.folder, self._machine.environment)
+
+
+def _name_run(folder: Path, started: datetime, machine: Machine) -> str:
+    """``<utc>-<git sha>[-dirty]-<device>``, numbered where two runs start in one second."""
+    git = machine.environment["git"]
+    sha = (git["sha"] or "nogit")[:10] + ("-dirty" if git["dirty"] else "")
+    stem = f"{started:%Y%m%dT%H%M%SZ}-{sha}-{machine.slug}"
+    candidate, number = stem, 2
+    while any((folder / f"{candidate}{end}").exists() for end in (".json", ".journal.jsonl")):
+        candidate, number = f"{stem}-{number}", number + 1
+    return candidate

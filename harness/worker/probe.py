@@ -1,0 +1,69 @@
+"""What torch sees of this machine; asked once per run, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """The device that cells run on: 'cpu' or 'cuda:N', its memory in bytes, torch's settings."""
+
+    device: str
+    gpu_name: str | None
+    memory_bytes: int
+    torch: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def type(self) -> str:
+        return self.device.split(":")[0]
+
+
+def probe_device(requested: str) -> DeviceFacts:
+    """Resolve 'auto', 'cpu', 'cuda' or 'cuda:N'. Runs in a worker, where torch may be imported.
+
+    Raises ValueError where the requested device is not there.
+    """
+    import torch
+
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    facts: dict[str, Any] = {
+        "version": torch.__version__,
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    if requested == "cpu" or (requested == "auto" and not seen):
+        return DeviceFacts("cpu", None, _cpu_memory(), facts)
+    index = int(requested.partition(":")[2] or 0)
+    if index >= seen:
+        build = "a CPU build" if torch.version.cuda is None else f"built for {torch.version.cuda}"
+        raise ValueError(f"--device {requested}: torch sees {seen} CUDA devices (it is {build})")
+    properties = torch.cuda.get_device_properties(index)
+    facts["capability"] = f"{properties.major}.{properties.minor}"
+    facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return DeviceFacts(f"cuda:{index}", properties.name, properties.total_memory, facts)
+
+
+def probe_or_explain(requested: str) -> DeviceFacts | str:
+    """`probe_device`, its ValueError as text: what a worker can send back."""
+    try:
+        return probe_device(requested)
+    except ValueError as error:
+        return str(error)
+
+
+def _cpu_memory() -> int:
+    """Total memory, or the container's limit where that is lower."""
+    total = int(psutil.virtual_memory().total)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        if os.path.exists(path):
+            with open(path, encoding="ascii") as file:
+                text = file.read().strip()
+            if text.isdigit():
+                return min(total, int(text))
+    return total

@@ -1,0 +1,217 @@
+"""The harness's side: start a cell's process, ask it to measure, survive its death.
+
+Imports no torch: the fork server does, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.record import Measured
+from harness.worker.protocol import Failure, Loaded, MeasureRequest, Progress
+
+if TYPE_CHECKING:
+    from harness.models.load import CellJob
+
+OnProgress = Callable[[Progress], None]
+_GRACE_S = 2.0
+
+
+class CellProcess:
+    """A process that loads one cell and measures it; owned, and closed, by whoever started it."""
+
+    def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
+        self.loaded: Loaded | None = None
+        self.measured = 0
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._log = tempfile.NamedTemporaryFile(prefix="harness-cell-", suffix=".log")  # noqa: SIM115
+        ours, theirs = multiprocessing.Pipe()
+        self._connection = ours
+        self._process = start_process(_serve, (theirs, job, self._log.name))
+        theirs.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id."""
+        pid: int | None = self._process.pid
+        return pid
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._process.is_alive())
+
+    def measure(
+        self, measurement: str, options: Any, on_progress: OnProgress
+    ) -> Measured | Failure:
+        """Load the cell if it is not, measure, and return the outcome, whatever happens to it."""
+        if self.loaded is None:
+            ready: Loaded | Failure = self._await(on_progress, "loading the model")
+            if isinstance(ready, Failure):
+                return ready
+            self.loaded = ready
+        try:
+            self._connection.send(MeasureRequest(measurement, options))
+        except OSError:
+            return self._explain_death(f"before {measurement}")
+        self.measured += 1
+        answer: Measured | Failure = self._await(on_progress, f"measuring {measurement}")
+        return answer
+
+    def close(self) -> None:
+        """End the process: ask, wait two seconds, kill."""
+        self._connection.close()
+        self._process.join(0 if self.measured == 0 else _GRACE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._log.close()
+
+    def _await(self, on_progress: OnProgress, doing: str) -> Any:
+        """The worker's next answer that is no progress; a `Failure` where it died or hung."""
+        while True:
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._process.kill()
+                self._process.join()
+                return Failure(
+                    "failed",
+                    f"timed out after {self._timeout_s:g} s while {doing} (--cell-timeout)",
+                )
+            ready = wait([self._connection, self._process.sentinel], left)
+            if self._connection in ready:
+                try:
+                    answer = self._connection.recv()
+                except (EOFError, OSError):
+                    return self._explain_death(f"while {doing}")
+                if not isinstance(answer, Progress):
+                    return answer
+                on_progress(answer)
+            elif ready:
+                return self._explain_death(f"while {doing}")
+
+    def _explain_death(self, when: str) -> Failure:
+        self._process.join(_GRACE_S)
+        code = self._process.exitcode
+        how = f"exited with code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                how += " (by hand, or by the kernel for lack of memory)"
+        last = Path(self._log.name).read_text(errors="replace")
+        return Failure("failed", f"the cell's process {how} {when}", last[-4000:])
+
+
+class CellInProcess:
+    """The same without a process, for a debugger: bugs propagate instead of becoming records."""
+
+    alive = True
+    pid = os.getpid()
+
+    def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
+        self.loaded: Loaded | None = None
+        self.measured = 0
+        self._job = job
+        self._cell: Any = None
+
+    def measure(
+        self, measurement: str, options: Any, on_progress: OnProgress
+    ) -> Measured | Failure:
+        """Load the cell if it is not, and measure."""
+        from harness.errors import InputError, UnavailableError
+        from harness.models.load import load_cell
+        from harness.worker.serve import measure
+
+        try:
+            if self._cell is None:
+                self._cell = load_cell(self._job)
+                self.loaded = Loaded(self._cell.attested, self._cell.seconds)
+            self.measured += 1
+            return measure(self._cell, MeasureRequest(measurement, options), on_progress)
+        except InputError as error:
+            return Failure("failed", str(error))
+        except UnavailableError as error:
+            return Failure("skipped", str(error))
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._cell = None
+
+
+def call_in_worker(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` in a fresh worker process, which may import torch.
+
+    Raises RuntimeError where the process died without an answer.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    process = start_process(_call, (theirs, function, arguments))
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError as error:
+        process.join(_GRACE_S)
+        raise RuntimeError(f"a worker process died with exit code {process.exitcode}") from error
+    finally:
+        ours.close()
+        process.join(_GRACE_S)
+
+
+def start_process(target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
+    """Start ``target`` from the fork server that has torch and transformers preloaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.worker.preload"])
+    with _environment(_FORK_SAFE):
+        forkserver.ensure_running()
+    process = context.Process(target=target, args=arguments, daemon=True)
+    with _hidden_main():
+        process.start()
+    return process
+
+
+# One BLAS thread and no CUDA initialisation in the fork server: neither survives a fork.
+_FORK_SAFE = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: v for name, v in variables.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep multiprocessing from importing pytest's, or the user's, main script into a worker."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(connection: Any, job: CellJob, log_path: str) -> None:
+    from harness.worker.serve import serve
+
+    serve(connection, job, log_path)
+
+
+def _call(connection: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    connection.send(function(*arguments))

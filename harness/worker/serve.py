@@ -1,0 +1,80 @@
+"""The cell's side: load once, then answer one request after another. Runs in the worker."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from harness.catalog import load_measurement
+from harness.errors import InputError, UnavailableError
+from harness.models.load import CellJob, LoadedCell, load_cell
+from harness.record import Measured
+from harness.worker.protocol import Failure, Loaded, MeasureRequest, Progress
+
+
+def serve(connection: Connection, job: CellJob, log_path: str) -> None:
+    """Send `Loaded` or `Failure`; then per `MeasureRequest` progress and `Measured` or `Failure`.
+
+    Ends when the other side closes the pipe. What the libraries print goes to ``log_path``.
+    """
+    _settle_in(log_path)
+    loaded = guard(lambda: load_cell(job))
+    if isinstance(loaded, Failure):
+        connection.send(loaded)
+        return
+    connection.send(Loaded(loaded.attested, loaded.seconds))
+    while True:
+        try:
+            request: MeasureRequest = connection.recv()
+        except (EOFError, OSError):
+            return
+        connection.send(guard(lambda: measure(loaded, request, connection.send)))  # noqa: B023
+
+
+def measure(loaded: LoadedCell, request: MeasureRequest, send: Callable[[Any], None]) -> Measured:
+    """Run one measurement on a loaded model; ``send`` takes its `Progress`."""
+    from harness.metrics._forward import MeasureContext
+
+    context = MeasureContext(
+        suite_folder=loaded.job.suite_folder,
+        online=loaded.job.online,
+        progress=lambda done, total, unit: send(Progress(done, total, unit)),
+    )
+    module = load_measurement(request.measurement)
+    measured: Measured = module.measure(loaded, request.options, context)
+    return measured
+
+
+def guard(work: Callable[[], Any]) -> Any:
+    """The result of ``work``, or a `Failure` that says why there is none."""
+    try:
+        return work()
+    except InputError as error:
+        return Failure("failed", str(error))
+    except UnavailableError as error:
+        return Failure("skipped", str(error))
+    except Exception as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+        return Failure("failed", reason, traceback.format_exc())
+
+
+def _settle_in(log_path: str) -> None:
+    """Leave Ctrl-C to the parent, die with it, and keep the terminal clean."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
+    if prctl is not None:
+        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the fork server ends with the harness
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    faulthandler.enable()
