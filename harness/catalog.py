@@ -55,6 +55,7 @@ def load_measurement(name: str) -> ModuleType:
 def describe_unknown(what: str, name: object, known: Iterable[str]) -> str:
     """``unknown WHAT 'NAME'; did you mean 'CLOSEST'? known: A, B, C``."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
+    spelled = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(str(name).lower(), spelled, n=1, cutoff=0.5)
+    hint = f"; did you mean {spelled[close[0]]!r}?" if close else "."
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known) or 'none'}"

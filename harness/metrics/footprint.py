@@ -40,6 +40,7 @@ VALUES = {
 }
 HEADLINE = (
     Column("weights MB", "total_bytes", ".2f", 1e6),
+    Column("×ref", "size_ratio", ".3f"),
     Column("bits/w", "bits_per_weight", ".2f"),
 )
 

@@ -34,7 +34,10 @@ VALUES = {
     "generate_peak_bytes": ValueSpec("bytes", "lower", "highest while generating"),
     "generate_peak_ratio": ValueSpec("", "lower", "over the reference's", paired=True),
 }
-HEADLINE = (Column("peak MB", "generate_peak_bytes", ".1f", 1e6),)
+HEADLINE = (
+    Column("peak MB", "generate_peak_bytes", ".1f", 1e6),
+    Column("×ref", "generate_peak_ratio", ".2f"),
+)
 
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,14 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
     if not text.strip():
         raise InputError(f"text {source.path!r} is empty")
     return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_text_tables(files: Mapping[str, str], columns: Sequence[str]) -> dict[str, Any]:
+    """CSV files without a heading line, every cell as the text it is."""
+    import datasets
+
+    text = datasets.Features({name: datasets.Value("string") for name in columns})
+    return load_files("csv", files, column_names=list(columns), features=text, na_filter=False)
 
 
 def load_files(builder: str, files: Mapping[str, str], **options: Any) -> dict[str, Any]:

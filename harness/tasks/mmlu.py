@@ -198,20 +198,15 @@ def _render(row: Row) -> str:
 
 def _load_folder_split(folder: Path, split: str) -> dict[str, list[Row]]:
     """``<folder>/<split>/<subject>_<split>.csv`` as published: question, A, B, C, D, answer."""
-    from harness.tasks._data import load_files
+    from harness.tasks._data import load_text_tables
 
     suffix = f"_{split}.csv"
     files = {path.name.removesuffix(suffix): path for path in (folder / split).glob(f"*{suffix}")}
     if not files:
         raise InputError(f"mmlu: no {split}/<subject>_{split}.csv files in the data folder")
     names = ["question", *LETTERS[:4], "answer"]
-    tables = load_files(
-        "csv",
-        {subject: str(path) for subject, path in files.items()},
-        column_names=names,
-        na_filter=False,  # else an option "None" or "NA" is read as missing
-        dtype=str,
-    )
+    # As text: else "0.10" becomes 0.1, and an option "None" or "NA" a missing value.
+    tables = load_text_tables({subject: str(path) for subject, path in files.items()}, names)
     return {
         subject: [
             _make_row(line, [line[c] for c in "ABCD"], f"{files[subject].name}, row {i + 1}")
