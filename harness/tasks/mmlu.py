@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -35,9 +35,15 @@ REFERENCE_REUSABLE = True
 
 
 class Options(OptionsBase):
-    """``shots`` dev examples precede each question; ``limit`` keeps the first n per subject."""
+    """``shots`` dev examples precede each question; ``limit`` keeps the first n per subject.
+
+    ``form``: 'letters' shows the options and scores their letters, as published; 'cloze' shows none
+    and scores their texts, which small models learn long before letters (Gu et al. 2024, OLMES,
+    https://arxiv.org/abs/2406.08446).
+    """
 
     data: DataSource = DataSource(path="cais/mmlu", name="all")
+    form: Literal["letters", "cloze"] = "letters"
     shots: int = Field(5, ge=0)
     subjects: tuple[str, ...] | None = Field(None, min_length=1, strict=False)
     limit: int | None = Field(None, ge=1)
@@ -74,7 +80,9 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     questions = [
         question
         for subject, (dev, test) in subjects.items()
-        for question in build_questions(subject, dev, test[: options.limit], options.shots)
+        for question in build_questions(
+            subject, dev, test[: options.limit], options.shots, options.form
+        )
     ]
     scored = score_questions(loaded, questions, options.batch_tokens, context)
     answered = [s for s in scored if s.log_likelihoods is not None]
@@ -144,22 +152,25 @@ def summarise(answered: Sequence[Scored], too_long: int) -> dict[str, Value]:
 
 
 def build_questions(
-    subject: str, dev: Sequence[Row], test: Sequence[Row], shots: int
+    subject: str, dev: Sequence[Row], test: Sequence[Row], shots: int, form: str = "letters"
 ) -> list[Question]:
     """The published prompt: a heading, ``shots`` answered examples, the question."""
+    letters = form == "letters"
     if len(dev) < shots:
         raise InputError(
             f"mmlu: {subject} has {len(dev)} dev examples, {shots} shots were asked for"
         )
     title = subject.replace("_", " ")
     heading = f"The following are multiple choice questions (with answers) about {title}.\n\n"
-    examples = "".join(f"{_render(row)} {LETTERS[row.answer]}\n\n" for row in dev[:shots])
+    examples = "".join(
+        f"{_render(row, letters)} {_answers(row, letters)[row.answer]}\n\n" for row in dev[:shots]
+    )
     return [
         Question(
             id=f"{subject}/{i}",
             subject=subject,
-            prompt=heading + examples + _render(row),
-            options=tuple(f" {letter}" for letter in LETTERS[: len(row.choices)]),
+            prompt=heading + examples + _render(row, letters),
+            options=tuple(f" {answer}" for answer in _answers(row, letters)),
             answer=row.answer,
         )
         for i, row in enumerate(test)
@@ -190,9 +201,14 @@ def hash_questions(questions: Sequence[Question]) -> str:
     return digest.hexdigest()
 
 
-def _render(row: Row) -> str:
+def _answers(row: Row, letters: bool) -> tuple[str, ...]:
+    return tuple(LETTERS[: len(row.choices)]) if letters else row.choices
+
+
+def _render(row: Row, letters: bool) -> str:
     lines = [row.question.strip()]
-    lines += [f"{letter}. {text}" for letter, text in zip(LETTERS, row.choices, strict=False)]
+    if letters:
+        lines += [f"{letter}. {text}" for letter, text in zip(LETTERS, row.choices, strict=False)]
     return "\n".join([*lines, "Answer:"])
 
 
