@@ -96,19 +96,22 @@ def _judge(
 ) -> Verdict:
     metric = f"{limit.family}.{name}"
     bounds = [
-        f"{side} {b:g}" for side, b in (("min", limit.min), ("max", limit.max)) if b is not None
+        f"{side} {b:.15g}" for side, b in (("min", limit.min), ("max", limit.max)) if b is not None
     ]
     bound = ", ".join(bounds)
     found = record.find(name)
     if found is None or found.value is None:
-        reason = why_not or f"{name} is unavailable"
+        spec = load_measurement(record.measurement).VALUES.get(base_name(name))
+        needs_reference = spec is not None and spec.paired
+        reason = why_not if needs_reference and why_not else f"{name} is unavailable"
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
         return Verdict(verdict="INCONCLUSIVE", metric=metric, bound=bound, value=None, text=text)
     too_high = limit.max is not None and found.value > limit.max
     too_low = limit.min is not None and found.value < limit.min
     outcome = "FAIL" if too_high or too_low else "PASS"
     unit = f" {found.unit}" if found.unit else ""
-    text = f"{record.cell.id}: {metric} is {found.value:.6g}{unit}, the limit is {bound}"
+    shown = _show_beside(found.value, limit.max if too_high else limit.min if too_low else None)
+    text = f"{record.cell.id}: {metric} is {shown}{unit}, the limit is {bound}"
     if name in record.paired and reference is not None:
         text += _describe_pair(record, reference)
     return Verdict(
@@ -118,6 +121,14 @@ def _judge(
         value=found.value,
         text=f"{text} ({limit.position}).",
     )
+
+
+def _show_beside(value: float, bound: float | None) -> str:
+    """Six digits; all of them for an integer, and where six would hide what broke ``bound``."""
+    if isinstance(value, int):
+        return str(value)
+    short = f"{value:.6g}"
+    return short if bound is None or (float(short) > bound) == (value > bound) else repr(value)
 
 
 def _describe_pair(record: Record, reference: Record) -> str:

@@ -64,5 +64,6 @@ def describe(progress: Progress, elapsed_s: float) -> str:
     if progress.done and elapsed_s > 0:
         rate = progress.done / elapsed_s
         left = (progress.total - progress.done) / rate
-        text += f", {rate:.3g}/s, about {left:.0f} s left"
+        shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        text += f", {shown}/s, about {left:.0f} s left"
     return text

@@ -5,11 +5,11 @@ Knows what a number is and how it is stored; not how it was measured, judged or 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -178,7 +178,7 @@ class Journal:
 
 
 def dump_json(model: BaseModel, indent: int | None = None) -> str:
-    """JSON with short keys by alias; raises ValueError on a NaN or infinity anywhere."""
+    """JSON with short keys by alias; a NaN or infinity anywhere is written as null."""
     data = model.model_dump(mode="json", by_alias=True)
     return json.dumps(data, allow_nan=False, ensure_ascii=False, indent=indent)
 
@@ -214,31 +214,39 @@ def recover_journals(folder: Path) -> list[Path]:
     """Turn the journals of runs that were cut off into run files; returns the new files.
 
     A journal that a living process still holds is left alone; a last line cut in half by the
-    death is dropped.
+    death is dropped. One that cannot be read, such as that of another version, stays as
+    ``*.journal.unreadable``.
     """
     recovered = []
     for journal in sorted(folder.glob("*.journal.jsonl")):
-        with journal.open(encoding="utf-8") as file:
-            if not _take_lock(file):
+        with contextlib.suppress(FileNotFoundError), journal.open("rb") as file:
+            if not _take_lock(file, journal):
                 continue
-            run = _read_journal(file)
+            target = journal.with_name(journal.name.removesuffix(".journal.jsonl") + ".json")
+            try:
+                # Where the run file is there, the death came between writing it and this.
+                run = None if target.exists() else _read_journal(file.read())
+            except ValueError:
+                journal.rename(journal.with_suffix(".unreadable"))
+                continue
             if run is not None:
-                target = journal.with_name(journal.name.removesuffix(".journal.jsonl") + ".json")
                 recovered.append(write_run(run, target))
             journal.unlink()
     return recovered
 
 
-def _take_lock(file: IO[str]) -> bool:
+def _take_lock(file: IO[bytes], path: Path) -> bool:
+    """False where another process holds the file, or has removed it since it was opened."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
         return False
-    return True
 
 
-def _read_journal(lines: Iterable[str]) -> Run | None:
-    complete = [line for line in lines if line.endswith("\n")]
+def _read_journal(content: bytes) -> Run | None:
+    """The run; None where no record was finished. Raises ValueError for a spoilt line."""
+    complete = content.split(b"\n")[:-1]  # what follows the last line's end was cut off
     if len(complete) < 2:
         return None
     header = Run.model_validate_json(complete[0])

@@ -6,9 +6,11 @@ ratio of two runs on a noisy machine means nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from harness.places import cache_folder
 from harness.record import Record, dump_json
 from harness.suite import MeasurementSpec
 
+_COMMIT = re.compile("[0-9a-f]{7,40}")  # a branch or a tag can move
 # Facts of the environment that a quality or memory number can depend on.
 _GROUPS = ("libraries", "variables", "harness", "python", "torch")
 
@@ -31,14 +34,14 @@ def reference_key(
     """A hash over cell, measurement, data and environment; None where nothing may be reused.
 
     ``cell`` holds the model's and the tokenizer's hashes, the precision's options and the device.
-    A hub dataset without a pinned revision can change at any time: no key.
+    A hub dataset that is not pinned to a commit can change at any time: no key.
     """
     if not load_measurement(measurement.name).REFERENCE_REUSABLE:
         return None
     data = {}
     for name, source in list_data_sources(measurement.options):
         kind, place = source.locate(folder)
-        if kind == "hub" and source.revision is None:
+        if kind == "hub" and not _COMMIT.fullmatch(source.revision or ""):
             return None
         data[name] = source.revision if kind == "hub" else hash_tree(Path(place))
     parts = {
@@ -84,7 +87,8 @@ def keep_reference(key: str | None, record: Record, run_id: str) -> None:
         partial.write_text(dump_json(stored), encoding="utf-8")
         os.replace(partial, place)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _place(key: str) -> Path:

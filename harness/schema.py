@@ -1,7 +1,8 @@
-"""The JSON Schema of a suite file, for editors: generated from the models that read the file.
+"""The JSON Schemas of a suite and of a run file: generated from the models that read the files.
 
-``python -m harness.schema`` writes ``harness/suite.schema.json``; ``-`` prints it. It describes
-single parts; what takes two of them (is the reference listed?) only `harness.suite` checks.
+``python -m harness.schema`` writes ``harness/suite.schema.json``, with which editors complete a
+suite, and ``harness/run.schema.json``; ``-`` prints the first. They describe single parts; what
+takes two of them (is the reference listed?) only `harness.suite` checks.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from harness.catalog import list_measurements, list_names, load_measurement, load_precision
+from harness.record import SCHEMA, Run
 from harness.suite_models import NAME_PATTERN, Heading, LimitEntry, ModelSpec
 
 SCHEMA_FILE = Path(__file__).with_name("suite.schema.json")
+RUN_SCHEMA_FILE = Path(__file__).with_name("run.schema.json")
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/$defs/{model}"
 
 
@@ -71,21 +75,30 @@ def suite_json_schema() -> dict[str, Any]:
     help_texts = {name: module.__doc__ for name, module in precisions.items()}
     definitions = {"Precision": _precision(options, help_texts), **definitions}
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": _DRAFT,
         "title": "precision-harness suite",
         **_without_titles(schema),
         "$defs": _without_titles(_keep_used(definitions, schema)),
     }
 
 
-def write_schema(path: Path = SCHEMA_FILE) -> None:
-    """Bring the shipped file up to date."""
-    path.write_text(format_schema(), encoding="utf-8")
+def run_json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a run file; its ``schema`` is the version described."""
+    schema = Run.model_json_schema(by_alias=True)
+    schema["properties"]["schema"] = {"const": SCHEMA, "description": "version of this format"}
+    schema["required"] = ["schema", *schema["required"]]  # what reads it demands it too
+    return {"$schema": _DRAFT, "title": "precision-harness run", **_without_titles(schema)}
 
 
-def format_schema() -> str:
-    """The text of the shipped file."""
-    return json.dumps(suite_json_schema(), indent=1, ensure_ascii=False) + "\n"
+def write_schemas() -> None:
+    """Bring the shipped files up to date."""
+    SCHEMA_FILE.write_text(format_schema(), encoding="utf-8")
+    RUN_SCHEMA_FILE.write_text(format_schema(run_json_schema()), encoding="utf-8")
+
+
+def format_schema(schema: dict[str, Any] | None = None) -> str:
+    """The text of a shipped file; the suite's by default."""
+    return json.dumps(schema or suite_json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _list_of(item: dict[str, Any]) -> dict[str, Any]:
@@ -186,4 +199,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["-"]:
         sys.stdout.write(format_schema())
     else:
-        write_schema()
+        write_schemas()

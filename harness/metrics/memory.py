@@ -52,10 +52,11 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         meter.start_phase()
         generate(loaded.model, prompt, new_tokens)
         peaks[f"{phase}_peak_bytes"] = meter.peak_bytes()
-    missing = [name for name, value in peaks.items() if value is None]
+    numbers = {**loaded.memory, **peaks}
+    missing = [name for name, value in numbers.items() if value is None]
     reasons = tuple(f"{name} is unavailable on this machine" for name in missing)
     return Measured(
-        values=make_values(VALUES, {**loaded.memory, **peaks}),
+        values=make_values(VALUES, numbers),
         protocol={**options.model_dump(mode="json"), "method": meter.method},
         validity=Validity(status="flagged" if reasons else "ok", reasons=reasons),
     )

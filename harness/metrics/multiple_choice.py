@@ -113,10 +113,10 @@ def _tokenise(
 
     Options of one token share their row, so that a question of letters is one row.
     """
-    prompt = tokenizer(question.prompt)["input_ids"]
+    prompt = _encode_open(tokenizer, question.prompt)
     targets = []
     for option, text in enumerate(question.options):
-        whole = tokenizer(question.prompt + text)["input_ids"]
+        whole = _encode_open(tokenizer, question.prompt + text)
         if len(whole) <= len(prompt):
             raise InputError(f"{question.id}: option {text!r} adds no token to its prompt")
         row = tuple(whole[:-1])
@@ -125,6 +125,12 @@ def _tokenise(
             for at in range(len(prompt) - 1, len(row))
         ]
     return targets
+
+
+def _encode_open(tokenizer: Any, text: str) -> list[int]:
+    """Token ids without the end-of-text token that some tokenizers append: an option follows."""
+    ids: list[int] = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def _score_rows(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -132,10 +133,15 @@ def summarise_rounds(
     }
 
 
-def has_settled(seconds: Sequence[float]) -> bool:
-    """True once the last two half-windows of the warm-up agree to 2 %; four rounds at least."""
-    half = len(seconds) // 2
-    if half < 2:
+def has_settled(seconds: Sequence[float], window_s: float) -> bool:
+    """True once both halves of the last ``window_s``, four rounds at least, agree to 2 %.
+
+    What lies before the window does not count: a first round that was slow for its own reasons
+    would else keep a long warm-up from settling.
+    """
+    within = sum(total <= window_s for total in accumulate(reversed(seconds)))
+    half = max(4, within) // 2
+    if len(seconds) < 2 * half:
         return False
     earlier, later = fmean(seconds[-2 * half : -half]), fmean(seconds[-half:])
     return abs(later / earlier - 1) <= _SETTLED
@@ -155,7 +161,7 @@ def _time_rounds(
     while True:
         warmup.append(run_round()[-1])
         elapsed = time.perf_counter() - start
-        settled = has_settled(warmup)
+        settled = has_settled(warmup, options.warmup_s)
         if elapsed >= options.warmup_s and (settled or elapsed >= 3 * options.warmup_s):
             break
     rounds: list[list[float]] = []

@@ -134,7 +134,8 @@ def _distinct(tensors: Any, besides: Any = ()) -> dict[int, torch.Tensor]:
 
 
 def _nbytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+    """Of the whole storage: several weights may be views of one."""
+    return int(tensor.untyped_storage().nbytes())
 
 
 def _logical_numel(parameter: Any) -> int:

@@ -205,7 +205,7 @@ def _hash_content(path: Path, in_cache: bool) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _hash_unchanged(path: str, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - the memo's key
+def _hash_unchanged(path: str, size: int, mtime_ns: int) -> str:  # the memo's key
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):

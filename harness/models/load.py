@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.catalog import load_precision
 from harness.errors import InputError
-from harness.models.attest import attest, count_bytes
+from harness.models.attest import attest, count_bytes, linear_layers
 from harness.models.sources import ModelFiles
 from harness.suite import Architecture, ModelSpec, PrecisionSpec
 from harness.worker.meter import MemoryMeter
@@ -73,18 +75,20 @@ def load_cell(job: CellJob) -> LoadedCell:
     device_type = job.device.split(":")[0]
     _quieten()
     _set_tf32(getattr(precision, "TF32", False))
+    # Before the meter starts: making a random checkpoint takes more memory than loading it.
+    folder = job.files.folder or _make_random(job)
+    _check_config(job, folder)
     start = time.perf_counter()
     tokenizer = _load_tokenizer(job)
     tokenizer_s = time.perf_counter() - start
     arguments = precision.load_arguments(job.precision.options, device_type)
-    _rehearse(job, arguments)
+    _rehearse(job, folder, arguments)
     meter = MemoryMeter(job.device)
     meter.start_phase()
     start = time.perf_counter()
-    model = _load_model(job, arguments)
+    model = _load_model(job, folder, arguments)
     model_s = time.perf_counter() - start
     load_peak = meter.peak_bytes()
-    gc.collect()
     meter.settle()
     memory = {"load_peak_bytes": load_peak, "weights_bytes": meter.current_bytes()}
     attested = attest(model)
@@ -100,17 +104,16 @@ def load_cell(job: CellJob) -> LoadedCell:
     return LoadedCell(job, model, tokenizer, attested, count_bytes(model), memory, meter, seconds)
 
 
-def _load_model(job: CellJob, arguments: dict[str, Any]) -> PreTrainedModel:
+def _make_random(job: CellJob) -> str:
+    from harness.models.random_weights import make_random_checkpoint
+
+    assert isinstance(job.model.source, Architecture)
+    return make_random_checkpoint(job.model.source, job.model.seed)
+
+
+def _load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    folder = job.files.folder
-    if folder is None:
-        from harness.models.random_weights import make_random_checkpoint
-
-        assert isinstance(job.model.source, Architecture)
-        folder = make_random_checkpoint(job.model.source, job.model.seed)
-    else:
-        _refuse_second_quantisation(job, folder)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -119,19 +122,14 @@ def _load_model(job: CellJob, arguments: dict[str, Any]) -> PreTrainedModel:
             local_files_only=True,
             trust_remote_code=job.model.trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by name
             **arguments,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
         raise InputError(f"cannot load {job.model.name}: {_first_lines(error)}") from error
-    problems = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "mismatched_keys")}
-    for kind, names in problems.items():
-        if names:
-            raise InputError(
-                f"the checkpoint of {job.model.name} does not fit its config: "
-                f"{len(names)} {kind.replace('_', ' ')}, such as {names[0]}"
-            )
+    _check_fit(job, model, info)
     model.eval()
     precision = load_precision(job.precision.use)
     if hasattr(precision, "prepare"):
@@ -139,12 +137,55 @@ def _load_model(job: CellJob, arguments: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
-def _refuse_second_quantisation(job: CellJob, folder: str) -> None:
+def _check_fit(job: CellJob, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse weights that the config has no place for, or places left without weights."""
+    missing, mismatched = info["missing_keys"], info["mismatched_keys"]
+    shapes = [str(name) for name, *_ in mismatched] + _find_misshapen(model)
+    beyond = _find_layers_beyond(model, info["unexpected_keys"])
+    problems = {"missing": missing, "of another shape": shapes, "of layers beyond it": beyond}
+    found = [
+        f"{len(names)} tensors {what}, such as {min(names)}"
+        for what, names in problems.items()
+        if names
+    ]
+    if found:
+        raise InputError(
+            f"the checkpoint of {job.model.name} does not fit its config: {'; '.join(found)}"
+        )
+
+
+def _find_misshapen(model: PreTrainedModel) -> list[str]:
+    """Weights of another shape than their layer: of quantised ones transformers checks none."""
+    found = []
+    for name, layer in linear_layers(model):
+        state = getattr(layer.weight, "quant_state", None)
+        shape = tuple(layer.weight.shape if state is None else state.shape)
+        if hasattr(layer, "out_features") and shape != (layer.out_features, layer.in_features):
+            found.append(f"{name}.weight")
+    return found
+
+
+def _find_layers_beyond(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Tensors named as the model's own but for a number: its config names too few layers.
+
+    Other tensors that a model does not use, such as a second head, are left aside.
+    """
+    own = {re.sub(r"\d+", "#", name) for name, _ in model.named_parameters()}
+    return [name for name in unexpected if re.sub(r"\d+", "#", name) in own]
+
+
+def _check_config(job: CellJob, folder: str) -> None:
+    """Refuse a config that cannot be read, and one of weights that are already quantised."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=job.model.trust_remote_code
-    )
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=job.model.trust_remote_code
+        )
+    except Exception as error:  # each model's config class checks its fields in its own way
+        raise InputError(
+            f"cannot read the config of {job.model.name}: {_first_lines(error)}"
+        ) from error
     stored = getattr(config, "quantization_config", None)
     if stored:
         method = stored.get("quant_method") if isinstance(stored, dict) else stored
@@ -181,7 +222,7 @@ def _check_vocabulary(model: Any, tokenizer: Any) -> None:
         )
 
 
-def _rehearse(job: CellJob, arguments: dict[str, Any]) -> None:
+def _rehearse(job: CellJob, folder: str, arguments: dict[str, Any]) -> None:
     """Load a small model once and let it go, so that only the second time is counted.
 
     The first load and forward pass of a process import libraries and start thread pools: measured
@@ -190,9 +231,10 @@ def _rehearse(job: CellJob, arguments: dict[str, Any]) -> None:
     """
     import torch
 
-    if job.device != "cpu" or not 0 < job.files.weights_file_bytes <= _REHEARSED_BYTES:
+    stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    if job.device != "cpu" or stored > _REHEARSED_BYTES:
         return
-    model = _load_model(job, arguments)
+    model = _load_model(job, folder, arguments)
     with torch.inference_mode():
         model(input_ids=torch.zeros(1, 8, dtype=torch.long), use_cache=True)
     del model
@@ -222,4 +264,7 @@ def _quieten() -> None:
 
 def _first_lines(error: BaseException, count: int = 3) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:count]) or type(error).__name__
+    text = " ".join(lines[:count])
+    if isinstance(error, KeyError):  # whose text is the key alone
+        return f"unknown name {text}"
+    return text or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
     """A text as one string, and its SHA-256.
 
     A file of rows gives the column ``source.column`` (default 'text') joined by blank lines, as
-    the WikiText-2 perplexities of the GPTQ papers do; any other file is taken whole.
+    the WikiText-2 perplexities of the GPTQ papers do; any other file is taken whole, as UTF-8.
     Raises `InputError`, or `UnavailableError` where the hub would be needed and is not there.
     """
     kind, place = source.locate(context.suite_folder)
@@ -32,7 +33,8 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
         raise InputError(f"text {source.path!r} is a folder; name a file in it")
     elif Path(place).suffix in _BUILDERS:
         builder = _BUILDERS[Path(place).suffix]
-        text = _join_column(load_files(builder, {"text": place})["text"], source)
+        options = _csv_as_text(_check_table(place)) if builder == "csv" else {}
+        text = _join_column(load_files(builder, {"text": place}, **options)["text"], source)
     else:
         text = _read_whole(place, source)
     if not text.strip():
@@ -41,11 +43,13 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
 
 
 def load_text_tables(files: Mapping[str, str], columns: Sequence[str]) -> dict[str, Any]:
-    """CSV files without a heading line, every cell as the text it is."""
-    import datasets
+    """CSV files without a heading line, every cell as the text it is.
 
-    text = datasets.Features({name: datasets.Value("string") for name in columns})
-    return load_files("csv", files, column_names=list(columns), features=text, na_filter=False)
+    Raises `InputError` naming file and row where the number of cells is another.
+    """
+    for path in files.values():
+        _check_table(path, len(columns))
+    return load_files("csv", files, column_names=list(columns), **_csv_as_text(columns))
 
 
 def load_files(builder: str, files: Mapping[str, str], **options: Any) -> dict[str, Any]:
@@ -88,20 +92,59 @@ def load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
             raise InputError(f"dataset {source.path!r}: {error}") from error
 
 
+def _check_table(path: str, columns: int | None = None) -> list[str]:
+    """The first row of a CSV file whose rows all have ``columns`` cells, or as many as the first.
+
+    pandas, which reads them, shifts every cell of a row that has one too many, and fills up a row
+    that has too few.
+    """
+    first: list[str] | None = None
+    place = Path(path).name
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            for number, cells in enumerate(filter(None, csv.reader(file)), 1):
+                first = cells if first is None else first
+                expected = columns or len(first)
+                if len(cells) != expected:
+                    raise InputError(
+                        f"{place}, row {number}: expected {expected} columns, found {len(cells)}"
+                    )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {place}: {error}") from error
+    if first is None:
+        raise InputError(f"{place} is empty")
+    return first
+
+
+def _csv_as_text(columns: Sequence[str]) -> dict[str, Any]:
+    """Else 0.10 would become 0.1, and 'None' or 'NA' a missing value."""
+    import datasets
+
+    text = datasets.Features({name: datasets.Value("string") for name in columns})
+    return {"features": text, "na_filter": False}
+
+
 def _join_column(rows: Any, source: DataSource) -> str:
     column = source.column or "text"
     if column not in rows.column_names:
         raise InputError(
             f"{source.path!r} has no column {column!r}; it has {', '.join(rows.column_names)}"
         )
-    return "\n\n".join(str(cell) for cell in rows[column])
+    cells = list(rows[column])
+    for number, cell in enumerate(cells, 1):
+        if not isinstance(cell, str):
+            raise InputError(
+                f"{source.path!r}, row {number}: column {column!r} holds {cell!r}, not a text"
+            )
+    return "\n\n".join(cells)
 
 
 def _read_whole(place: str, source: DataSource) -> str:
-    if Path(place).stat().st_size == 0:  # datasets raises an unrelated IndexError here
-        raise InputError(f"text {source.path!r} is empty")
-    documents = load_files("text", {"text": place}, sample_by="document")["text"]
-    return "".join(documents["text"])
+    """Byte for byte: `datasets` would turn every CRLF into LF."""
+    try:
+        return Path(place).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"text {source.path!r} is not UTF-8: {error}") from error
 
 
 @contextmanager

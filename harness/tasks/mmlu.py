@@ -219,9 +219,8 @@ def _load_folder_split(folder: Path, split: str) -> dict[str, list[Row]]:
     suffix = f"_{split}.csv"
     files = {path.name.removesuffix(suffix): path for path in (folder / split).glob(f"*{suffix}")}
     if not files:
-        raise InputError(f"mmlu: no {split}/<subject>_{split}.csv files in the data folder")
+        raise InputError(f"mmlu: no {split}/<subject>_{split}.csv files in {folder}")
     names = ["question", *LETTERS[:4], "answer"]
-    # As text: else "0.10" becomes 0.1, and an option "None" or "NA" a missing value.
     tables = load_text_tables({subject: str(path) for subject, path in files.items()}, names)
     return {
         subject: [

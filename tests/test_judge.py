@@ -1,0 +1,243 @@
+"""judge: both sides of every limit, and every reason not to judge."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from records import make_record
+
+from harness.catalog import load_measurement, load_precision
+from harness.judge import complete_record, complete_records, differing_fields
+from harness.record import Record, Value, Verdict
+from harness.suite import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
+
+
+def make_suite(*limits: Limit, reference: str | None = "fp32") -> Suite:
+    given = {"text": {"path": "x.txt"}}
+    return Suite(
+        name="s",
+        reference=reference,
+        models=(ModelSpec(name="m", source="a/b"), ModelSpec(name="other", source="a/b")),
+        precisions=tuple(
+            PrecisionSpec(name=name, use=name, options=load_precision(name).Options())
+            for name in ("fp32", "nf4")
+        ),
+        measurements=tuple(
+            MeasurementSpec(
+                name=name,
+                options=load_measurement(name).Options(**(given if name == "perplexity" else {})),
+            )
+            for name in ("perplexity", "mmlu", "throughput", "footprint")
+        ),
+        limits=limits,
+        path=Path("/s.yaml"),
+    )
+
+
+def limit(metric: str, **bounds: Any) -> Limit:
+    given = {"precision": ("nf4",), "model": ("m",), "position": "s.yaml:9:5", **bounds}
+    return Limit(metric=metric, **given)
+
+
+def judge(record: Record, reference: Record | None, *limits: Limit) -> tuple[Verdict, ...]:
+    return complete_record(make_suite(*limits), record, reference).verdicts
+
+
+def perplexity(precision: str, nll: float, **fields: Any) -> Record:
+    items = {"chunk_nll": [nll * 2, nll * 2], "chunk_tokens": [2, 2]}
+    values = {"ppl": math.exp(nll), "nll": nll, "nonfinite_tokens": 0}
+    given = {"values": values, "items": items, "protocol": {"context": 8, "text": "x"}, **fields}
+    return make_record("perplexity", precision, **given)
+
+
+REFERENCE = perplexity("fp32", 1.0)
+CANDIDATE = perplexity("nf4", 1.25)
+RATIO = math.exp(0.25)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "outcome"),
+    [
+        ({"max": RATIO}, "PASS"),
+        ({"max": math.nextafter(RATIO, 0)}, "FAIL"),
+        ({"max": math.nextafter(RATIO, 2)}, "PASS"),
+        ({"min": RATIO}, "PASS"),
+        ({"min": math.nextafter(RATIO, 2)}, "FAIL"),
+        ({"min": math.nextafter(RATIO, 0)}, "PASS"),
+        ({"min": RATIO, "max": RATIO}, "PASS"),
+        ({"min": 1.0, "max": 1.2}, "FAIL"),
+        ({"min": 1.3, "max": 1.4}, "FAIL"),
+    ],
+)
+def test_a_limit_holds_at_its_bound_and_not_one_ulp_beyond(
+    bounds: dict[str, float], outcome: str
+) -> None:
+    """Judged unrounded: what reads the same to six digits is not the same."""
+    [verdict] = judge(CANDIDATE, REFERENCE, limit("perplexity.ratio", **bounds))
+    assert verdict.verdict == outcome
+    assert verdict.value == RATIO
+
+
+def test_the_text_says_value_bound_both_sides_and_the_line_of_the_suite() -> None:
+    [verdict] = judge(CANDIDATE, REFERENCE, limit("perplexity.ratio", max=1.1))
+    assert verdict.text == (
+        "m[nf4]: perplexity.ratio is 1.28403, the limit is max 1.1; ppl 3.49034, "
+        "reference fp32 2.71828 (s.yaml:9:5)."
+    )
+    assert (verdict.metric, verdict.bound) == ("perplexity.ratio", "max 1.1")
+
+
+def test_the_text_shows_the_digits_that_decided() -> None:
+    record = make_record("perplexity", "nf4", values={"nll": 1.10000001})
+    [verdict] = judge(record, None, limit("perplexity.nll", max=1.1))
+    assert "perplexity.nll is 1.10000001, the limit is max 1.1" in verdict.text
+    record = make_record("footprint", "nf4", values={"total_bytes": Value(value=12345679)})
+    [verdict] = judge(record, None, limit("footprint.total_bytes", max=12345678))
+    assert verdict.verdict == "FAIL"
+    assert "total_bytes is 12345679, the limit is max 12345678" in verdict.text
+
+
+def test_a_unit_stands_with_its_number() -> None:
+    value = Value(value=20.0, unit="tokens/s")
+    record = make_record("throughput", "nf4", values={"decode_tokens_per_s[1]": value})
+    [verdict] = judge(record, None, limit("throughput.decode_tokens_per_s[1]", min=10.0))
+    assert "is 20 tokens/s, the limit is min 10" in verdict.text
+
+
+@pytest.mark.parametrize(
+    ("metric", "outcomes"),
+    [
+        ("throughput.tpot_s[1]", {"throughput.tpot_s[1]": "PASS"}),
+        ("throughput.tpot_s[8]", {"throughput.tpot_s[8]": "FAIL"}),
+        (
+            "throughput.tpot_s",
+            {"throughput.tpot_s[1]": "PASS", "throughput.tpot_s[8]": "FAIL"},
+        ),
+        ("throughput.tpot_s[4]", {"throughput.tpot_s[4]": "INCONCLUSIVE"}),
+        (
+            "throughput.decode_speedup",
+            {"throughput.decode_speedup[1]": "PASS", "throughput.decode_speedup[8]": "PASS"},
+        ),
+    ],
+)
+def test_a_limit_without_qualifier_bounds_every_batch_size(
+    metric: str, outcomes: dict[str, str]
+) -> None:
+    def record(precision: str, decode: float) -> Record:
+        values = {"tpot_s[1]": 0.1, "tpot_s[8]": 0.3}
+        values |= {f"decode_tokens_per_s[{b}]": decode for b in (1, 8)}
+        return make_record("throughput", precision, values=values)
+
+    verdicts = judge(record("nf4", 10.0), record("fp32", 50.0), limit(metric, max=0.2))
+    assert {v.metric: v.verdict for v in verdicts} == outcomes
+
+
+def test_a_limit_on_a_total_does_not_bound_its_parts() -> None:
+    record = make_record("mmlu", "nf4", values={"accuracy": 0.5, "accuracy[anatomy]": 0.1})
+    [verdict] = judge(record, None, limit("mmlu.accuracy", min=0.3))
+    assert (verdict.metric, verdict.verdict) == ("mmlu.accuracy", "PASS")
+    [verdict] = judge(record, None, limit("mmlu.accuracy[anatomy]", min=0.3))
+    assert (verdict.metric, verdict.verdict) == ("mmlu.accuracy[anatomy]", "FAIL")
+
+
+def test_a_limit_applies_to_its_own_models_precisions_and_measurement() -> None:
+    bound = limit("perplexity.nll", max=0.1)
+    assert len(judge(CANDIDATE, REFERENCE, bound, bound)) == 2
+    for record in (
+        perplexity("fp32", 1.0),
+        perplexity("nf4", 1.0, model="other"),
+        make_record("mmlu", "nf4", values={"nll": 1.0}),
+    ):
+        assert judge(record, REFERENCE, bound) == ()
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        (None, "the reference fp32 was not measured"),
+        (
+            make_record("perplexity", status="failed", reasons=("it died",)),
+            "the reference fp32 has no number (it died)",
+        ),
+        (
+            make_record("perplexity", status="skipped", reasons=("no network",)),
+            "the reference fp32 has no number (no network)",
+        ),
+        (
+            make_record("perplexity", status="invalid", reasons=("2 NaN", "throttled")),
+            "the reference fp32 has no number (2 NaN; throttled)",
+        ),
+        (
+            perplexity("fp32", 1.0, protocol={"context": 16, "text": "y"}),
+            "incomparable with the reference fp32: context, text differ",
+        ),
+        (
+            perplexity("fp32", 1.0, protocol={"context": 8, "text": "x", "stride": 2}),
+            "incomparable with the reference fp32: stride differ",
+        ),
+        (perplexity("fp32", 1.0, items={}), "ratio is unavailable"),
+    ],
+)
+def test_without_a_sound_reference_nothing_is_concluded_and_the_reason_told(
+    reference: Record | None, reason: str
+) -> None:
+    paired, own = judge(
+        CANDIDATE, reference, limit("perplexity.ratio", max=9.0), limit("perplexity.nll", max=9.0)
+    )
+    assert paired.verdict == "INCONCLUSIVE"
+    assert paired.value is None
+    assert paired.text == (f"m[nf4] perplexity.ratio cannot be judged against max 9: {reason}")
+    assert own.verdict == "PASS"  # needs no reference
+
+
+def test_a_flagged_reference_still_counts() -> None:
+    flagged = perplexity("fp32", 1.0, status="flagged", reasons=("slow",))
+    assert judge(CANDIDATE, flagged, limit("perplexity.ratio", max=2.0))[0].verdict == "PASS"
+
+
+def test_a_suite_without_reference_concludes_nothing_about_it() -> None:
+    suite = make_suite(limit("perplexity.ratio", max=9.0), reference=None)
+    [verdict] = complete_record(suite, CANDIDATE, None).verdicts
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert verdict.text.endswith("the suite names no reference")
+
+
+@pytest.mark.parametrize("status", ["failed", "skipped", "invalid"])
+def test_a_record_without_numbers_has_no_verdict(status: str) -> None:
+    record = perplexity("nf4", 1.0, status=status, reasons=("why",))
+    done = complete_record(make_suite(limit("perplexity.nll", max=9.0)), record, REFERENCE)
+    assert (done.verdicts, done.paired) == ((), {})
+
+
+def test_an_unavailable_value_is_inconclusive() -> None:
+    record = make_record("memory", "nf4", values={"generate_peak_bytes": None}, status="flagged")
+    [verdict] = judge(record, None, limit("memory.generate_peak_bytes", max=9.0))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert verdict.text.endswith("against max 9: generate_peak_bytes is unavailable")
+
+
+def test_how_memory_was_read_is_no_part_of_what_was_measured() -> None:
+    assert differing_fields({"method": "a", "context": 1}, {"method": "b", "context": 1}) == []
+    assert differing_fields({"context": 1, "b": None}, {"context": 2}) == ["context"]
+
+
+def test_the_reference_has_no_paired_values_of_its_own() -> None:
+    done = complete_record(make_suite(), REFERENCE, REFERENCE)
+    assert done.paired == {}
+
+
+def test_every_record_is_completed_with_the_reference_of_its_own_model() -> None:
+    records = [
+        perplexity("nf4", 1.5),
+        perplexity("nf4", 1.5, model="other"),
+        perplexity("fp32", 1.0),
+        perplexity("fp32", 1.25, model="other"),
+    ]
+    done = complete_records(make_suite(), records)
+    assert [r.cell.id for r in done] == [r.cell.id for r in records]
+    assert done[0].paired["ratio"].value == pytest.approx(math.exp(0.5))
+    assert done[1].paired["ratio"].value == pytest.approx(math.exp(0.25))
+    assert complete_records(make_suite(), done) == done  # judging again changes nothing
