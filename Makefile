@@ -9,7 +9,7 @@ bench: install
 	$(BIN)/pytest suites/smoke.yaml
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.catalog import load_measurement, load_precision
+from harness.cells import cell_id
 from harness.machine import Machine
 from harness.models.load import CellJob
 from harness.models.resolve import find_files
@@ -51,17 +52,14 @@ class CellRunner:
     ) -> Record:
         """One record: numbers, or the reason why there are none."""
         start = time.monotonic()
-        files = self.find_files(model)
         cell = cell_id(model, precision)
-        failure = explain_refusal(model, precision, self._machine.device)
-        if failure is None and isinstance(files, Failure):
-            failure = files
-        failure = failure or self._unloadable.get(cell)
+        files = self.find_files(model, precision)
         answer: Measured | Failure
         loaded = None
-        if failure is not None or isinstance(files, Failure):
-            assert failure is not None
-            answer = failure
+        if isinstance(files, Failure):
+            answer = files
+        elif cell in self._unloadable:
+            answer = self._unloadable[cell]
         else:
             process = self._process_for(cell, model, precision, measurement, files)
             answer = process.measure(
@@ -72,6 +70,8 @@ class CellRunner:
             loaded = process.loaded
             if isinstance(answer, Failure) and loaded is None:
                 self._unloadable[cell] = answer  # what does not load is not loaded again
+            if isinstance(answer, Failure) and answer.traceback:
+                self.close()  # CUDA is of no use to a process once a kernel has failed in it
         known = None if isinstance(files, Failure) else files
         facts = CellFacts(
             id=cell,
@@ -85,11 +85,15 @@ class CellRunner:
             declared={"use": precision.use, **precision.options.model_dump(mode="json")},
             attested=loaded.attested if loaded else None,
         )
-        seconds = {**(loaded.seconds if loaded else {}), "measurement": time.monotonic() - start}
+        # "total" holds the start of the process and the loading where this was a cell's first.
+        seconds = {**(loaded.seconds if loaded else {}), "total": time.monotonic() - start}
         return _make_record(facts, measurement.name, answer, seconds)
 
-    def find_files(self, model: ModelSpec) -> ModelFiles | Failure:
-        """The model's files, looked for once per run."""
+    def find_files(self, model: ModelSpec, precision: PrecisionSpec) -> ModelFiles | Failure:
+        """The model's files, looked for once per run; not at all for a cell that is refused."""
+        refusal = explain_refusal(model, precision, self._machine.device)
+        if refusal is not None:
+            return refusal
         if model.name not in self._files:
             self._files[model.name] = find_files(model, self._suite_folder, self._machine.online)
         return self._files[model.name]
@@ -129,17 +133,13 @@ class CellRunner:
         return self._process
 
 
-def cell_id(model: ModelSpec, precision: PrecisionSpec) -> str:
-    """``tiny-world[nf4]``, as in node ids."""
-    return f"{model.name}[{precision.name}]"
-
-
 def explain_refusal(
     model: ModelSpec, precision: PrecisionSpec, device: DeviceFacts
 ) -> Failure | None:
     """Why this machine cannot run the cell, as far as that is known without loading anything."""
     needs = model.requires
-    kinds = load_precision(precision.use).DEVICES
+    module = load_precision(precision.use)
+    kinds, oldest = module.DEVICES, getattr(module, "MIN_CAPABILITY", (0, 0))
     if needs.device is not None and needs.device != device.type:
         reason = f"{model.name} requires {needs.device}, this run is on {device.device}"
     elif needs.memory is not None and needs.memory > device.memory_bytes:
@@ -147,6 +147,8 @@ def explain_refusal(
             f"{model.name} requires {needs.memory / 2**30:.3g} GiB of memory, "
             f"{device.device} has {device.memory_bytes / 2**30:.3g} GiB"
         )
+    elif device.type == "cuda" and device.capability < oldest:
+        reason = f"{precision.name} needs CUDA capability {oldest}, {device.gpu_name} has less"
     elif device.type not in kinds:
         reason = f"{precision.name} runs on {' or '.join(kinds)} only, not on {device.device}"
     else:

@@ -15,6 +15,11 @@ from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec, Suite
 Kind = Literal["precision", "model", "measurement"]
 
 
+def cell_id(model: ModelSpec, precision: PrecisionSpec) -> str:
+    """``tiny-world[nf4]``, as in node ids."""
+    return f"{model.name}[{precision.name}]"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One model at one precision, and what is measured on it, in order."""
@@ -26,7 +31,7 @@ class Cell:
     @property
     def id(self) -> str:
         """``tiny-world[nf4]``, as in node ids."""
-        return f"{self.model.name}[{self.precision.name}]"
+        return cell_id(self.model, self.precision)
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,11 @@ def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
 def judge_limits(
     limits: Iterable[Limit], record: Record, reference: Record | None, why_not: str
 ) -> tuple[Verdict, ...]:
-    """A verdict per limit on this record and per value that it bounds; none for a failed one."""
-    if not record.usable:
+    """A verdict per limit on this record and per value that it bounds; none without numbers.
+
+    An invalid record is judged too: its limit on ``nonfinite_tokens`` is what it breaks.
+    """
+    if record.validity.status in ("failed", "skipped"):
         return ()
     verdicts = []
     for limit in limits:
@@ -113,7 +116,7 @@ def _judge(
     shown = _show_beside(found.value, limit.max if too_high else limit.min if too_low else None)
     text = f"{record.cell.id}: {metric} is {shown}{unit}, the limit is {bound}"
     if name in record.paired and reference is not None:
-        text += _describe_pair(record, reference)
+        text += _describe_pair(name, record, reference)
     return Verdict(
         verdict="FAIL" if outcome == "FAIL" else "PASS",
         metric=metric,
@@ -131,13 +134,12 @@ def _show_beside(value: float, bound: float | None) -> str:
     return short if bound is None or (float(short) > bound) == (value > bound) else repr(value)
 
 
-def _describe_pair(record: Record, reference: Record) -> str:
-    """The family's headline number on both sides."""
-    columns = load_measurement(record.measurement).HEADLINE
-    name = columns[0].value
-    for key in record.values:
-        if base_name(key) == name and key in reference.values:
-            ours, theirs = record.values[key].value, reference.values[key].value
-            if ours is not None and theirs is not None:
-                return f"; {key} {ours:.6g}, reference {reference.cell.precision} {theirs:.6g}"
-    return ""
+def _describe_pair(name: str, record: Record, reference: Record) -> str:
+    """Both sides of what the paired value ``name`` compares, at the same batch size."""
+    of = load_measurement(record.measurement).VALUES[base_name(name)].of
+    compared = f"{of}{name.removeprefix(base_name(name))}"
+    ours, theirs = record.values.get(compared), reference.values.get(compared)
+    if ours is None or theirs is None or ours.value is None or theirs.value is None:
+        return ""
+    shown = f"{compared} {ours.value:.6g}"
+    return f"; {shown}, reference {reference.cell.precision} {theirs.value:.6g}"

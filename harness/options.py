@@ -28,7 +28,8 @@ class ValueSpec:
     """One value a measurement reports.
 
     ``per`` names what a bracketed qualifier stands for (``decode_tokens_per_s[8]``: batch size);
-    ``paired`` marks values that exist only beside the reference's record.
+    ``paired`` marks values that exist only beside the reference's record; ``of`` names the value
+    that such a one compares.
     """
 
     unit: str
@@ -36,6 +37,7 @@ class ValueSpec:
     help: str
     per: str | None = None
     paired: bool = False
+    of: str | None = None
 
 
 @dataclass(frozen=True)

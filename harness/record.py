@@ -26,8 +26,8 @@ class _Frozen(BaseModel):
 class Value(_Frozen):
     """One number: ``value`` is None where it is unavailable or was not finite.
 
-    ``stderr`` is the standard error in the value's own unit, ``n`` the number of independent
-    observations behind it (chunks, items, rounds).
+    ``stderr`` is the standard error in the value's own unit, ``n`` how many chunks, items or rounds
+    stand behind it (rounds of one process are not independent, and get no ``stderr``).
     """
 
     value: int | float | None
@@ -92,7 +92,7 @@ class Record(_Frozen):
     """The frozen result of one measurement on one cell.
 
     ``paired`` and ``verdicts`` are derived from the records and the suite when the run file is
-    built; ``reference_of`` marks a record measured only because another cell is compared with it,
+    built; ``reference_only`` marks one measured only because another cell is compared with it,
     ``reused_from`` the run a cached one was measured in.
     """
 
@@ -170,6 +170,10 @@ class Journal:
         self._file.write(dump_json(entry) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Leave the journal as it is: the next run makes a run file of it."""
+        self._file.close()
 
     def remove(self) -> None:
         """Delete the journal once the run file holds everything it held."""

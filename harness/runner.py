@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from harness.cell_runner import CellRunner, OnProgress, cell_id
-from harness.cells import Cell, has_paired_values, sort_fresh_first
+from harness.cell_runner import CellRunner, OnProgress
+from harness.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.environment import scrub
 from harness.judge import complete_record, complete_records
 from harness.machine import Machine
@@ -45,6 +45,7 @@ class SuiteRun:
     ) -> None:
         self.suite = suite
         self._planned = tuple(planned)
+        self._isolate = settings.isolate
         self._machine = machine
         self._records: dict[tuple[str, str], Record] = {}
         self._reference = next((p for p in suite.precisions if p.name == suite.reference), None)
@@ -84,6 +85,15 @@ class SuiteRun:
             reference = self._records.get(key)
         return complete_record(self.suite, record, reference)
 
+    def lacks_reference(self, record: Record) -> bool:
+        """Whether the record's reference failed, rather than not being there to be measured."""
+        if self._reference is None or record.cell.precision == self._reference.name:
+            return False
+        reference = self._records.get(
+            (f"{record.cell.model}[{self._reference.name}]", record.measurement)
+        )
+        return reference is not None and reference.validity.status in ("failed", "invalid")
+
     def completed(self) -> tuple[Record, ...]:
         """The records so far with their verdicts, in the suite's order of cells."""
         order = {
@@ -96,7 +106,10 @@ class SuiteRun:
         return complete_records(self.suite, records)
 
     def finish(self) -> Path | None:
-        """End the last cell and write the run file; None where nothing was measured."""
+        """End the last cell and write the run file; None where nothing was measured.
+
+        Raises OSError where the file cannot be written; the journal then stays.
+        """
         self._cells.close()
         if not self._records:
             self._journal.remove()
@@ -113,7 +126,11 @@ class SuiteRun:
             }
         )
         update = {"run": facts, "records": self.completed()}
-        write_run(self._header.model_copy(update=update), self.path)
+        try:
+            write_run(self._header.model_copy(update=update), self.path)
+        except OSError:
+            self._journal.close()
+            raise
         self._journal.remove()
         return self.path
 
@@ -142,6 +159,8 @@ class SuiteRun:
         key = (cell_id(model, precision), measurement.name)
         if key in self._records:
             return self._records[key]
+        # Asked for later is asked for: never answered from the cache.
+        asked_for = asked_for or any((c.id, spec.name) == key for c, spec in self._planned)
         stored = None
         if precision == self._reference:
             stored = self._reference_key(model, precision, measurement)
@@ -164,11 +183,12 @@ class SuiteRun:
         self, model: ModelSpec, precision: PrecisionSpec, measurement: MeasurementSpec
     ) -> str | None:
         """What the stored record must agree on; None where nothing may stand in."""
-        files = self._cells.find_files(model)
-        if isinstance(files, Failure):
-            return None
+        files = self._cells.find_files(model, precision)
+        if isinstance(files, Failure) or model.trust_remote_code or not self._isolate:
+            return None  # remote code is in no hash, and a shared process is no clean one
         facts = {
             "model": model.model_dump(mode="json", exclude={"name", "requires"}),
+            "revision": files.revision,
             "weights": files.weights_sha256,
             "tokenizer": files.tokenizer_sha256,
             "precision": precision.model_dump(mode="json"),

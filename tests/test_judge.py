@@ -205,11 +205,39 @@ def test_a_suite_without_reference_concludes_nothing_about_it() -> None:
     assert verdict.text.endswith("the suite names no reference")
 
 
-@pytest.mark.parametrize("status", ["failed", "skipped", "invalid"])
+@pytest.mark.parametrize("status", ["failed", "skipped"])
 def test_a_record_without_numbers_has_no_verdict(status: str) -> None:
     record = perplexity("nf4", 1.0, status=status, reasons=("why",))
     done = complete_record(make_suite(limit("perplexity.nll", max=9.0)), record, REFERENCE)
     assert (done.verdicts, done.paired) == ((), {})
+
+
+def test_an_invalid_record_breaks_the_limit_that_says_why() -> None:
+    record = make_record(
+        "perplexity", "nf4", values={"ppl": None, "nonfinite_tokens": 3}, status="invalid"
+    )
+    [verdict] = judge(record, REFERENCE, limit("perplexity.nonfinite_tokens", max=0.0))
+    assert verdict.verdict == "FAIL"
+
+
+def test_a_catastrophic_ratio_fails_however_large() -> None:
+    items = {"chunk_nll": [2000.0, 2000.0], "chunk_tokens": [2, 2]}  # exp of the mean overflows
+    record = perplexity("nf4", 1.0, items=items)
+    [verdict] = judge(record, REFERENCE, limit("perplexity.ratio", max=1.1))
+    assert verdict.verdict == "FAIL"
+
+
+def test_a_broken_speed_limit_shows_both_speeds_at_its_batch_size() -> None:
+    values = {
+        "prefill_tokens_per_s[1]": 200.0,
+        "decode_tokens_per_s[1]": 50.0,
+        "decode_tokens_per_s[8]": 10.0,
+    }
+    ours = make_record("throughput", "nf4", values=values)
+    theirs = make_record("throughput", "fp32", values=dict.fromkeys(values, 100.0))
+    [verdict] = judge(ours, theirs, limit("throughput.decode_speedup[8]", min=0.5))
+    assert verdict.verdict == "FAIL"
+    assert "; decode_tokens_per_s[8] 10, reference fp32 100 " in verdict.text
 
 
 def test_an_unavailable_value_is_inconclusive() -> None:

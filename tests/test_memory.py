@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from cells_in_process import load, make_context, write_llama
 from records import make_record
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.errors import InputError
 from harness.metrics.memory import Options, compare, measure
 from harness.worker import meter
 from harness.worker.meter import MemoryMeter
+from harness.worker.process import call_in_worker
 
 MIB = 1 << 20
 linux_only = pytest.mark.skipif(
@@ -141,3 +144,34 @@ def test_the_ratio_is_peak_over_peak() -> None:
     assert compare(record(None), record(1200))["generate_peak_ratio"].value is None
     assert compare(record(300), record(None))["generate_peak_ratio"].value is None
     assert compare(record(300), record(0))["generate_peak_ratio"].value is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
+def test_weights_in_memory_are_those_of_the_footprint(tmp_path: Path, precision: str) -> None:
+    """Not the pages of the checkpoint's file that happen to have been read."""
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    held, total, prefill = call_in_worker(weigh, tmp_path / "model", precision)
+    assert held == pytest.approx(total, rel=0.05)
+    assert prefill > 0.95 * total
+
+
+def weigh(folder: Path, precision: str) -> tuple[int, int, int]:
+    """Bytes held after loading, bytes by the footprint, peak of a prefill; in a fresh process."""
+    cell = load(folder, precision)
+    cell.meter.start_phase()
+    prompt = torch.zeros(1, 8, dtype=torch.long)
+    with torch.inference_mode():
+        cell.model(input_ids=prompt)
+    held, prefill = cell.memory["weights_bytes"], cell.meter.peak_bytes()
+    assert held is not None
+    assert prefill is not None
+    return held, cell.counts["total_bytes"], prefill

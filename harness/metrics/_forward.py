@@ -34,13 +34,18 @@ def logits_at(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.T
     import torch
 
     with torch.inference_mode():
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        if keeps_logits(model):
             kept: torch.Tensor = model(
                 input_ids=ids, use_cache=False, logits_to_keep=positions
             ).logits
             return kept
         everything: torch.Tensor = model(input_ids=ids, use_cache=False).logits
         return everything[:, positions]
+
+
+def keeps_logits(model: Any) -> bool:
+    """Whether the model can be asked for the logits of some positions only."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def batch_for_logits(model: Any, positions: int, wanted: int) -> int:

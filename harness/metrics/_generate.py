@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
+from harness.metrics._forward import keeps_logits
 
 if TYPE_CHECKING:
     import torch
 
     from harness.models.load import LoadedCell
+
+
+_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 def make_prompt(model: Any, batch: int, tokens: int, device: str) -> torch.Tensor:
@@ -31,7 +34,7 @@ def generate(model: Any, prompt: torch.Tensor, new_tokens: int) -> tuple[torch.T
     """
     import torch
 
-    keep = {"logits_to_keep": 1} if _keeps_logits(model) else {}
+    keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
     synchronise = _synchroniser(prompt.device)
     tokens, ready, cache = [], [], None
     inputs = prompt
@@ -58,12 +61,10 @@ def check_context(loaded: LoadedCell, tokens: int) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """CUDA's own class, or the RuntimeError of the CPU allocator."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-
-
-def _keeps_logits(model: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
+    """CUDA's own class, or what cuBLAS, a failed launch and the CPU allocator say instead."""
+    return type(error).__name__ == "OutOfMemoryError" or any(
+        sign in str(error) for sign in _OUT_OF_MEMORY
+    )
 
 
 def _synchroniser(device: torch.device) -> Any:

@@ -36,7 +36,9 @@ VALUES = {
     "total_bytes": ValueSpec("bytes", "lower", "everything the loaded model holds"),
     "bits_per_weight": ValueSpec("bits", "lower", "linear layers (the head apart), constants in"),
     "bits_per_parameter": ValueSpec("bits", "lower", "total_bytes in bits over parameters"),
-    "size_ratio": ValueSpec("", "lower", "total_bytes over the reference's", paired=True),
+    "size_ratio": ValueSpec(
+        "", "lower", "total_bytes over the reference's", paired=True, of="total_bytes"
+    ),
 }
 HEADLINE = (
     Column("weights MB", "total_bytes", ".2f", 1e6),

@@ -32,7 +32,9 @@ VALUES = {
     "weights_bytes": ValueSpec("bytes", "lower", "held after loading"),
     "prefill_peak_bytes": ValueSpec("bytes", "lower", "highest while reading the prompt"),
     "generate_peak_bytes": ValueSpec("bytes", "lower", "highest while generating"),
-    "generate_peak_ratio": ValueSpec("", "lower", "over the reference's", paired=True),
+    "generate_peak_ratio": ValueSpec(
+        "", "lower", "over the reference's", paired=True, of="generate_peak_bytes"
+    ),
 }
 HEADLINE = (
     Column("peak MB", "generate_peak_bytes", ".1f", 1e6),
@@ -52,6 +54,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         meter.start_phase()
         generate(loaded.model, prompt, new_tokens)
         peaks[f"{phase}_peak_bytes"] = meter.peak_bytes()
+    meter.steady()
     numbers = {**loaded.memory, **peaks}
     missing = [name for name, value in numbers.items() if value is None]
     reasons = tuple(f"{name} is unavailable on this machine" for name in missing)

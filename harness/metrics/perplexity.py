@@ -7,6 +7,7 @@ with the number. Long windows are scored in batches whose logits stay within a b
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -48,13 +49,16 @@ class Options(OptionsBase):
         return self
 
 
+_LARGEST_LOG = math.log(sys.float_info.max)
 VALUES = {
     "ppl": ValueSpec("", "lower", "exp(nll)"),
     "nll": ValueSpec("nats/token", "lower", "mean negative log-likelihood of the scored tokens"),
     "bits_per_byte": ValueSpec("bits/byte", "lower", "nll in bits over the text's UTF-8 bytes"),
     "tokens": ValueSpec("tokens", None, "tokens scored"),
     "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens whose NLL is NaN or infinite"),
-    "ratio": ValueSpec("", "lower", "exp(mean(nll - reference nll)), same tokens", paired=True),
+    "ratio": ValueSpec(
+        "", "lower", "exp(mean(nll - reference nll)), same tokens", paired=True, of="ppl"
+    ),
 }
 HEADLINE = (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f"))
 
@@ -68,15 +72,20 @@ class Window:
     scored: int
 
 
+def step_of(options: Options) -> int:
+    """How far one window's start is from the next's; half the context where none is given."""
+    if options.protocol == "disjoint":
+        return options.context
+    return options.stride or max(1, options.context // 2)
+
+
 def plan_windows(tokens: int, options: Options) -> list[Window]:
     """Windows over a text of ``tokens`` tokens, each token scored at most once.
 
     ``sliding``: https://huggingface.co/docs/transformers/perplexity; ``disjoint``: every token
     but each window's first, as in the GPTQ papers (a last window of one token scores nothing).
     """
-    step = options.context
-    if options.protocol == "sliding":
-        step = options.stride or max(1, options.context // 2)
+    step = step_of(options)
     windows, scored_to = [], 1
     for start in range(0, tokens, step):
         stop = min(start + options.context, tokens)
@@ -109,6 +118,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     scored_bytes = sum(ends[w.stop - 1] - ends[w.stop - w.scored - 1] for w in windows)
     protocol = {
         **options.model_dump(exclude={"batch_size"}, mode="json"),
+        "stride": step_of(options),
         "text_sha256": text_sha256,
         "text_tokens": len(ids),
         "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
@@ -213,4 +223,5 @@ def _batches(model: Any, windows: list[Window], wanted: int) -> Iterator[list[Wi
 
 
 def _exp(x: float) -> float:
-    return math.exp(x) if x < 700 else math.inf
+    """exp, as large as a float can be where it would overflow: a number that limits can judge."""
+    return math.exp(min(x, _LARGEST_LOG))

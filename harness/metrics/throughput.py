@@ -47,13 +47,17 @@ class Options(OptionsBase):
         return self
 
 
+def _speedup_of(name: str) -> ValueSpec:
+    return ValueSpec("", "higher", "over the reference", "batch size", paired=True, of=name)
+
+
 VALUES = {
     "prefill_tokens_per_s": ValueSpec("tokens/s", "higher", "batch*prompt/TTFT", "batch size"),
     "decode_tokens_per_s": ValueSpec("tokens/s", "higher", "batch/TPOT", "batch size"),
     "ttft_s": ValueSpec("s", "lower", "time to first token, median", "batch size"),
     "tpot_s": ValueSpec("s", "lower", "time per output token, median", "batch size"),
-    "prefill_speedup": ValueSpec("", "higher", "over the reference", "batch size", paired=True),
-    "decode_speedup": ValueSpec("", "higher", "over the reference", "batch size", paired=True),
+    "prefill_speedup": _speedup_of("prefill_tokens_per_s"),
+    "decode_speedup": _speedup_of("decode_tokens_per_s"),
 }
 HEADLINE = (
     Column("prefill\ntok/s", "prefill_tokens_per_s", ",.0f"),

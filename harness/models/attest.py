@@ -6,6 +6,7 @@ attributes, without importing it.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ def attest(model: nn.Module) -> dict[str, Any]:
     """State what was loaded.
 
     ``quantisation`` is None, 'int8', 'nf4', 'fp4' or 'mixed'; ``linear_dtypes`` counts the linear
-    layers by the dtype they store, ``unquantised`` names those left alone in a quantised model.
+    layers by the dtype they store, ``unquantised`` names the weight matrices left alone in a
+    quantised model, embeddings apart, and ``unquantised_share`` which part of all its matrices'
+    weights lies in them, the head apart; ``float_dtypes`` are those of matrices held as floats.
     """
     linears = list(linear_layers(model))
     kinds = {_layer_kind(layer) for _, layer in linears}
@@ -29,17 +32,43 @@ def attest(model: nn.Module) -> dict[str, Any]:
         "linear_dtypes": dict(
             sorted(Counter(_dtype_name(layer.weight) for _, layer in linears).items())
         ),
-        "unquantised": [n for n, layer in linears if quantised and _layer_kind(layer) is None],
+        "float_dtypes": sorted(
+            {_dtype_name(p) for p in model.parameters() if _is_float(p) and p.dim() > 1}
+        ),
         "tied_head": _has_tied_head(model),
         "tf32": _tf32_in_force(),
         "attention": getattr(model.config, "_attn_implementation", None),
     }
+    if quantised:
+        found |= _attest_left_alone(model)
     if len(quantised) == 1:
         kind = quantised.pop()
         found["quantisation"] = kind
         layers = [layer for _, layer in linears if _layer_kind(layer) == kind]
         found |= _attest_int8(layers) if kind == "int8" else _attest_four_bit(layers)
     return found
+
+
+def _attest_left_alone(model: Any) -> dict[str, Any]:
+    """Weight matrices that a quantised model holds as floats.
+
+    Looks at parameters, not layers: mixtures of experts keep theirs in one tensor of three
+    dimensions, which bitsandbytes passes over.
+    """
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
+    outside = {id(table.weight) for table in tables}
+    matrices = [(n, p) for n, p in model.named_parameters() if p.dim() > 1 or _is_packed(p)]
+    left_head = [n for n, m in model.named_modules() if m is head and _is_float(m.weight)]
+    inner = [(name, p) for name, p in matrices if id(p) not in outside]
+    alone = [(name, p) for name, p in inner if _is_float(p) and not _is_packed(p)]
+    every = sum(_logical_numel(p) for _, p in inner)
+    return {
+        "unquantised": [name.removesuffix(".weight") for name, _ in alone] + left_head,
+        "unquantised_share": sum(p.numel() for _, p in alone) / every if every else 0.0,
+    }
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -155,7 +184,17 @@ def _has_tied_head(model: Any) -> bool:
 def _tf32_in_force() -> bool:
     import torch
 
-    return torch.get_float32_matmul_precision() != "highest"
+    # cuBLAS obeys the variable whatever the switch says.
+    forbidden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+    return torch.get_float32_matmul_precision() != "highest" and not forbidden
+
+
+def _is_float(parameter: torch.Tensor) -> bool:
+    return parameter.is_floating_point()
+
+
+def _is_packed(parameter: Any) -> bool:
+    return getattr(parameter, "quant_state", None) is not None or not _is_float(parameter)
 
 
 def _dtype_name(tensor: torch.Tensor) -> str:

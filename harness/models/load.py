@@ -15,7 +15,7 @@ from harness.errors import InputError
 from harness.models.attest import attest, count_bytes, linear_layers
 from harness.models.sources import ModelFiles
 from harness.suite import Architecture, ModelSpec, PrecisionSpec
-from harness.worker.meter import MemoryMeter
+from harness.worker.meter import MemoryMeter, give_back_freed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,12 +82,14 @@ def load_cell(job: CellJob) -> LoadedCell:
     tokenizer = _load_tokenizer(job)
     tokenizer_s = time.perf_counter() - start
     arguments = precision.load_arguments(job.precision.options, device_type)
+    give_back_freed()
     _rehearse(job, folder, arguments)
     meter = MemoryMeter(job.device)
     meter.start_phase()
     start = time.perf_counter()
     model = _load_model(job, folder, arguments)
     model_s = time.perf_counter() - start
+    _hold_in_memory(model)
     load_peak = meter.peak_bytes()
     meter.settle()
     memory = {"load_peak_bytes": load_peak, "weights_bytes": meter.current_bytes()}
@@ -214,12 +216,27 @@ def _load_tokenizer(job: CellJob) -> PreTrainedTokenizerBase | None:
 
 def _check_vocabulary(model: Any, tokenizer: Any) -> None:
     rows = model.get_input_embeddings().num_embeddings
-    highest = max(tokenizer.get_vocab().values(), default=-1)
+    added = tokenizer.get_added_vocab()  # may name tokens of other modalities, which no text gives
+    own = (i for token, i in tokenizer.get_vocab().items() if token not in added)
+    highest = max(own, default=-1)
     if highest >= rows:
         raise InputError(
             f"vocabulary mismatch: the tokenizer has token ids up to {highest}, the model's "
             f"embedding only {rows} rows; is it the tokenizer this model was trained with?"
         )
+
+
+def _hold_in_memory(model: Any) -> None:
+    """Copy weights that are still pages of the checkpoint's file into memory of their own.
+
+    On a CPU safetensors maps the file: pages that no one has read yet count for nothing, and one
+    small view keeps all of them. Quantised weights were made in memory.
+    """
+    import torch
+
+    for parameter in model.parameters():
+        if type(parameter) is torch.nn.Parameter and parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def _rehearse(job: CellJob, folder: str, arguments: dict[str, Any]) -> None:

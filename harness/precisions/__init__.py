@@ -3,7 +3,7 @@
 A precision module declares, without importing torch at its top:
 
 - ``Options``: the inline variations a suite may set (`harness.options.OptionsBase`).
-- ``DEVICES``: the device types it runs on.
+- ``DEVICES``: the device types it runs on; ``MIN_CAPABILITY``, optional: the oldest CUDA cards.
 - ``load_arguments(options, device)``: keyword arguments for ``from_pretrained``.
 - ``prepare(model, options, device)``, optional: what must be set on the loaded model.
 - ``check(attested, options, device)``: what differs between the declared and the loaded model.

@@ -6,12 +6,12 @@ scales themselves in 8 bits.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from harness.options import OptionsBase
+from harness.precisions._quantised import ComputeDtype, check_quantised, default_dtype
 
 DEVICES = ("cpu", "cuda")
-ComputeDtype = Literal["float32", "bfloat16", "float16"]
 
 
 class FourBitOptions(OptionsBase):
@@ -22,7 +22,7 @@ class FourBitOptions(OptionsBase):
 
     def resolve_compute_dtype(self, device: str) -> ComputeDtype:
         """The dtype of the matrix products on ``device`` ('cpu' or 'cuda')."""
-        return self.compute_dtype or ("bfloat16" if device == "cuda" else "float32")
+        return self.compute_dtype or default_dtype(device)
 
 
 def four_bit_arguments(kind: str, options: FourBitOptions, device: str) -> dict[str, Any]:
@@ -67,13 +67,14 @@ def check_four_bit(
     attested: dict[str, Any], kind: str, options: FourBitOptions, device: str
 ) -> list[str]:
     """Differences between the declared 4-bit variation and what was loaded."""
+    wrong = check_quantised(attested, kind, options.resolve_compute_dtype(device))
     if attested["quantisation"] != kind:
-        return [f"declared {kind}, loaded as {attested['quantisation'] or 'unquantised'}"]
+        return wrong
     declared = {
         "double_quant": options.double_quant,
         "compute_dtype": options.resolve_compute_dtype(device),
     }
-    return [
+    return wrong + [
         f"declared {name} {value}, loaded with {attested[name]}"
         for name, value in declared.items()
         if attested[name] != value

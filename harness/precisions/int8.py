@@ -11,14 +11,24 @@ from typing import Any
 from pydantic import Field
 
 from harness.options import OptionsBase
+from harness.precisions._quantised import ComputeDtype, check_quantised, default_dtype
 
 DEVICES = ("cpu", "cuda")
 
 
 class Options(OptionsBase):
-    """``threshold``: activations above it go through the 16-bit path (6.0 in the paper)."""
+    """``threshold``: activations above it go through the 16-bit path (6.0 in the paper).
+
+    ``compute_dtype`` is that of everything around the int8 products; it defaults to float32 on a
+    CPU and bfloat16 on CUDA.
+    """
 
     threshold: float = Field(6.0, ge=0)
+    compute_dtype: ComputeDtype | None = None
+
+    def resolve_compute_dtype(self, device: str) -> ComputeDtype:
+        """The dtype of what is not quantised, on ``device`` ('cpu' or 'cuda')."""
+        return self.compute_dtype or default_dtype(device)
 
 
 def load_arguments(options: Options, device: str) -> dict[str, Any]:
@@ -26,8 +36,7 @@ def load_arguments(options: Options, device: str) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     return {
-        # The CUDA kernels compute in fp16; a CPU has no fp16 speed to win, so keep fp32 there.
-        "dtype": torch.float16 if device == "cuda" else torch.float32,
+        "dtype": getattr(torch, options.resolve_compute_dtype(device)),
         "quantization_config": BitsAndBytesConfig(
             load_in_8bit=True, llm_int8_threshold=options.threshold
         ),
@@ -35,10 +44,8 @@ def load_arguments(options: Options, device: str) -> dict[str, Any]:
 
 
 def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
-    wrong = []
-    if attested["quantisation"] != "int8":
-        wrong.append(f"declared int8, loaded as {attested['quantisation'] or 'unquantised'}")
-    elif attested["threshold"] != options.threshold:
+    wrong = check_quantised(attested, "int8", options.resolve_compute_dtype(device))
+    if attested["quantisation"] == "int8" and attested["threshold"] != options.threshold:
         wrong.append(
             f"declared outlier threshold {options.threshold}, loaded with {attested['threshold']}"
         )

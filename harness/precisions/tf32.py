@@ -11,6 +11,7 @@ from harness.options import OptionsBase
 from harness.precisions._float import check_float, float_arguments
 
 DEVICES = ("cuda",)
+MIN_CAPABILITY = (8, 0)  # Ampere; older cards compute plain fp32
 TF32 = True
 
 

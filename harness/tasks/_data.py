@@ -82,6 +82,16 @@ def load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
             return datasets.load_dataset(
                 source.path, source.name, split=split, revision=source.revision
             )
+        except datasets.exceptions.DatasetNotFoundError as error:
+            # An OSError too, and what datasets says of anything it cannot reach.
+            if context.online:
+                raise InputError(
+                    f"no dataset {source.path!r} on the hub, or private and no token given: "
+                    "check the id or set HF_TOKEN"
+                ) from error
+            raise UnavailableError(
+                f"dataset {source.path!r} is not on this machine, and the hub cannot be reached"
+            ) from error
         except (OSError, ConnectionError) as error:
             where = "" if context.online else ", and the hub cannot be reached"
             raise UnavailableError(

@@ -56,8 +56,10 @@ VALUES = {
     "items": ValueSpec("items", None, "items scored"),
     "ties": ValueSpec("items", None, "items whose two best options are within 1e-3"),
     "too_long": ValueSpec("items", "lower", "items left out: prompt exceeds the model's context"),
-    "accuracy_drop": ValueSpec("", "lower", "reference accuracy - accuracy", paired=True),
-    "flip_rate": ValueSpec("", "lower", "items right on one side only", paired=True),
+    "accuracy_drop": ValueSpec(
+        "", "lower", "reference accuracy - accuracy", paired=True, of="accuracy"
+    ),
+    "flip_rate": ValueSpec("", "lower", "items right on one side only", paired=True, of="accuracy"),
 }
 HEADLINE = (
     Column("mmlu", "accuracy", ".3f"),

@@ -13,6 +13,8 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_GIVE_BACK_BYTES, _KEEP_BYTES = 64 << 10, 32 << 20
 
 
 class MemoryMeter:
@@ -21,7 +23,7 @@ class MemoryMeter:
     def __init__(self, device: str) -> None:
         self._cuda = device if device.startswith("cuda") else None
         self._can_reset = self._cuda is not None or _can_reset_peak()
-        self.settle()
+        self.settle()  # from here on what is freed is given back, until `steady`
         self._baseline = 0 if self._cuda else _read_status("VmRSS")
 
     @property
@@ -30,6 +32,11 @@ class MemoryMeter:
         if self._cuda:
             return "torch.cuda.max_memory_allocated"
         return "VmHWM reset by clear_refs" if self._can_reset else "unavailable"
+
+    def steady(self) -> None:
+        """Let the C library keep freed blocks again, as it does in any long-lived process."""
+        if self._cuda is None:
+            _set_mmap_threshold(_KEEP_BYTES)
 
     def settle(self) -> None:
         """Give back what is free, so that the next reading holds only what is in use."""
@@ -40,6 +47,7 @@ class MemoryMeter:
             torch.cuda.synchronize(self._cuda)
             torch.cuda.empty_cache()
         else:
+            give_back_freed()
             trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
             if trim is not None:
                 trim(0)
@@ -74,6 +82,21 @@ class MemoryMeter:
         if reading is None or self._baseline is None:
             return None
         return max(0, reading - self._baseline)
+
+
+def give_back_freed() -> None:
+    """Have the C library return large freed blocks to the system, from here on."""
+    _set_mmap_threshold(_GIVE_BACK_BYTES)
+
+
+def _set_mmap_threshold(size: int) -> None:
+    """From which size glibc takes a block from the system, and gives it back when it is freed.
+
+    Left alone it grows to 32 MiB with the blocks it has seen, and freed weights stay resident.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, size)
 
 
 def _can_reset_peak() -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
+from harness.environment import describe_memory
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,14 @@ class DeviceFacts:
     torch: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def capability(self) -> tuple[int, int]:
+        """CUDA compute capability; (0, 0) for a CPU."""
+        major, _, minor = self.torch.get("capability", "0.0").partition(".")
+        return int(major), int(minor)
+
+    @property
     def type(self) -> str:
+        """'cpu' or 'cuda'."""
         return self.device.split(":")[0]
 
 
@@ -32,13 +38,14 @@ def probe_device(requested: str) -> DeviceFacts:
 
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     facts: dict[str, Any] = {
-        "version": torch.__version__,
+        "version": str(torch.__version__),  # a class of torch's own, which would bring it along
         "cuda": torch.version.cuda,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
     if requested == "cpu" or (requested == "auto" and not seen):
-        return DeviceFacts("cpu", None, _cpu_memory(), facts)
+        memory = describe_memory()
+        return DeviceFacts("cpu", None, memory["limit_bytes"] or memory["total_bytes"], facts)
     index = int(requested.partition(":")[2] or 0)
     if index >= seen:
         build = "a CPU build" if torch.version.cuda is None else f"built for {torch.version.cuda}"
@@ -55,15 +62,3 @@ def probe_or_explain(requested: str) -> DeviceFacts | str:
         return probe_device(requested)
     except ValueError as error:
         return str(error)
-
-
-def _cpu_memory() -> int:
-    """Total memory, or the container's limit where that is lower."""
-    total = int(psutil.virtual_memory().total)
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if os.path.exists(path):
-            with open(path, encoding="ascii") as file:
-                text = file.read().strip()
-            if text.isdigit():
-                return min(total, int(text))
-    return total

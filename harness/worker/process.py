@@ -106,6 +106,8 @@ class CellProcess:
         self._process.join(_GRACE_S)
         code = self._process.exitcode
         how = f"exited with code {code}"
+        if code == 255:  # what multiprocessing says of a process whose fork server is gone
+            how += ", or together with the fork server that had started it,"
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
@@ -132,9 +134,11 @@ class CellInProcess:
         """Load the cell if it is not, and measure."""
         from harness.errors import InputError, UnavailableError
         from harness.models.load import load_cell
-        from harness.worker.serve import measure
+        from harness.worker.serve import go_offline, measure
 
         try:
+            if self._cell is None and not self._job.online:
+                go_offline()
             if self._cell is None:
                 self._cell = load_cell(self._job)
                 self.loaded = Loaded(self._cell.attested, self._cell.seconds)

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -26,7 +27,7 @@ def serve(connection: Connection, job: CellJob, log_path: str) -> None:
     """
     _settle_in(log_path)
     if not job.online:
-        _go_offline()
+        go_offline()
     loaded = guard(lambda: load_cell(job))
     if isinstance(loaded, Failure):
         connection.send(loaded)
@@ -74,6 +75,7 @@ def _settle_in(log_path: str) -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the fork server ends with the harness
+    _let_fork_server_end()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)
@@ -82,7 +84,20 @@ def _settle_in(log_path: str) -> None:
     faulthandler.enable()
 
 
-def _go_offline() -> None:
+def _let_fork_server_end() -> None:
+    """Close this process's copy of the pipe whose last closing ends the fork server.
+
+    multiprocessing gives one to every process so that it may start further ones. With it a cell
+    that hangs would outlive a harness that was killed, and keep the fork server alive as well.
+    """
+    server: Any = forkserver._forkserver
+    pipe = getattr(server, "_forkserver_alive_fd", None)
+    if pipe is not None:
+        os.close(pipe)
+        server._forkserver_alive_fd = None
+
+
+def go_offline() -> None:
     """Have the hub's clients use their caches at once: the run's one probe got no answer."""
     from huggingface_hub import constants
 
