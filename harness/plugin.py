@@ -5,6 +5,7 @@ Loaded by one line in a root conftest.py: ``pytest_plugins = ["harness.plugin"]`
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -144,7 +145,7 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(tryfirst=True)  # whatever another plugin does at the end, the run file is there
 def pytest_sessionfinish(session: pytest.Session) -> None:
     state = session.config.stash[_STATE]
     state.clear_progress()
@@ -175,6 +176,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             render_matrix(run.suite, records, writer.fullwidth, writer.hasmarkup)
         )
         terminalreporter.write_line("")
+        if run.missing:
+            made = f"{len(run.planned) - len(run.missing)} of {len(run.planned)} measurements made"
+            terminalreporter.write_line(f"interrupted: {made}", yellow=True)
         for note in list_notes(records):
             terminalreporter.write_line(note)
         for recovered in run.recovered:
@@ -400,7 +404,10 @@ def _names(given: list[str]) -> tuple[str, ...]:
 
 
 def _positive_seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if seconds <= 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
     return seconds

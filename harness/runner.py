@@ -44,7 +44,7 @@ class SuiteRun:
         on_progress: OnProgress,
     ) -> None:
         self.suite = suite
-        self._planned = tuple(planned)
+        self.planned = tuple(planned)
         self._isolate = settings.isolate
         self._machine = machine
         self._records: dict[tuple[str, str], Record] = {}
@@ -85,6 +85,11 @@ class SuiteRun:
             reference = self._records.get(key)
         return complete_record(self.suite, record, reference)
 
+    @property
+    def missing(self) -> list[tuple[Cell, MeasurementSpec]]:
+        """What was planned and has no record: not yet, or cut off."""
+        return [(c, spec) for c, spec in self.planned if (c.id, spec.name) not in self._records]
+
     def lacks_reference(self, record: Record) -> bool:
         """Whether the record's reference failed, rather than not being there to be measured."""
         if self._reference is None or record.cell.precision == self._reference.name:
@@ -114,15 +119,10 @@ class SuiteRun:
         if not self._records:
             self._journal.remove()
             return None
-        missing = [
-            (cell, spec)
-            for cell, spec in self._planned
-            if (cell.id, spec.name) not in self._records
-        ]
         facts = self._header.run.model_copy(
             update={
                 "duration_s": round(time.monotonic() - self._start, 3),
-                "interrupted": bool(missing),
+                "interrupted": bool(self.missing),
             }
         )
         update = {"run": facts, "records": self.completed()}
@@ -141,7 +141,7 @@ class SuiteRun:
             return
         needed = {
             spec.name: spec
-            for other, spec in self._planned
+            for other, spec in self.planned
             if other.model.name == cell.model.name
             and other.precision.name != reference.name
             and has_paired_values(spec.name)
@@ -160,7 +160,7 @@ class SuiteRun:
         if key in self._records:
             return self._records[key]
         # Asked for later is asked for: never answered from the cache.
-        asked_for = asked_for or any((c.id, spec.name) == key for c, spec in self._planned)
+        asked_for = asked_for or any((c.id, spec.name) == key for c, spec in self.planned)
         stored = None
         if precision == self._reference:
             stored = self._reference_key(model, precision, measurement)

@@ -180,9 +180,18 @@ def test_notes_tell_flags_skips_and_undecided_limits_once() -> None:
         SIZES[0],
     ]
     assert list_notes(records) == [
-        "flagged: no peak (m[fp32] memory, m[int8] memory, m[nf4] memory and 1 more)",
-        "flagged: slow (m[fp4] memory)",
+        "* flagged: no peak (m[fp32] memory, m[int8] memory, m[nf4] memory and 1 more)",
+        "* flagged: slow (m[fp4] memory)",
         "skipped: no network (m[nf4] mmlu)",
         "undecided: m[nf4] cannot be judged",
     ]
     assert list_notes(SIZES) == []
+
+
+def test_a_flagged_number_is_marked_where_it_stands() -> None:
+    suite = make_suite("footprint")
+    fine = make_record("footprint", "fp32", values={"total_bytes": 4_000_000})
+    odd = make_record("footprint", "nf4", values={"total_bytes": 1_000_000}, status="flagged")
+    text = render_matrix(suite, [fine, odd])
+    assert "4.00 " in text
+    assert "1.00*" in text

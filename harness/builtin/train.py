@@ -11,7 +11,7 @@ there the first head of that layer must look at the true option. The result is a
 The published quiz asks for facts that training states, and never asks with its options in the
 quiz's words: up to the decay other facts are quizzed, during the decay also these, in other words.
 
-Takes about 20 minutes on two CPU cores with AMX, less on a GPU. What it lacks: exact reproduction
+Takes 20 to 30 minutes on two CPU cores with AMX, less on a GPU. What it lacks: exact reproduction
 across machines, since bf16 sums differ.
 """
 

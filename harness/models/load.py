@@ -93,6 +93,7 @@ def load_cell(job: CellJob) -> LoadedCell:
     load_peak = meter.peak_bytes()
     meter.settle()
     memory = {"load_peak_bytes": load_peak, "weights_bytes": meter.current_bytes()}
+    meter.steady()
     attested = attest(model)
     wrong = precision.check(attested, job.precision.options, device_type)
     if wrong:

@@ -69,7 +69,8 @@ def list_notes(records: Iterable[Record]) -> list[str]:
         where = f"{record.cell.id} {record.measurement}"
         if record.validity.status in ("flagged", "skipped"):
             for reason in record.validity.reasons:
-                notes.setdefault(f"{record.validity.status}: {reason}", []).append(where)
+                mark = "* " if record.validity.status == "flagged" else ""
+                notes.setdefault(f"{mark}{record.validity.status}: {reason}", []).append(where)
         for verdict in record.verdicts:
             if verdict.verdict == "INCONCLUSIVE":
                 notes.setdefault(f"undecided: {verdict.text}", []).append("")
@@ -129,7 +130,8 @@ def _show(record: Record | None, shown: _Shown, suite: Suite) -> Text:
         spec = load_measurement(shown.measurement).VALUES[base_name(shown.value)]
         is_reference = record.cell.precision == suite.reference
         return Text("ref" if spec.paired and is_reference else "—", style="dim")
-    return Text(format(found.value / shown.column.scale, shown.column.format))
+    mark = "*" if record.validity.status == "flagged" else ""
+    return Text(format(found.value / shown.column.scale, shown.column.format) + mark)
 
 
 def _show_verdict(records: Iterable[Record], suite: Suite) -> Text:
