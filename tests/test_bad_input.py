@@ -343,11 +343,13 @@ def test_a_run_file_that_cannot_be_written_in_the_end_is_told_and_its_journal_ke
 ) -> None:
     elsewhere.write(
         "suites/full/conftest.py",
-        "import pathlib\n"
+        "import pathlib, pytest\n"
+        "@pytest.hookimpl(wrapper=True)\n"  # before the plugin's own
         "def pytest_sessionfinish():\n"
         "    folder = pathlib.Path('results/runs/full')\n"
         "    folder.rename('saved')\n"
-        "    folder.write_text('in the way')\n",
+        "    folder.write_text('in the way')\n"
+        "    return (yield)\n",
     )
     elsewhere.write("suites/full/x.yaml", ELSEWHERE.replace("elsewhere", "full"))
     outcome = elsewhere.run("suites/full/x.yaml::here[fp32]::footprint")
