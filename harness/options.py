@@ -29,7 +29,8 @@ class ValueSpec:
 
     ``per`` names what a bracketed qualifier stands for (``decode_tokens_per_s[8]``: batch size);
     ``paired`` marks values that exist only beside the reference's record; ``of`` names the value
-    that such a one compares.
+    that such a one compares, ``neutral`` the number that says "no difference" (1 for ratios,
+    None where there is no such number, and so no noise floor).
     """
 
     unit: str
@@ -38,16 +39,21 @@ class ValueSpec:
     per: str | None = None
     paired: bool = False
     of: str | None = None
+    neutral: float | None = 0.0
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the summary: ``value`` may name a paired value; ``scale`` divides it."""
+    """One column of the summary: ``value`` may name a paired value; ``scale`` divides it.
+
+    ``stderr`` has the standard error shown behind it.
+    """
 
     title: str
     value: str
     format: str
     scale: float = 1.0
+    stderr: bool = False
 
 
 class DataSource(OptionsBase):
@@ -100,3 +106,13 @@ def locate_source(source: str, folder: Path) -> tuple[Literal["builtin", "local"
 def list_data_sources(options: OptionsBase) -> list[tuple[str, DataSource]]:
     """The fields of a measurement's options that say where texts or items come from."""
     return [(name, value) for name, value in options if isinstance(value, DataSource)]
+
+
+def vary_batch(options: OptionsBase) -> OptionsBase:
+    """The same measurement with other batches: half as large, or twice where they hold one."""
+    changed = {
+        name: value // 2 if value > 1 else 2
+        for name, value in options
+        if name in ("batch_size", "batch_tokens") and isinstance(value, int)
+    }
+    return options.model_copy(update=changed)

@@ -26,8 +26,10 @@ class _Frozen(BaseModel):
 class Value(_Frozen):
     """One number: ``value`` is None where it is unavailable or was not finite.
 
-    ``stderr`` is the standard error in the value's own unit, ``n`` how many chunks, items or rounds
-    stand behind it (rounds of one process are not independent, and get no ``stderr``).
+    ``stderr`` is the standard error in the value's own unit, ``interval`` the 95 % interval where
+    that says more, ``n`` how many chunks, items or rounds stand behind it (rounds of one process
+    are not independent, and get no ``stderr``). ``floor`` is what the reference gives when it is
+    compared with itself: a value no farther from equality is noise.
     """
 
     value: int | float | None
@@ -35,8 +37,10 @@ class Value(_Frozen):
     better: Literal["lower", "higher"] | None = None
     stderr: float | None = None
     n: int | None = None
+    interval: tuple[float, float] | None = None
+    floor: float | None = None
 
-    @field_validator("value", "stderr", mode="before")
+    @field_validator("value", "stderr", "floor", mode="before")
     @classmethod
     def _no_bare_nan(cls, number: Any) -> Any:
         return None if isinstance(number, float) and not math.isfinite(number) else number
@@ -93,7 +97,8 @@ class Record(_Frozen):
 
     ``paired`` and ``verdicts`` are derived from the records and the suite when the run file is
     built; ``reference_only`` marks one measured only because another cell is compared with it,
-    ``reused_from`` the run a cached one was measured in.
+    ``reused_from`` the run a cached one was measured in; ``noise`` the reference measured a second
+    time, in another process and with another batch size, to see what such a difference amounts to.
     """
 
     cell: CellFacts
@@ -105,6 +110,7 @@ class Record(_Frozen):
     validity: Validity = Validity()
     seconds: dict[str, float] = {}
     reference_only: bool = False
+    noise: bool = False
     reused_from: str | None = None
     traceback: str = ""
     paired: dict[str, Value] = {}

@@ -142,6 +142,9 @@ class ModelSpec(Named):
     trust_remote_code: bool = Field(
         default=False, description="run Python code that comes with the model"
     )
+    chat_template: bool = Field(
+        default=False, description="put prompts as a user's turn in the tokenizer's chat template"
+    )
 
     @model_validator(mode="after")
     def _check_weights(self) -> ModelSpec:
@@ -232,6 +235,11 @@ class Heading(OptionsBase):
     description: str = ""
     reference: str | None = Field(
         default=None, description="the precision that the others are compared with"
+    )
+    noise: bool = Field(
+        default=False,
+        description="measure the reference a second time, with other batches in another process: "
+        "what differs less than the two is shown as noise",
     )
 
 

@@ -23,6 +23,7 @@ def make_values(
     numbers: Mapping[str, int | float | None],
     stderr: Mapping[str, float | None] | None = None,
     n: Mapping[str, int] | None = None,
+    interval: Mapping[str, tuple[float, float] | None] | None = None,
 ) -> dict[str, Value]:
     """Values with the unit and direction their module declares for them."""
     made = {}
@@ -34,6 +35,7 @@ def make_values(
             better=spec.better,
             stderr=(stderr or {}).get(name),
             n=(n or {}).get(name),
+            interval=(interval or {}).get(name),
         )
     return made
 

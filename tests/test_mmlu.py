@@ -6,13 +6,11 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from cells_in_process import load, make_context, write_checkpoint
-from records import make_record
 
 from harness.errors import InputError
-from harness.metrics.multiple_choice import Question, Scored
+from harness.metrics.multiple_choice import Question, hash_questions
 from harness.models.load import LoadedCell
 from harness.options import DataSource
 from harness.record import Measured
@@ -20,11 +18,8 @@ from harness.tasks.mmlu import (
     Options,
     Row,
     build_questions,
-    compare,
-    hash_questions,
     load_subjects,
     measure,
-    summarise,
 )
 
 DEV = [["Dev one?", "1", "2", "3", "4", "B"], ["Dev two?", "5", "6", "7", "8", "D"]]
@@ -82,7 +77,7 @@ def test_the_prompt_is_the_published_one(tmp_path: Path) -> None:
         "\n"
         'Second, "quoted"\nand long?\nA.  left\nB. right \nC. 1.0\nD. -\nAnswer:'
     )
-    assert question.options == (" A", " B", " C", " D")
+    assert question.options == ("A", "B", "C", "D")
     assert (question.id, question.subject, question.answer) == (
         "high_school_llamas/1",
         "high_school_llamas",
@@ -96,7 +91,8 @@ def test_without_shots_the_question_follows_the_heading() -> None:
         "The following are multiple choice questions (with answers) about anatomy.\n\n"
         "Q?\nA. x\nB. y\nAnswer:"
     )
-    assert question.options == (" A", " B")
+    assert question.options == ("A", "B")
+    assert question.delimiter == " "
 
 
 def test_as_many_dev_examples_as_shots_are_needed() -> None:
@@ -215,8 +211,8 @@ def test_chosen_and_right_are_kept_per_item(cell: LoadedCell, tmp_path: Path) ->
     answers = "C" + "CAD"  # anatomy's, then the llamas'
     right = "".join("01"[a == b] for a, b in zip(measured.items["chosen"], answers, strict=True))
     assert measured.items["right"] == right
-    assert measured.values["accuracy"].value == right.count("1") / 4
-    assert measured.values["accuracy[anatomy]"].value == int(right[0])
+    assert measured.values["acc"].value == right.count("1") / 4
+    assert measured.values["acc[anatomy]"].value == int(right[0])
     assert measured.values["too_long"].value == 0
     assert measured.validity.status == "ok"
     assert set(measured.items["tied"]) <= {"0", "1"}
@@ -231,7 +227,7 @@ def test_prompts_that_are_too_long_are_counted_and_flagged(
     assert measured.validity.status == "flagged"
     assert measured.validity.reasons == ("1 prompts exceed the model's context; not scored",)
     assert measured.values["too_long"].value == 1
-    assert measured.values["items"].value == measured.values["accuracy"].n == 2
+    assert measured.values["items"].value == measured.values["acc"].n == 2
     assert [measured.items[key][1] for key in ("chosen", "right", "tied")] == ["-", "-", "0"]
 
 
@@ -246,82 +242,10 @@ def test_the_batch_size_is_no_part_of_the_protocol(cell: LoadedCell, tmp_path: P
     write_data(tmp_path / "data")
     one, other = run(cell, tmp_path, batch_tokens=1), run(cell, tmp_path, batch_tokens=9999)
     assert one.protocol == other.protocol
-    assert one.items == other.items
+    differing = {"cost", "log_likelihoods"}  # the latter in their last digit
+    assert {k: v for k, v in one.items.items() if k not in differing} == {
+        k: v for k, v in other.items.items() if k not in differing
+    }
     assert one.protocol["subjects"] == ["anatomy", "high_school_llamas"]
     assert one.protocol["tokenizer_sha256"] == cell.job.files.tokenizer_sha256
     assert run(cell, tmp_path, shots=2).protocol["items_sha256"] != one.protocol["items_sha256"]
-
-
-# Averages and pairs
-
-
-def scored(subject: str, right: str) -> list[Scored]:
-    """Items whose first option is right, answered rightly where ``right`` has a 1."""
-    question = Question("q", subject, "?", (" A", " B"), 0)
-    return [Scored(question, (-1.0, -2.0) if c == "1" else (-2.0, -1.0)) for c in right]
-
-
-def test_micro_macro_and_per_subject_by_hand() -> None:
-    """Subject a: 3 of 4, b: 0 of 1. Micro 3/5, macro (0.75 + 0)/2."""
-    values = summarise(scored("a", "1101") + scored("b", "0"), 2)
-    assert {name: value.value for name, value in values.items()} == {
-        "accuracy": 0.6,
-        "accuracy_macro": 0.375,
-        "accuracy[a]": 0.75,
-        "accuracy[b]": 0.0,
-        "items": 5,
-        "ties": 0,
-        "too_long": 2,
-    }
-    assert values["accuracy"].stderr == pytest.approx((0.6 * 0.4 / 4) ** 0.5)
-    assert values["accuracy[a]"].stderr == 0.25
-    assert values["accuracy[b]"].stderr is None
-    assert [values[n].n for n in ("accuracy", "accuracy[a]", "accuracy[b]")] == [5, 4, 1]
-
-
-def test_ties_are_counted() -> None:
-    tie = Scored(Question("q", "a", "?", (" A", " B"), 0), (-1.0, -1.0005))
-    assert summarise([*scored("a", "11"), tie], 0)["ties"].value == 1
-
-
-def pair(candidate: str, reference: str) -> dict[str, Any]:
-    records = (make_record("mmlu", items={"right": right}) for right in (candidate, reference))
-    return compare(*records)
-
-
-def test_drop_and_flips_by_hand() -> None:
-    """b = 3, c = 1, n = 8: D = 0.25, f = 0.5, SE = sqrt((0.5 - 0.0625)/8)."""
-    found = pair("00011100", "11101100")
-    assert found["accuracy_drop"].value == 0.25
-    assert found["flip_rate"].value == 0.5
-    assert found["accuracy_drop"].stderr == pytest.approx((0.4375 / 8) ** 0.5)
-    assert found["accuracy_drop"].n == found["flip_rate"].n == 8
-    assert pair("11101100", "00011100")["accuracy_drop"].value == -0.25
-
-
-def test_the_standard_error_of_the_drop_is_that_of_the_paired_differences() -> None:
-    random = np.random.default_rng(0)
-    ours, theirs = random.integers(0, 2, (2, 500))
-    found = pair("".join(map(str, ours)), "".join(map(str, theirs)))["accuracy_drop"]
-    assert found.value == pytest.approx((theirs - ours).mean())
-    assert found.stderr == pytest.approx((theirs - ours).std() / 500**0.5)
-
-
-def test_equal_answers_have_no_drop_and_no_flip() -> None:
-    found = pair("0110", "0110")
-    assert (found["accuracy_drop"].value, found["accuracy_drop"].stderr) == (0.0, 0.0)
-    assert found["flip_rate"].value == 0.0
-
-
-def test_every_answer_lost_is_a_drop_of_one() -> None:
-    assert pair("000", "111")["accuracy_drop"].value == 1.0
-    assert pair("000", "111")["accuracy_drop"].stderr == 0.0
-
-
-def test_items_scored_on_one_side_only_are_no_pairs() -> None:
-    found = pair("1-10", "110-")
-    assert (found["accuracy_drop"].value, found["flip_rate"].value) == (-0.5, 0.5)
-    assert found["flip_rate"].n == 2
-    assert pair("--", "10") == {}
-    assert pair("", "") == {}
-    assert pair("10", "100") == {}

@@ -12,7 +12,8 @@ from cells_in_process import load, make_context, write_checkpoint, write_llama, 
 
 from harness.errors import InputError
 from harness.metrics import _forward
-from harness.metrics.multiple_choice import Question, Scored, accuracy_stderr, score_questions
+from harness.metrics._prompts import prompt_protocol
+from harness.metrics.multiple_choice import Question, Scored, score_questions
 from harness.models.load import LoadedCell
 
 
@@ -22,7 +23,8 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
 
 
 def ask(prompt: str, *options: str, answer: int = 0) -> Question:
-    return Question(id="q", subject="s", prompt=prompt, options=options, answer=answer)
+    """Options with the delimiter they are given with."""
+    return Question("q", "s", prompt, options, answer, delimiter="")
 
 
 LETTERS = tuple(f" {letter}" for letter in "ABCD")
@@ -37,7 +39,7 @@ QUESTIONS = [
 
 
 def score(cell: LoadedCell, questions: list[Question], batch_tokens: int = 4096) -> list[Scored]:
-    return score_questions(cell, questions, batch_tokens, make_context(Path("/")))
+    return score_questions(cell, questions, batch_tokens, make_context(Path("/")))[0]
 
 
 def log_likelihood(cell: LoadedCell, prompt: str, option: str) -> float:
@@ -82,7 +84,8 @@ def test_progress_counts_each_distinct_row_once(cell: LoadedCell) -> None:
     seen: list[tuple[int, int, str]] = []
     context = replace(make_context(Path("/")), progress=lambda *told: seen.append(told))
     score_questions(cell, [QUESTIONS[0], QUESTIONS[5], QUESTIONS[1]], 1, context)
-    assert seen == [(1, 2, "prompts"), (2, 2, "prompts")]
+    assert seen[-1] == (2, 2, "prompts")
+    assert {done for done, _, _ in seen} <= {0, 1, 2}
 
 
 def test_a_prompt_as_long_as_the_model_is_scored_and_one_token_longer_is_not(
@@ -133,6 +136,80 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         score(cell, QUESTIONS)
 
 
+def test_spaces_that_end_a_prompt_belong_to_the_option(cell: LoadedCell) -> None:
+    """As in lm-evaluation-harness: 'Answer: ' + 'A' has the tokens of 'Answer:' + ' A'."""
+    kept = score(cell, [ask("Answer: ", "A", "B")])[0]
+    moved = score(cell, [ask("Answer:", " A", " B")])[0]
+    assert kept.log_likelihoods == pytest.approx(moved.log_likelihoods, abs=1e-6)
+
+
+def test_an_empty_prompt_starts_from_the_beginning_of_text(cell: LoadedCell) -> None:
+    tokenizer: Any = cell.require_tokenizer()
+    ids = [tokenizer.bos_token_id, *tokenizer("llama", add_special_tokens=False)["input_ids"]]
+    with torch.no_grad():
+        scores = torch.log_softmax(cell.model(torch.tensor([ids])).logits[0].double(), -1)
+    expected = sum(float(scores[i - 1, ids[i]]) for i in range(1, len(ids)))
+    found = score(cell, [ask("", "llama", "x")])[0].log_likelihoods
+    assert found is not None
+    assert found[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_each_option_may_follow_a_prompt_of_its_own(cell: LoadedCell) -> None:
+    prompts = ("The cat because the cat", "The cat because the big dog")
+    question = Question("q", "s", "", ("was hungry",) * 2, 0, prompts=prompts)
+    expected = [log_likelihood(cell, prompt, " was hungry") for prompt in prompts]
+    assert score(cell, [question])[0].log_likelihoods == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_greedy_decoding_would_say_is_told(cell: LoadedCell) -> None:
+    tokenizer: Any = cell.require_tokenizer()
+    for prompt in (f"A llama {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"):
+        with torch.no_grad():
+            logits = cell.model(torch.tensor([tokenizer(prompt)["input_ids"]])).logits[0, -1]
+        best = int(logits.argmax())
+        text = tokenizer.decode([best])
+        if tokenizer(text, add_special_tokens=False)["input_ids"] == [best]:
+            break  # a letter: most of this tokenizer's tokens are half a character
+    found = score(cell, [ask(prompt, text, "+" if text != "+" else "-")])[0]
+    assert found.greedy == (True, False)
+
+
+def test_the_length_of_an_option_decides_when_it_is_divided_by() -> None:
+    """-3 for one character against -4 for four: the second is likelier per character."""
+    scored = Scored(Question("q", "s", "?", ("a", "abcd"), 1), (-3.0, -4.0))
+    assert (scored.chosen, scored.chosen_norm) == (0, 1)
+    assert (scored.right, scored.right_norm) == (False, True)
+
+
+def test_a_chat_template_opens_the_assistants_turn_and_is_recorded(
+    cell: LoadedCell, tmp_path: Path
+) -> None:
+    """No space between the opened turn and the option, no second beginning-of-text token."""
+    write_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(
+        "<s>{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+    )
+    chat = load(tmp_path / "model", chat_template=True)
+    found = score(chat, [ask("Answer?", " A", " B")])[0]
+    tokenizer: Any = cell.require_tokenizer()
+    prompt = tokenizer("<s>[user]Answer?[assistant]", add_special_tokens=False)["input_ids"]
+    assert prompt[0] == tokenizer.bos_token_id
+    ids = [*prompt, *tokenizer(" A", add_special_tokens=False)["input_ids"]]
+    with torch.no_grad():
+        scores = torch.log_softmax(chat.model(torch.tensor([ids])).logits[0].double(), -1)
+    expected = float(scores[len(prompt) - 1, ids[-1]])
+    assert found.log_likelihoods is not None
+    assert found.log_likelihoods[0] == pytest.approx(expected, abs=1e-5)
+    assert prompt_protocol(chat)["chat_template_sha256"]
+    assert prompt_protocol(cell) == {"chat_template_sha256": None}
+
+
+def test_a_model_without_a_chat_template_cannot_be_asked_in_it(tmp_path: Path) -> None:
+    chat = load(write_checkpoint(tmp_path / "model"), chat_template=True)
+    with pytest.raises(InputError, match="its tokenizer has no chat template"):
+        score(chat, QUESTIONS)
+
+
 @pytest.mark.parametrize(
     ("scores", "tied"),
     [
@@ -152,11 +229,3 @@ def test_the_first_of_equals_is_chosen() -> None:
     assert Scored(ask("?", *LETTERS, answer=1), (-3.0, -1.0, -1.0, -2.0)).chosen == 1
     assert Scored(ask("?", *LETTERS, answer=1), (-3.0, -1.0, -1.0, -2.0)).right
     assert not Scored(ask("?", *LETTERS, answer=2), (-3.0, -1.0, -1.0, -2.0)).right
-
-
-def test_the_standard_error_of_a_share_by_hand() -> None:
-    """p = 3/4, n = 4: sqrt(0.1875 / 3) = 0.25."""
-    assert accuracy_stderr([True, True, True, False]) == 0.25
-    assert accuracy_stderr([True, True]) == 0.0
-    assert accuracy_stderr([True]) is None
-    assert accuracy_stderr([]) is None

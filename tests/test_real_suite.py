@@ -86,4 +86,4 @@ def test_mmlu_is_answered_item_by_item(project: Project) -> None:
         record = found[f"stories[{precision}]::mmlu"]
         assert record.values["items"].value == 20
         assert len(record.items["right"]) == 20
-        assert record.items["right"].count("1") / 20 == record.values["accuracy"].value
+        assert record.items["right"].count("1") / 20 == record.values["acc"].value

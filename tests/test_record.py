@@ -40,7 +40,7 @@ def make_run(*records: Record) -> Run:
 
 
 FIRST = make_record("perplexity", values={"ppl": Value(value=2.5, stderr=0.1, n=3)})
-SECOND = make_record("mmlu", "nf4", reasons=("× naïve 🦙",), values={"accuracy": 0.5, "items": 4})
+SECOND = make_record("mmlu", "nf4", reasons=("× naïve 🦙",), values={"acc": 0.5, "items": 4})
 
 
 def journal_path(folder: Path) -> Path:

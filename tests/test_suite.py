@@ -153,7 +153,7 @@ def test_a_limit_may_name_a_measured_batch_size(tmp_path: Path, metric: str) -> 
     assert limit.qualifier == metric[-2]
 
 
-@pytest.mark.parametrize("metric", ["mmlu.accuracy", "mmlu.accuracy[anatomy]"])
+@pytest.mark.parametrize("metric", ["mmlu.acc", "mmlu.acc[anatomy]"])
 def test_a_limit_may_bound_all_subjects_or_one(tmp_path: Path, metric: str) -> None:
     limits = f"limits: [{{metric: '{metric}', min: 0.5, max: 0.5}}]"
     [limit] = load_parts(tmp_path, measure="measure: {mmlu: }", limits=limits).limits

@@ -364,9 +364,9 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_stands(
         (
             {
                 "measure": "measure: {mmlu: {subjects: [anatomy]}}",
-                "limits": "limits: [{metric: ▼'mmlu.accuracy[anatomi]', max: 3}]",
+                "limits": "limits: [{metric: ▼'mmlu.acc[anatomi]', max: 3}]",
             },
-            ["unknown subject of mmlu.accuracy 'anatomi'; did you mean 'anatomy'?"],
+            ["unknown subject of mmlu.acc 'anatomi'; did you mean 'anatomy'?"],
         ),
         (
             {"limits": "limits: [{precision: ▼nf5, metric: footprint.size_ratio, max: 3}]"},

@@ -13,7 +13,8 @@ from records import make_record
 
 from harness.errors import InputError
 from harness.metrics import throughput
-from harness.metrics._generate import generate, is_out_of_memory, make_prompt
+from harness.metrics._forward import is_out_of_memory
+from harness.metrics._generate import generate, make_prompt
 from harness.metrics.throughput import Options, compare, has_settled, measure, summarise_rounds
 from harness.models.load import LoadedCell
 

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from harness.models.load import LoadedCell
 
 
-_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
-
-
 def make_prompt(model: Any, batch: int, tokens: int, device: str) -> torch.Tensor:
     """Random token ids (batch, tokens) from a fixed seed: speed does not depend on the words."""
     import torch
@@ -58,13 +55,6 @@ def check_context(loaded: LoadedCell, tokens: int) -> None:
         raise InputError(
             f"prompt and new tokens make {tokens}, {loaded.job.model.name} has a context of {limit}"
         )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA's own class, or what cuBLAS, a failed launch and the CPU allocator say instead."""
-    return type(error).__name__ == "OutOfMemoryError" or any(
-        sign in str(error) for sign in _OUT_OF_MEMORY
-    )
 
 
 def _synchroniser(device: torch.device) -> Any:

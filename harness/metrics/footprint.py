@@ -37,7 +37,12 @@ VALUES = {
     "bits_per_weight": ValueSpec("bits", "lower", "linear layers (the head apart), constants in"),
     "bits_per_parameter": ValueSpec("bits", "lower", "total_bytes in bits over parameters"),
     "size_ratio": ValueSpec(
-        "", "lower", "total_bytes over the reference's", paired=True, of="total_bytes"
+        "",
+        "lower",
+        "total_bytes over the reference's",
+        paired=True,
+        of="total_bytes",
+        neutral=1.0,
     ),
 }
 HEADLINE = (

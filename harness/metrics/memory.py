@@ -33,7 +33,7 @@ VALUES = {
     "prefill_peak_bytes": ValueSpec("bytes", "lower", "highest while reading the prompt"),
     "generate_peak_bytes": ValueSpec("bytes", "lower", "highest while generating"),
     "generate_peak_ratio": ValueSpec(
-        "", "lower", "over the reference's", paired=True, of="generate_peak_bytes"
+        "", "lower", "over the reference's", paired=True, of="generate_peak_bytes", neutral=1.0
     ),
 }
 HEADLINE = (

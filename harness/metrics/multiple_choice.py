@@ -1,19 +1,27 @@
 """multiple_choice: the log-likelihood of each option of a question, and what follows from it.
 
-Used by tasks, which know where items come from and how a prompt reads. Rows are padded on the
-right and only the positions that predict an option go through the output head. Does not yet
-reuse the prefix that items share.
+Used by tasks, which know where items come from and how a prompt reads. Prompts, tokens and
+log-likelihoods are those of lm-evaluation-harness; what prompts share is computed once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from harness.errors import InputError
-from harness.metrics._forward import MeasureContext, batch_for_logits, logits_at, token_nll
+from harness.metrics._choice_values import summarise_groups
+from harness.metrics._forward import MeasureContext
+from harness.metrics._prefix_forward import Cost, Target, predict_tokens
+from harness.metrics._prompts import encode, prompt_protocol, render_prompt
+from harness.options import DataSource, OptionsBase, ValueSpec
+from harness.record import Measured, Validity
+from harness.values import base_name, make_values
 
 if TYPE_CHECKING:
     from harness.models.load import LoadedCell
@@ -22,34 +30,69 @@ TIE_NATS = 1e-3
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+class ChoiceOptions(OptionsBase):
+    """``shots`` answered examples precede each question; ``limit`` keeps the first n questions.
+
+    ``batch_tokens`` go through the model at once, fewer where memory runs out.
+    """
+
+    data: DataSource
+    shots: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1)
+    batch_tokens: int = Field(4096, ge=1)
+
+
 @dataclass(frozen=True)
 class Question:
-    """A prompt, the texts that may follow it, and the index of the right one."""
+    """A prompt, the texts that may follow it behind ``delimiter``, and the index of the right one.
+
+    ``prompts`` holds one per option where they differ, as in WinoGrande.
+    """
 
     id: str
     subject: str
     prompt: str
     options: tuple[str, ...]
     answer: int
+    delimiter: str = " "
+    prompts: tuple[str, ...] | None = None
+
+    def prompt_of(self, option: int) -> str:
+        """What option number ``option`` follows."""
+        return self.prompt if self.prompts is None else self.prompts[option]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """``log_likelihoods`` per option in nats, None where the prompt was too long to score."""
+    """``log_likelihoods`` per option in nats, None where a prompt was too long to score.
+
+    ``greedy`` tells of each option whether it is what greedy decoding would say.
+    """
 
     question: Question
     log_likelihoods: tuple[float, ...] | None
+    greedy: tuple[bool, ...] = ()
 
     @property
     def chosen(self) -> int | None:
         """The likeliest option, the first of equals; None for an unscored question."""
+        return None if self.log_likelihoods is None else _first_best(self.log_likelihoods)
+
+    @property
+    def chosen_norm(self) -> int | None:
+        """The likeliest per character, which lm-evaluation-harness calls acc_norm."""
         if self.log_likelihoods is None:
             return None
-        return max(range(len(self.log_likelihoods)), key=self.log_likelihoods.__getitem__)
+        lengths = [max(1, len(option)) for option in self.question.options]
+        return _first_best([x / n for x, n in zip(self.log_likelihoods, lengths, strict=True)])
 
     @property
     def right(self) -> bool:
         return self.chosen == self.question.answer
+
+    @property
+    def right_norm(self) -> bool:
+        return self.chosen_norm == self.question.answer
 
     @property
     def tied(self) -> bool:
@@ -60,110 +103,187 @@ class Scored:
         return first - second < TIE_NATS
 
 
-@dataclass(frozen=True)
-class _Target:
-    """One token to be predicted: whose option it belongs to, and from which position."""
+def measure_questions(
+    loaded: LoadedCell,
+    questions: Sequence[Question],
+    options: ChoiceOptions,
+    context: MeasureContext,
+    specs: Mapping[str, ValueSpec],
+    protocol: Mapping[str, Any] | None = None,
+) -> Measured:
+    """Score the questions and summarise them by subject, in the values that ``specs`` names.
 
-    question: int
-    option: int
-    position: int
-    token: int
+    Questions of one subject lie together. ``protocol`` says what else the task's numbers depend
+    on. Raises `InputError` where no prompt fits into the model's context.
+    """
+    if not questions:
+        raise InputError(f"{options.data.path!r} holds no items")
+    scored, cost = score_questions(loaded, questions, options.batch_tokens, context)
+    answered = [s for s in scored if s.log_likelihoods is not None]
+    too_long = len(scored) - len(answered)
+    if not answered:
+        raise InputError(
+            f"every {options.shots}-shot prompt is longer than the {loaded.max_context} tokens "
+            f"of {loaded.job.model.name}; use fewer shots"
+        )
+    subjects: dict[str, int] = {}
+    for question in questions:
+        subjects[question.subject] = subjects.get(question.subject, 0) + 1
+    outcomes = {"acc": _row(scored, "01", lambda s: s.right)}
+    if "acc_norm" in specs:
+        outcomes["acc_norm"] = _row(scored, "01", lambda s: s.right_norm)
+    counts = {
+        "items": len(answered),
+        "ties": sum(s.tied for s in answered),
+        "too_long": too_long,
+        "tokens_forwarded": cost.tokens_forwarded,
+        "tokens_unique": cost.tokens_unique,
+    }
+    values = summarise_groups(specs, outcomes, subjects) | make_values(specs, counts)
+    items = {
+        "ids": "subject/number in its data, in order",
+        "subjects": subjects,
+        "chosen": _row(scored, LETTERS, lambda s: s.chosen or 0),
+        "right": outcomes["acc"],
+        "tied": "".join("01"[s.tied] for s in scored),
+        # For reading; what is chosen was chosen before they were shortened.
+        "log_likelihoods": [
+            None if s.log_likelihoods is None else [round(x, 5) for x in s.log_likelihoods]
+            for s in scored
+        ],
+        "cost": {
+            "tokens_padding": cost.tokens_padding,
+            "passes": cost.passes,
+            "batch_tokens": cost.batch_tokens,
+        },
+    }
+    if "acc_norm" in specs:
+        items["chosen_norm"] = _row(scored, LETTERS, lambda s: s.chosen_norm or 0)
+        items["right_norm"] = outcomes["acc_norm"]
+    reasons = [f"{too_long} prompts exceed the model's context; not scored"] if too_long else []
+    return Measured(
+        values={name: value for name, value in values.items() if base_name(name) in specs},
+        protocol={
+            **options.model_dump(exclude={"batch_tokens"}, mode="json"),
+            **(protocol or {}),
+            **prompt_protocol(loaded),
+            "items_sha256": hash_questions(questions),
+            "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
+        },
+        items=items,
+        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
+    )
 
 
 def score_questions(
     loaded: LoadedCell, questions: Sequence[Question], batch_tokens: int, context: MeasureContext
-) -> list[Scored]:
-    """Score every option of every question, in the questions' order.
+) -> tuple[list[Scored], Cost]:
+    """Score every option of every question, in the questions' order, and tell what it took.
 
-    An option's tokens are those of prompt + option that the prompt alone does not have, as
-    lm-evaluation-harness defines them. Raises `InputError` where a log-likelihood is not finite.
+    Raises `InputError` where a log-likelihood is not finite.
     """
-    tokenizer = loaded.require_tokenizer()
-    rows: dict[tuple[int, ...], list[_Target]] = {}
+    rows: dict[tuple[int, ...], int] = {}
+    targets: list[Target] = []
     too_long = set()
     for i, question in enumerate(questions):
-        targets = _tokenise(tokenizer, i, question)
+        found = _tokenise(loaded, question)
         limit = loaded.max_context
-        if limit is not None and any(len(row) > limit for row, _ in targets):
+        if limit is not None and any(len(row) > limit for row, _ in found):
             too_long.add(i)
             continue
-        for row, target in targets:
-            rows.setdefault(row, []).append(target)
-    sums = _score_rows(loaded, rows, batch_tokens, context)
+        for option, (row, tokens) in enumerate(found):
+            number = rows.setdefault(row, len(rows))
+            start = len(row) - len(tokens)
+            targets += [
+                Target(number, start + at, token, (i, option)) for at, token in enumerate(tokens)
+            ]
+    sums: dict[Any, float] = {}
+    greedy: dict[Any, bool] = {}
+
+    def take(key: Any, nll: float, likeliest: bool) -> None:
+        sums[key] = sums.get(key, 0.0) - nll
+        greedy[key] = greedy.get(key, True) and likeliest
+
+    cost = predict_tokens(
+        loaded.model,
+        loaded.device,
+        list(rows),
+        targets,
+        take,
+        batch_tokens,
+        lambda done, total: context.progress(done, total, "prompts"),
+    )
     scored = []
     for i, question in enumerate(questions):
-        found = None if i in too_long else tuple(sums[i, o] for o in range(len(question.options)))
-        if found is not None and not all(map(math.isfinite, found)):
-            raise InputError(f"{question.id}: the model's log-likelihoods are not finite: {found}")
-        scored.append(Scored(question, found))
-    return scored
+        if i in too_long:
+            scored.append(Scored(question, None))
+            continue
+        keys = [(i, option) for option in range(len(question.options))]
+        likelihoods = tuple(sums[key] for key in keys)
+        if not all(map(math.isfinite, likelihoods)):
+            raise InputError(
+                f"{question.id}: the model's log-likelihoods are not finite: {likelihoods}"
+            )
+        scored.append(Scored(question, likelihoods, tuple(greedy[key] for key in keys)))
+    return scored, cost
 
 
-def accuracy_stderr(right: Sequence[bool]) -> float | None:
-    """Standard error of a share of n items: sqrt(p(1-p)/(n-1)); None for fewer than two."""
-    n = len(right)
-    p = sum(right) / n if n else 0.0
-    return math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else None
+def hash_questions(questions: Sequence[Question]) -> str:
+    """One hash of every prompt, option and answer: equal hashes mean the same items."""
+    digest = hashlib.sha256()
+    for q in questions:
+        parts = (q.id, q.subject, q.prompts or q.prompt, q.delimiter, q.options, q.answer)
+        digest.update(repr(parts).encode())
+    return digest.hexdigest()
 
 
 def _tokenise(
-    tokenizer: Any, index: int, question: Question
-) -> list[tuple[tuple[int, ...], _Target]]:
-    """The row of ids that goes through the model, and a target in it, per token of an option.
+    loaded: LoadedCell, question: Question
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Per option the ids that go through the model, and those it is to predict at their end.
 
-    Options of one token share their row, so that a question of letters is one row.
+    As lm-evaluation-harness has it: spaces that end the prompt go over to the option, whose tokens
+    are those of prompt + option that the prompt alone does not have; with an empty prompt the
+    model starts from its beginning-of-text token, or else its end-of-text token. In a chat
+    template nothing stands between the opened turn and the option.
     """
-    prompt = _encode_open(tokenizer, question.prompt)
-    targets = []
+    chat = loaded.job.model.chat_template
+    found = []
+    prompts: dict[str, list[int]] = {}
     for option, text in enumerate(question.options):
-        whole = _encode_open(tokenizer, question.prompt + text)
-        if len(whole) <= len(prompt):
+        prompt = render_prompt(loaded, question.prompt_of(option))
+        following = ("" if chat else question.delimiter) + text
+        kept = prompt.rstrip()
+        prompt, following = kept, prompt[len(kept) :] + following
+        if prompt not in prompts:
+            prompts[prompt] = encode(loaded, prompt) if prompt else _start_tokens(loaded)
+        context = prompts[prompt]
+        if prompt:
+            wanted = encode(loaded, prompt + following)[len(context) :]
+        else:
+            tokenizer: Any = loaded.require_tokenizer()
+            wanted = tokenizer(following, add_special_tokens=False)["input_ids"]
+        if not wanted:
             raise InputError(f"{question.id}: option {text!r} adds no token to its prompt")
-        row = tuple(whole[:-1])
-        targets += [
-            (row, _Target(index, option, at, whole[at + 1]))
-            for at in range(len(prompt) - 1, len(row))
-        ]
-    return targets
+        found.append(((*context, *wanted[:-1]), tuple(wanted)))
+    return found
 
 
-def _encode_open(tokenizer: Any, text: str) -> list[int]:
-    """Token ids without the end-of-text token that some tokenizers append: an option follows."""
-    ids: list[int] = tokenizer(text)["input_ids"]
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def _score_rows(
-    loaded: LoadedCell,
-    rows: dict[tuple[int, ...], list[_Target]],
-    batch_tokens: int,
-    context: MeasureContext,
-) -> dict[tuple[int, int], float]:
-    """Summed log-likelihood in nats per (question, option)."""
-    import torch
-
-    sums: dict[tuple[int, int], float] = {}
-    waiting = sorted(rows, key=len, reverse=True)
-    done = 0
-    while done < len(waiting):
-        longest = len(waiting[done])
-        size = max(1, batch_tokens // longest)
-        spread = len({t.position for row in waiting[done : done + size] for t in rows[row]})
-        batch = waiting[done : done + batch_for_logits(loaded.model, spread, size)]
-        positions = sorted({t.position for row in batch for t in rows[row]})
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        for i, row in enumerate(batch):
-            ids[i, : len(row)] = torch.tensor(row)
-        logits = logits_at(
-            loaded.model, ids.to(loaded.device), torch.tensor(positions, device=loaded.device)
+def _start_tokens(loaded: LoadedCell) -> list[int]:
+    tokenizer: Any = loaded.require_tokenizer()
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None:
+        raise InputError(
+            f"an empty prompt, and the tokenizer of {loaded.job.model.name} has neither a "
+            "beginning-of-text nor an end-of-text token to start from"
         )
-        column = {position: i for i, position in enumerate(positions)}
-        wanted = [(i, column[t.position], t) for i, row in enumerate(batch) for t in rows[row]]
-        picked = logits[[i for i, _, _ in wanted], [j for _, j, _ in wanted]]
-        nll = token_nll(picked, torch.tensor([t.token for _, _, t in wanted], device=loaded.device))
-        for (_, _, target), value in zip(wanted, nll.tolist(), strict=True):
-            key = (target.question, target.option)
-            sums[key] = sums.get(key, 0.0) - value
-        done += len(batch)
-        context.progress(done, len(waiting), "prompts")
-    return sums
+    return [first]
+
+
+def _row(scored: Sequence[Scored], letters: str, pick: Any) -> str:
+    """One character per item, ``-`` where it was not scored."""
+    return "".join("-" if s.log_likelihoods is None else letters[pick(s)] for s in scored)
+
+
+def _first_best(numbers: Sequence[float]) -> int:
+    return max(range(len(numbers)), key=numbers.__getitem__)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from harness.errors import InputError
-from harness.metrics._generate import check_context, generate, is_out_of_memory, make_prompt
+from harness.metrics._forward import is_out_of_memory
+from harness.metrics._generate import check_context, generate, make_prompt
 from harness.options import Column, OptionsBase, ValueSpec
 from harness.record import Measured, Record, Validity, Value
 from harness.values import base_name, divide, make_values, qualify
@@ -48,7 +49,9 @@ class Options(OptionsBase):
 
 
 def _speedup_of(name: str) -> ValueSpec:
-    return ValueSpec("", "higher", "over the reference", "batch size", paired=True, of=name)
+    return ValueSpec(
+        "", "higher", "over the reference", "batch size", paired=True, of=name, neutral=1.0
+    )
 
 
 VALUES = {

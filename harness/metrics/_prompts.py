@@ -1,0 +1,53 @@
+"""Prompts as a model gets them: as they are, or in the chat template of its tokenizer. Worker only.
+
+A model is asked in its template where the suite says ``chat_template: true`` of it: the prompt is
+one turn of the user's, and the assistant's turn is opened behind it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.models.load import LoadedCell
+
+
+def render_prompt(loaded: LoadedCell, text: str) -> str:
+    """``text`` as it is, or as a user's turn in the tokenizer's chat template.
+
+    Raises `InputError` where a template is asked for and the tokenizer has none.
+    """
+    if not loaded.job.model.chat_template:
+        return text
+    tokenizer: Any = loaded.require_tokenizer()
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{loaded.job.model.name} has `chat_template: true`, and its tokenizer has no chat "
+            "template: is it a base model? Remove the line, or set `tokenizer:` to one that has"
+        )
+    turns = [{"role": "user", "content": text}]
+    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return rendered
+
+
+def encode(loaded: LoadedCell, text: str) -> list[int]:
+    """Token ids with the tokenizer's own special tokens, as lm-evaluation-harness has them.
+
+    A text that begins with the beginning-of-text token, as chat templates write it, gets no second
+    one. An end-of-text token that some tokenizers append is left out: something follows.
+    """
+    tokenizer: Any = loaded.require_tokenizer()
+    special = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
+    return ids[:-1] if special and ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def prompt_protocol(loaded: LoadedCell) -> dict[str, Any]:
+    """What a record must say of how its prompts were put."""
+    if not loaded.job.model.chat_template:
+        return {"chat_template_sha256": None}
+    template = str(getattr(loaded.require_tokenizer(), "chat_template", ""))
+    return {"chat_template_sha256": hashlib.sha256(template.encode()).hexdigest()}

@@ -1,0 +1,252 @@
+"""Tokens predicted behind shared prefixes, against each sequence computed alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from cells_in_process import write_llama
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from harness.metrics import _forward
+from harness.metrics._prefix_forward import Cost, Target, can_share, predict_tokens
+
+VOCABULARY = 264
+
+
+def make_gpt2() -> Any:
+    """Absolute positions: a padded row must not reach beyond the last of them."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=40,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def make_mistral(window: int | None) -> Any:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=window,
+        initializer_range=0.2,
+    )
+    return MistralForCausalLM(config).eval()
+
+
+def make_mamba() -> Any:
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
+    return MambaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = write_llama(tmp_path_factory.mktemp("prefix") / "model")
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def make_rows(seed: int = 0, longest: int = 60) -> list[tuple[int, ...]]:
+    """Examples shared by all, questions shared by some, endings of many lengths."""
+    rng = random.Random(seed)
+
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.choices(range(3, VOCABULARY), k=rng.randint(low, high)))
+
+    rows = set()
+    for _ in range(2):
+        examples = tokens(15, 25)
+        for _ in range(6):
+            question = examples + tokens(1, 15)
+            rows |= {(question + tokens(0, 12))[:longest] for _ in range(4)}
+    return sorted(rows, key=lambda row: rng.random())
+
+
+def make_targets(rows: list[tuple[int, ...]]) -> list[Target]:
+    """The last three positions of every row, each wanting a token of its own."""
+    return [
+        Target(row, position, (7 * row + position) % VOCABULARY, (row, position))
+        for row, tokens in enumerate(rows)
+        for position in range(max(0, len(tokens) - 3), len(tokens))
+    ]
+
+
+def predict(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> tuple[Any, Cost]:
+    found: dict[Any, tuple[float, bool]] = {}
+
+    def take(key: Any, nll: float, likeliest: bool) -> None:
+        assert key not in found
+        found[key] = nll, likeliest
+
+    cost = predict_tokens(model, "cpu", rows, make_targets(rows), take, batch_tokens)
+    return found, cost
+
+
+def predict_alone(model: Any, rows: list[tuple[int, ...]]) -> dict[Any, tuple[float, bool]]:
+    found = {}
+    for target in make_targets(rows):
+        with torch.no_grad():
+            logits = model(torch.tensor([rows[target.row]])).logits[0, target.position].double()
+        nll = -float(torch.log_softmax(logits, -1)[target.token])
+        found[target.key] = nll, int(logits.argmax()) == target.token
+    return found
+
+
+def check_equal(found: Any, expected: Any) -> None:
+    assert found.keys() == expected.keys()
+    for key, (nll, likeliest) in expected.items():
+        assert found[key][0] == pytest.approx(nll, abs=2e-5)
+        assert found[key][1] is likeliest
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 100, 10_000])
+def test_a_llama_predicts_as_if_each_row_were_alone(llama: Any, batch_tokens: int) -> None:
+    rows = make_rows()
+    found, cost = predict(llama, rows, batch_tokens)
+    check_equal(found, predict_alone(llama, rows))
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+    assert cost.tokens_forwarded < 0.6 * sum(map(len, rows))
+    assert cost.batch_tokens == batch_tokens
+    assert (cost.tokens_padding == 0) == (batch_tokens == 1)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
+def test_a_model_with_absolute_positions_too(batch_tokens: int) -> None:
+    model, rows = make_gpt2(), make_rows(1, longest=40)
+    assert max(map(len, rows)) == 40 == model.config.n_positions
+    found, cost = predict(model, rows, batch_tokens)
+    check_equal(found, predict_alone(model, rows))
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+
+
+@pytest.mark.parametrize(
+    ("make", "shares"),
+    [
+        (lambda: make_mistral(None), True),
+        (lambda: make_mistral(16), False),  # what left the window is not in the cache any more
+        (make_mamba, False),
+    ],
+)
+def test_a_cache_that_cannot_be_cut_and_copied_is_not(make: Any, shares: bool) -> None:
+    model, rows = make(), make_rows(2)[:12]
+    assert can_share(model) is shares
+    found, cost = predict(model, rows, 10_000 if shares else 1)
+    check_equal(found, predict_alone(model, rows))
+    assert (cost.tokens_forwarded == sum(map(len, rows))) is not shares
+
+
+def test_what_follows_the_longest_prefix_may_end_before_it(llama: Any) -> None:
+    """Rows that begin other rows, and targets inside a shared prefix, wanted by each of them."""
+    rows: list[tuple[int, ...]] = [(5, 6, 7, 8, 9), (5, 6, 7), (5, 6, 7, 8, 20, 21), (5,)]
+    found, cost = predict(llama, rows, 100)
+    check_equal(found, predict_alone(llama, rows))
+    assert cost.tokens_unique == 7
+
+
+def test_progress_ends_with_every_row(llama: Any) -> None:
+    rows, seen = make_rows(), []
+    predict_tokens(
+        llama,
+        "cpu",
+        rows,
+        make_targets(rows),
+        lambda *_: None,
+        100,
+        lambda *told: seen.append(told),
+    )
+    assert seen[-1] == (len(rows), len(rows))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_logits_are_bounded(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, sizes = make_rows(), []
+    monkeypatch.setattr(_forward, "_MAX_LOGIT_BYTES", 4 * VOCABULARY * 10)
+    hook = llama.lm_head.register_forward_hook(
+        lambda module, given, logits: sizes.append(logits[..., 0].numel())
+    )
+    found, _ = predict(llama, rows, 10_000)
+    hook.remove()
+    check_equal(found, predict_alone(llama, rows))
+    assert max(sizes) <= 10
+
+
+def refuse_more_than(model: Any, tokens: int) -> Any:
+    """What a card does when a batch does not fit, at the model's own door."""
+
+    def check(module: Any, given: Any, arguments: dict[str, Any]) -> None:
+        if arguments["input_ids"].numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def test_batches_shrink_when_memory_runs_out_and_the_size_that_held_is_told(llama: Any) -> None:
+    rows = make_rows()
+    hook = refuse_more_than(llama, 100)
+    try:
+        found, cost = predict(llama, rows, 1_000)
+    finally:
+        hook.remove()
+    check_equal(found, predict_alone(llama, rows))
+    assert cost.batch_tokens < 1_000
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+
+
+def test_one_row_that_does_not_fit_raises(llama: Any) -> None:
+    hook = refuse_more_than(llama, 10)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            predict(llama, make_rows(), 1_000)
+    finally:
+        hook.remove()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(llama: Any) -> None:
+    def fail(module: Any, given: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    hook = llama.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            predict(llama, make_rows(), 1_000)
+    finally:
+        hook.remove()
+
+
+def test_slices_are_run_in_batches_that_shrink() -> None:
+    """`run_in_batches`: 8 do not fit, 4 do, and the size stays."""
+    done: list[int] = []
+    tried: list[int] = []
+
+    def run(batch: Any) -> None:
+        tried.append(len(batch))
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        done.extend(batch)
+
+    assert _forward.run_in_batches(range(10), 8, run) == 4
+    assert done == list(range(10))
+    assert tried == [8, 4, 4, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        _forward.run_in_batches(range(1), 8, lambda _: run([0] * 5))
