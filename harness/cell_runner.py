@@ -20,7 +20,7 @@ from harness.record import CellFacts, Measured, Record, Validity
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.worker.probe import DeviceFacts
 from harness.worker.process import CellInProcess, CellProcess
-from harness.worker.protocol import Failure, Progress
+from harness.worker.protocol import Failure, MeasureRequest, Progress
 
 # Called with the cell's id, the measurement's name and how far it is.
 OnProgress = Callable[[str, str, Progress], None]
@@ -48,11 +48,21 @@ class CellRunner:
         self._unloadable: dict[str, Failure] = {}
 
     def measure(
-        self, model: ModelSpec, precision: PrecisionSpec, measurement: MeasurementSpec
+        self,
+        model: ModelSpec,
+        precision: PrecisionSpec,
+        measurement: MeasurementSpec,
+        reference: Record | None = None,
+        is_reference: bool = False,
     ) -> Record:
-        """One record: numbers, or the reason why there are none."""
+        """One record: numbers, or the reason why there are none.
+
+        ``reference`` is the reference's record of the same measurement, for those that are
+        compared while they are made; ``is_reference`` tells that this will be that record.
+        """
         start = time.monotonic()
         cell = cell_id(model, precision)
+        compares = getattr(load_measurement(measurement.name), "NEEDS_REFERENCE", False)
         files = self.find_files(model, precision)
         answer: Measured | Failure
         loaded = None
@@ -60,11 +70,17 @@ class CellRunner:
             answer = files
         elif cell in self._unloadable:
             answer = self._unloadable[cell]
+        elif compares and not is_reference and (reference is None or not reference.usable):
+            answer = _explain_lack(reference)
         else:
             process = self._process_for(cell, model, precision, measurement, files)
             answer = process.measure(
-                measurement.name,
-                measurement.options,
+                MeasureRequest(
+                    measurement.name,
+                    measurement.options,
+                    reference if compares else None,
+                    is_reference,
+                ),
                 lambda progress: self._on_progress(cell, measurement.name, progress),
             )
             loaded = process.loaded
@@ -154,6 +170,15 @@ def explain_refusal(
     else:
         return None
     return Failure("skipped", reason)
+
+
+def _explain_lack(reference: Record | None) -> Failure:
+    """Why what compares while it measures has nothing to compare with."""
+    if reference is None:
+        return Failure("failed", "the reference was not measured")
+    why = "; ".join(reference.validity.reasons)
+    reason = f"the reference {reference.cell.precision} has no numbers: {why}"
+    return Failure("skipped" if reference.validity.status == "skipped" else "failed", reason)
 
 
 def _make_record(

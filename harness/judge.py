@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.catalog import load_measurement
+from harness.options import ValueSpec
 from harness.record import Record, Value, Verdict
 from harness.suite import Limit, Suite
 from harness.values import base_name, qualify
@@ -20,27 +21,72 @@ _HOW = frozenset({"method"})
 def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:
     """Every record with its values beside the reference's and its limits judged."""
     records = tuple(records)
-    references = {
-        (r.cell.model, r.measurement): r for r in records if r.cell.precision == suite.reference
-    }
+    references, noises = (
+        {
+            (r.cell.model, r.measurement): r
+            for r in records
+            if r.cell.precision == suite.reference and r.noise is noise
+        }
+        for noise in (False, True)
+    )
     return tuple(
-        complete_record(suite, record, references.get((record.cell.model, record.measurement)))
+        complete_record(suite, record, references.get(key), noises.get(key))
         for record in records
+        for key in [(record.cell.model, record.measurement)]
     )
 
 
-def complete_record(suite: Suite, record: Record, reference: Record | None) -> Record:
-    """One record with ``paired`` and ``verdicts`` filled in; ``reference`` may be itself."""
+def complete_record(
+    suite: Suite, record: Record, reference: Record | None, noise: Record | None = None
+) -> Record:
+    """One record with ``paired`` and ``verdicts`` filled in; ``reference`` may be itself.
+
+    ``noise`` is the reference measured a second time: how far it is from the first is each paired
+    value's floor.
+    """
     paired: dict[str, Value] = {}
     why_not = ""
-    if record.cell.precision != suite.reference:
+    if record.noise or record.cell.precision != suite.reference:
         refusal = explain_refusal(record, reference, suite.reference)
         if refusal is None and reference is not None:
             paired = load_measurement(record.measurement).compare(record, reference)
         why_not = refusal or ""
     record = record.model_copy(update={"paired": paired})
+    if record.noise:
+        return record
+    if noise is not None and record.cell.precision != suite.reference:
+        record = _add_floors(record, complete_record(suite, noise, reference))
     verdicts = judge_limits(suite.limits, record, reference, why_not)
     return record.model_copy(update={"verdicts": verdicts})
+
+
+def is_noise(value: Value, spec: ValueSpec) -> bool:
+    """Whether a difference is there, but no larger than that of the reference from itself."""
+    if value.floor is None or value.value is None or spec.neutral is None:
+        return False
+    if value.value == spec.neutral:
+        return False
+    return abs(value.value - spec.neutral) <= value.floor
+
+
+def _add_floors(record: Record, noise: Record) -> Record:
+    """``record`` with the distance of the reference from itself beside each paired value."""
+    specs = load_measurement(record.measurement).VALUES
+
+    def with_floor(name: str, value: Value) -> Value:
+        spec = specs.get(base_name(name))
+        again = noise.find(name) if noise.usable else None
+        if spec is None or not spec.paired or spec.neutral is None:
+            return value
+        if again is None or again.value is None:
+            return value
+        return value.model_copy(update={"floor": abs(again.value - spec.neutral)})
+
+    values, paired = (
+        {name: with_floor(name, value) for name, value in group.items()}
+        for group in (record.values, record.paired)
+    )
+    return record.model_copy(update={"values": values, "paired": paired})
 
 
 def explain_refusal(record: Record, reference: Record | None, name: str | None) -> str | None:
@@ -114,7 +160,7 @@ def _judge(
     outcome = "FAIL" if too_high or too_low else "PASS"
     unit = f" {found.unit}" if found.unit else ""
     shown = _show_beside(found.value, limit.max if too_high else limit.min if too_low else None)
-    text = f"{record.cell.id}: {metric} is {shown}{unit}, the limit is {bound}"
+    text = f"{record.cell.id}: {metric} is {shown}{unit}{_show_spread(found)}, the limit is {bound}"
     if name in record.paired and reference is not None:
         text += _describe_pair(name, record, reference)
     return Verdict(
@@ -124,6 +170,14 @@ def _judge(
         value=found.value,
         text=f"{text} ({limit.position}).",
     )
+
+
+def _show_spread(value: Value) -> str:
+    """How sure the value is; nothing for what is exact or unknown."""
+    if value.interval is not None:
+        low, high = value.interval
+        return f" (95 % interval {low:.4g} to {high:.4g})"
+    return f" ± {value.stderr:.2g}" if value.stderr else ""
 
 
 def _show_beside(value: float, bound: float | None) -> str:

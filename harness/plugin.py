@@ -160,6 +160,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    from harness.report.flips import render_flips
     from harness.report.matrix import list_notes, render_matrix
 
     state = config.stash[_STATE]
@@ -176,6 +177,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             render_matrix(run.suite, records, writer.fullwidth, writer.hasmarkup)
         )
         terminalreporter.write_line("")
+        flips = render_flips(records, writer.fullwidth)
+        if flips:
+            terminalreporter.write_line(flips)
+            terminalreporter.write_line("")
         if run.missing:
             made = f"{len(run.planned) - len(run.missing)} of {len(run.planned)} measurements made"
             terminalreporter.write_line(f"interrupted: {made}", yellow=True)

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from harness.catalog import load_measurement
 from harness.cell_runner import CellRunner, OnProgress
 from harness.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.environment import scrub
 from harness.judge import complete_record, complete_records
 from harness.machine import Machine
+from harness.options import vary_batch
 from harness.record import SCHEMA, Journal, Record, Run, RunFacts, recover_journals, write_run
 from harness.references import find_reference, keep_reference, reference_key
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec, Suite, resolved, suite_sha256
@@ -48,6 +50,7 @@ class SuiteRun:
         self._isolate = settings.isolate
         self._machine = machine
         self._records: dict[tuple[str, str], Record] = {}
+        self._noise: dict[tuple[str, str], Record] = {}
         self._reference = next((p for p in suite.precisions if p.name == suite.reference), None)
         self._cells = CellRunner(
             suite.folder, machine, on_progress, settings.isolate, settings.cell_timeout_s
@@ -79,11 +82,11 @@ class SuiteRun:
         """Measure, journal, then set beside the reference and judge: the returned record."""
         self._prepare_reference(cell)
         record = self._find_or_measure(cell.model, cell.precision, measurement, asked_for=True)
-        reference = None
+        reference = self._reference_of(cell.model, measurement)
+        noise = None
         if self._reference is not None:
-            key = (cell_id(cell.model, self._reference), measurement.name)
-            reference = self._records.get(key)
-        return complete_record(self.suite, record, reference)
+            noise = self._noise.get((cell_id(cell.model, self._reference), measurement.name))
+        return complete_record(self.suite, record, reference, noise)
 
     @property
     def missing(self) -> list[tuple[Cell, MeasurementSpec]]:
@@ -107,7 +110,10 @@ class SuiteRun:
                 (m, p) for m in self.suite.models for p in self.suite.precisions
             )
         }
-        records = sorted(self._records.values(), key=lambda record: order[record.cell.id])
+        records = sorted(
+            [*self._records.values(), *self._noise.values()],
+            key=lambda record: order[record.cell.id],
+        )
         return complete_records(self.suite, records)
 
     def finish(self) -> Path | None:
@@ -148,6 +154,42 @@ class SuiteRun:
         }
         for spec in sort_fresh_first(needed.values()):
             self._find_or_measure(cell.model, reference, spec, asked_for=False)
+        key = cell_id(cell.model, reference)
+        missing = [spec for name, spec in needed.items() if (key, name) not in self._noise]
+        if self.suite.noise and missing:
+            self._cells.close()  # another process than the one that measured the reference
+            for spec in sort_fresh_first(missing):
+                self._noise[key, spec.name] = self._measure_noise(cell.model, reference, spec)
+            self._cells.close()
+
+    def _measure_noise(
+        self, model: ModelSpec, reference: PrecisionSpec, measurement: MeasurementSpec
+    ) -> Record:
+        """The reference once more, in other batches, and beside the first time as a candidate."""
+        first = self._reference_of(model, measurement)
+        if first is not None and not first.usable:
+            return first.model_copy(update={"noise": True})
+        varied = measurement.model_copy(update={"options": vary_batch(measurement.options)})
+        stored = self._reference_key(model, reference, varied, noise=True)
+        record = find_reference(stored) if first is not None and first.reused_from else None
+        if record is None:
+            record = self._cells.measure(model, reference, varied, first)
+            keep_reference(stored, record, self._header.run.id)
+        record = record.model_copy(
+            update={
+                "cell": record.cell.model_copy(update={"model": model.name}),
+                "reference_only": True,
+                "noise": True,
+            }
+        )
+        record = Record.model_validate(scrub(record.model_dump()))
+        self._journal.append(record)
+        return record
+
+    def _reference_of(self, model: ModelSpec, measurement: MeasurementSpec) -> Record | None:
+        if self._reference is None:
+            return None
+        return self._records.get((cell_id(model, self._reference), measurement.name))
 
     def _find_or_measure(
         self,
@@ -165,8 +207,13 @@ class SuiteRun:
         if precision == self._reference:
             stored = self._reference_key(model, precision, measurement)
         record = None if asked_for else find_reference(stored)
+        is_intact = getattr(load_measurement(measurement.name), "is_intact", None)
+        if record is not None and is_intact is not None and not is_intact(record):
+            record = None  # what it left in the cache is gone
         if record is None:
-            record = self._cells.measure(model, precision, measurement)
+            is_reference = precision == self._reference
+            reference = None if is_reference else self._reference_of(model, measurement)
+            record = self._cells.measure(model, precision, measurement, reference, is_reference)
             keep_reference(stored, record, self._header.run.id)
         record = record.model_copy(
             update={
@@ -180,7 +227,11 @@ class SuiteRun:
         return record
 
     def _reference_key(
-        self, model: ModelSpec, precision: PrecisionSpec, measurement: MeasurementSpec
+        self,
+        model: ModelSpec,
+        precision: PrecisionSpec,
+        measurement: MeasurementSpec,
+        noise: bool = False,
     ) -> str | None:
         """What the stored record must agree on; None where nothing may stand in."""
         files = self._cells.find_files(model, precision)
@@ -193,7 +244,7 @@ class SuiteRun:
             "tokenizer": files.tokenizer_sha256,
             "precision": precision.model_dump(mode="json"),
             "device": [self._machine.device.device, self._machine.device.gpu_name],
-        }
+        } | ({"noise": True} if noise else {})
         return reference_key(facts, measurement, self.suite.folder, self._machine.environment)
 
 

@@ -48,7 +48,16 @@ __all__ = [
     "suite_sha256",
 ]
 
-SUITE_KEYS = ("name", "description", "reference", "models", "precisions", "measure", "limits")
+SUITE_KEYS = (
+    "name",
+    "description",
+    "reference",
+    "noise",
+    "models",
+    "precisions",
+    "measure",
+    "limits",
+)
 
 
 class SuiteError(ValueError):
@@ -105,6 +114,7 @@ def _read_suite(document: Document, path: Path, shown: str) -> Suite | None:
     if precision_names and isinstance(reference, str) and reference not in precision_names:
         message = describe_unknown("precision", reference, precision_names)
         document.report(("reference",), f"reference: {message} (under `precisions:`)")
+    _check_reference(document, measured)
     scope = LimitScope(
         models=_names_given(document, "models"),
         precisions=precision_names,
@@ -275,6 +285,23 @@ def _read_measurements(document: Document, folder: Path) -> dict[str, OptionsBas
             at = (*location, field, "path")
             _check_source(document, at, beside.get("path"), beside, folder)
     return measured
+
+
+def _check_reference(document: Document, measured: dict[str, OptionsBase | None]) -> None:
+    """Report what compares with a reference where the suite names none."""
+    if document.value.get("reference") is not None:
+        return
+    for name in measured:
+        try:
+            needs_it = getattr(load_measurement(name), "NEEDS_REFERENCE", False)
+        except UnknownNameError:
+            continue  # told where it is read
+        if needs_it:
+            message = f"{name} compares with a reference: add `reference:` and a precision's name"
+            document.report(("measure", name), prefix(("measure",), message), "key")
+    if document.value.get("noise") is True:
+        message = "noise: there is no `reference:` to measure a second time"
+        document.report(("noise",), message, "key")
 
 
 def _check_random_models(

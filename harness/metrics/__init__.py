@@ -9,4 +9,10 @@ A metric module declares, without importing torch at its top:
 - ``compare(candidate, reference)``: values against the reference's record, pure and torch-free.
 - ``NEEDS_FRESH_PROCESS``: True where an earlier measurement in the process would disturb it.
 - ``REFERENCE_REUSABLE``: False where a record of another run must not stand in (timings).
+
+and, where it compares while it measures:
+
+- ``NEEDS_REFERENCE``: True where ``measure`` reads the reference's record (``context.reference``).
+- ``is_intact(record)``: whether what a reference left behind is still there; torch-free. Where it
+  is not, the reference is measured again.
 """

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.catalog import load_measurement
+from harness.judge import is_noise
 from harness.options import Column
 from harness.record import Record
 from harness.suite import Suite
@@ -65,6 +66,9 @@ def render_matrix(
 def list_notes(records: Iterable[Record]) -> list[str]:
     """What a reader must know beside the numbers: flags, skips and limits left undecided."""
     notes: dict[str, list[str]] = {}
+    records = list(records)
+    if any(record.noise for record in records):
+        notes["~ noise: no farther from the reference than the reference from itself"] = []
     for record in records:
         where = f"{record.cell.id} {record.measurement}"
         if record.validity.status in ("flagged", "skipped"):
@@ -110,7 +114,8 @@ def _make_table(
         table.add_column("limits", no_wrap=True)
     by_cell: dict[str, dict[str, Record]] = {}
     for record in records:
-        by_cell.setdefault(record.cell.id, {})[record.measurement] = record
+        row_name = f"{record.cell.id} again" if record.noise else record.cell.id
+        by_cell.setdefault(row_name, {})[record.measurement] = record
     for cell, own in by_cell.items():
         row = [Text(cell), *(_show(own.get(s.measurement), s, suite) for s in columns)]
         if verdicts:
@@ -128,10 +133,15 @@ def _show(record: Record | None, shown: _Shown, suite: Suite) -> Text:
     found = record.find(shown.value)
     if found is None or found.value is None:
         spec = load_measurement(shown.measurement).VALUES[base_name(shown.value)]
-        is_reference = record.cell.precision == suite.reference
+        is_reference = record.cell.precision == suite.reference and not record.noise
         return Text("ref" if spec.paired and is_reference else "—", style="dim")
     mark = "*" if record.validity.status == "flagged" else ""
-    return Text(format(found.value / shown.column.scale, shown.column.format) + mark)
+    column = shown.column
+    text = format(found.value / column.scale, column.format)
+    if column.stderr and found.stderr is not None:
+        text += f" ±{format(found.stderr / column.scale, column.format.lstrip('+'))}"
+    noise = is_noise(found, load_measurement(shown.measurement).VALUES[base_name(shown.value)])
+    return Text(f"{'~' if noise else ''}{text}{mark}", style="dim" if noise else "")
 
 
 def _show_verdict(records: Iterable[Record], suite: Suite) -> Text:
@@ -143,6 +153,8 @@ def _show_verdict(records: Iterable[Record], suite: Suite) -> Text:
     if outcomes:
         worst = next(o for o in ("FAIL", "INCONCLUSIVE", "PASS") if o in outcomes)
         return Text(f"{worst} {outcomes.count('PASS')}/{len(outcomes)}", style=_MARKS[worst])
+    if records[0].noise:
+        return Text("noise floor", style="dim")
     if records[0].cell.precision == suite.reference:
         return Text("reference", style="dim")
     return Text("")

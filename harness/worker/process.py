@@ -53,9 +53,7 @@ class CellProcess:
     def alive(self) -> bool:
         return bool(self._process.is_alive())
 
-    def measure(
-        self, measurement: str, options: Any, on_progress: OnProgress
-    ) -> Measured | Failure:
+    def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
         """Load the cell if it is not, measure, and return the outcome, whatever happens to it."""
         if self.loaded is None:
             ready: Loaded | Failure = self._await(on_progress, "loading the model")
@@ -63,11 +61,11 @@ class CellProcess:
                 return ready
             self.loaded = ready
         try:
-            self._connection.send(MeasureRequest(measurement, options))
+            self._connection.send(request)
         except OSError:
-            return self._explain_death(f"before {measurement}")
+            return self._explain_death(f"before {request.measurement}")
         self.measured += 1
-        answer: Measured | Failure = self._await(on_progress, f"measuring {measurement}")
+        answer: Measured | Failure = self._await(on_progress, f"measuring {request.measurement}")
         return answer
 
     def close(self) -> None:
@@ -128,9 +126,7 @@ class CellInProcess:
         self._job = job
         self._cell: Any = None
 
-    def measure(
-        self, measurement: str, options: Any, on_progress: OnProgress
-    ) -> Measured | Failure:
+    def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
         """Load the cell if it is not, and measure."""
         from harness.errors import InputError, UnavailableError
         from harness.models.load import load_cell
@@ -143,7 +139,7 @@ class CellInProcess:
                 self._cell = load_cell(self._job)
                 self.loaded = Loaded(self._cell.attested, self._cell.seconds)
             self.measured += 1
-            return measure(self._cell, MeasureRequest(measurement, options), on_progress)
+            return measure(self._cell, request, on_progress)
         except InputError as error:
             return Failure("failed", str(error))
         except UnavailableError as error:

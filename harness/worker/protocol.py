@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from harness.record import Record
+
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """Measure ``measurement`` with ``options`` on the loaded model."""
+    """Measure ``measurement`` with ``options`` on the loaded model.
+
+    ``reference`` and ``is_reference`` are those of `harness.metrics._forward.MeasureContext`.
+    """
 
     measurement: str
     options: Any
+    reference: Record | None = None
+    is_reference: bool = False
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ def measure(loaded: LoadedCell, request: MeasureRequest, send: Callable[[Any], N
         suite_folder=loaded.job.suite_folder,
         online=loaded.job.online,
         progress=lambda done, total, unit: send(Progress(done, total, unit)),
+        reference=request.reference,
+        is_reference=request.is_reference,
     )
     module = load_measurement(request.measurement)
     measured: Measured = module.measure(loaded, request.options, context)
