@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from cells_in_process import load, make_context, write_checkpoint, write_llama, write_tokenizer
+from cells_in_process import (
+    SHAPE,
+    load,
+    make_context,
+    write_checkpoint,
+    write_llama,
+    write_tokenizer,
+)
 from pydantic import ValidationError
 from records import make_record
 from scipy import stats
 
 from harness.errors import InputError
-from harness.metrics import _forward
+from harness.metrics import _forward, _token_nll
 from harness.metrics.perplexity import (
     Options,
-    Window,
     compare,
-    encode_with_byte_ends,
     measure,
-    plan_windows,
     ratio_of_sums,
 )
 from harness.models.load import LoadedCell
@@ -58,85 +63,39 @@ def numbers(measured: Measured) -> dict[str, Any]:
     return {name: value.value for name, value in measured.values.items()}
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECISION_HARNESS_CACHE", str(tmp_path / "cache"))
+
+
 def options(context: int, stride: int | None = None, protocol: str = "sliding") -> Options:
     source = DataSource(path="x.txt")
     return Options(text=source, context=context, stride=stride, protocol=protocol)
 
 
-# Windows
-
-
-def scored_tokens(windows: list[Window]) -> list[int]:
-    return [token for w in windows for token in range(w.stop - w.scored, w.stop)]
-
-
-@pytest.mark.parametrize("tokens", [2, 3, 7, 8, 9, 10, 11, 12, 13, 16, 17, 40])
-@pytest.mark.parametrize("stride", [1, 3, 4, 7])
-def test_sliding_scores_every_token_but_the_first_once(tokens: int, stride: int) -> None:
-    windows = plan_windows(tokens, options(8, stride))
-    assert scored_tokens(windows) == list(range(1, tokens))
-    assert all(w.stop - w.start <= 8 and w.scored < w.stop - w.start for w in windows)
-
-
-@pytest.mark.parametrize("tokens", [9, 12, 13, 40])
-def test_sliding_gives_each_token_the_context_of_the_first_window_that_reaches_it(
-    tokens: int,
-) -> None:
-    windows = plan_windows(tokens, options(8, 4))
-    assert [w.start for w in windows] == [4 * i for i in range(len(windows))]
-    assert all(w.stop - w.start == 8 for w in windows[:-1])
-    assert windows[-1].stop == tokens
-
-
-@pytest.mark.parametrize(
-    ("tokens", "expected"),
-    [
-        (2, [Window(0, 2, 1)]),
-        (7, [Window(0, 7, 6)]),
-        (8, [Window(0, 8, 7)]),
-        (9, [Window(0, 8, 7), Window(4, 9, 1)]),
-        (12, [Window(0, 8, 7), Window(4, 12, 4)]),
-        (13, [Window(0, 8, 7), Window(4, 12, 4), Window(8, 13, 1)]),
-    ],
-)
-def test_sliding_at_the_edges(tokens: int, expected: list[Window]) -> None:
-    assert plan_windows(tokens, options(8, 4)) == expected
-
-
-@pytest.mark.parametrize(
-    ("tokens", "expected"),
-    [
-        (2, [Window(0, 2, 1)]),
-        (7, [Window(0, 7, 6)]),
-        (8, [Window(0, 8, 7)]),
-        (9, [Window(0, 8, 7)]),  # a last window of one token has nothing to predict it from
-        (10, [Window(0, 8, 7), Window(8, 10, 1)]),
-        (16, [Window(0, 8, 7), Window(8, 16, 7)]),
-        (17, [Window(0, 8, 7), Window(8, 16, 7)]),
-    ],
-)
-def test_disjoint_at_the_edges(tokens: int, expected: list[Window]) -> None:
-    assert plan_windows(tokens, options(8, protocol="disjoint")) == expected
-
-
-@pytest.mark.parametrize("tokens", [7, 8, 9, 10, 16, 17, 18])
-def test_a_stride_of_the_whole_context_is_disjoint(tokens: int) -> None:
-    assert plan_windows(tokens, options(8, 8)) == plan_windows(
-        tokens, options(8, protocol="disjoint")
-    )
-
-
-@pytest.mark.parametrize(("context", "stride"), [(2, 1), (3, 1), (8, 4), (9, 4)])
-def test_the_stride_is_half_the_context_unless_given(context: int, stride: int) -> None:
-    assert plan_windows(50, options(context)) == plan_windows(50, options(context, stride))
+# Options
 
 
 def test_a_stride_that_skips_tokens_is_refused() -> None:
     options(8, 8)
     with pytest.raises(ValidationError, match="stride 9 is larger than context 8"):
         options(8, 9)
-    with pytest.raises(ValidationError, match="stride is only for protocol 'sliding'"):
-        options(8, 4, "disjoint")
+
+
+@pytest.mark.parametrize("protocol", ["disjoint", "lm-eval", "llamacpp"])
+def test_only_sliding_has_a_stride(protocol: str) -> None:
+    options(8, None, protocol)
+    with pytest.raises(
+        ValidationError, match=f"only for protocol 'sliding'; '{protocol}' has none"
+    ):
+        options(8, 4, protocol)
+
+
+def test_a_chunk_of_llamacpp_has_a_second_half() -> None:
+    options(4, protocol="llamacpp")
+    options(2, protocol="lm-eval")
+    with pytest.raises(ValidationError, match="context 3 is too short for protocol 'llamacpp'"):
+        options(3, protocol="llamacpp")
 
 
 # Against an independent computation
@@ -192,6 +151,100 @@ def test_sliding_equals_a_loop_over_tokens(
     assert found["nll"] == pytest.approx(total / (len(ids) - 1), rel=1e-6)
 
 
+def test_llamacpp_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+    """As llama.cpp's perplexity.cpp does it, in numpy on the full logits of each chunk."""
+    ids = cell.require_tokenizer()(TEXT)["input_ids"]
+    n_ctx, nll, count = 32, 0.0, 0
+    for i in range(len(ids) // n_ctx):
+        chunk = [cell.require_tokenizer().bos_token_id, *ids[i * n_ctx + 1 : (i + 1) * n_ctx]]
+        with torch.no_grad():
+            logits = cell.model(torch.tensor([chunk])).logits[0].numpy().astype(np.float64)
+        for at in range(n_ctx // 2, n_ctx - 1):
+            shifted = logits[at] - logits[at].max()
+            nll -= shifted[chunk[at + 1]] - np.log(np.exp(shifted).sum())
+            count += 1
+    found = run(cell, folder, protocol="llamacpp", context=n_ctx, batch_size=3)
+    assert numbers(found)["tokens"] == count == 15 * (len(ids) // n_ctx)
+    assert numbers(found)["ppl"] == pytest.approx(math.exp(nll / count), rel=1e-6)
+    assert found.protocol["start_token"] == 1
+    assert "word_perplexity" not in found.values
+
+
+def test_lm_eval_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+    """Token t of the text, BOS included, from BOS or from what precedes it in its window."""
+    ids = cell.require_tokenizer()(TEXT)["input_ids"]
+    length, total = 48, sum(nll_of_last(cell.model, [1, *ids[:48]], 48))
+    for done in range(length, len(ids), length):
+        stop = min(done + length, len(ids))
+        total += sum(nll_of_last(cell.model, ids[stop - length - 1 : stop], stop - done))
+    measured = run(cell, folder, protocol="lm-eval", context=length)
+    found = numbers(measured)
+    words, size = 6 * 15 + 1, len(TEXT.encode())  # the last is the nothing behind the last \n
+    assert found["tokens"] == len(ids)
+    assert found["nll"] == pytest.approx(total / len(ids), rel=1e-6)
+    assert found["word_perplexity"] == pytest.approx(math.exp(total / words), rel=1e-5)
+    assert found["byte_perplexity"] == pytest.approx(math.exp(total / size), rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(math.log2(found["byte_perplexity"]), rel=1e-9)
+    assert measured.protocol["start_token"] == 1
+    assert measured.protocol["stride"] == length
+
+
+def test_lm_eval_starts_with_eos_where_there_is_no_bos(tmp_path: Path) -> None:
+    write_llama(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", bos=False)
+    cell = load(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("abcd")
+    ids = cell.require_tokenizer()("abcd")["input_ids"]
+    cell.require_tokenizer().bos_token = None
+    found = run(cell, tmp_path, protocol="lm-eval", context=8)
+    assert found.protocol["start_token"] == 2
+    expected = sum(nll_of_last(cell.model, [2, *ids], 4))
+    assert found.items["chunk_nll"] == pytest.approx([expected], rel=1e-6)
+
+
+def test_llamacpp_keeps_the_first_token_where_the_tokenizer_adds_no_bos(tmp_path: Path) -> None:
+    write_llama(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", bos=False)
+    cell = load(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("abcdefgh")
+    ids = cell.require_tokenizer()("abcdefgh")["input_ids"]
+    found = run(cell, tmp_path, protocol="llamacpp", context=4)
+    assert found.protocol["start_token"] is None
+    expected = [nll_of_last(cell.model, chunk, 1)[0] for chunk in (ids[:4], ids[4:])]
+    assert found.items["chunk_nll"] == pytest.approx(expected, rel=1e-6)
+
+
+REAL = os.environ.get("HARNESS_REAL_DATA")
+
+
+@pytest.mark.skipif(not REAL, reason="HARNESS_REAL_DATA names no folder with models/ and data/")
+@pytest.mark.parametrize(
+    ("text", "context", "nll", "word", "byte"),
+    [
+        ("story", 512, 208.38064575, 6.1227149365, 1.4849917178),
+        ("story", 128, 215.93418884, 6.5383745749, 1.5064295189),
+        ("wiki", 512, 89358.76837, 4819170.34, 19.66077654),
+        ("wiki", 256, 88344.18793, 4046632.23, 19.00697950),
+    ],
+)
+def test_lm_eval_gives_what_lm_evaluation_harness_gives(
+    tmp_path: Path, text: str, context: int, nll: float, word: float, byte: float
+) -> None:
+    """loglikelihood_rolling of its 0.4.13 `hf` model, max_length as the context, torch 2.13 CPU."""
+    root = Path(REAL or "").resolve()
+    if text == "story":
+        content = (root / "data" / "story.txt").read_bytes()
+    else:
+        content = (root / "data" / "wikitext2" / "wiki.test.raw").read_bytes()[:30_000]
+    (tmp_path / "text.txt").write_bytes(content)
+    cell = load(root / "models" / "stories260K-hf")
+    found = numbers(run(cell, tmp_path, protocol="lm-eval", context=context))
+    assert found["nll"] * found["tokens"] == pytest.approx(nll, rel=1e-6)
+    assert found["word_perplexity"] == pytest.approx(word, rel=1e-5)
+    assert found["byte_perplexity"] == pytest.approx(byte, rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(math.log2(byte), rel=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [2, 3, 64])
 def test_batching_changes_nothing(cell: LoadedCell, folder: Path, batch_size: int) -> None:
     alone = run(cell, folder, context=32, stride=8, batch_size=1)
@@ -199,18 +252,6 @@ def test_batching_changes_nothing(cell: LoadedCell, folder: Path, batch_size: in
     assert together.items["chunk_nll"] == pytest.approx(alone.items["chunk_nll"], rel=1e-6)
     assert together.items["chunk_tokens"] == alone.items["chunk_tokens"]
     assert together.protocol == alone.protocol
-
-
-def test_logits_that_do_not_fit_are_computed_in_smaller_batches(
-    cell: LoadedCell, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = run(cell, folder, context=32, stride=8)
-    monkeypatch.setattr(_forward, "_MAX_LOGIT_BYTES", 4 * 264 * 8 * 2)
-    assert _forward.batch_for_logits(cell.model, 8, 5) == 2
-    assert _forward.batch_for_logits(cell.model, 9, 5) == 1
-    assert _forward.batch_for_logits(cell.model, 900, 5) == 1
-    found = run(cell, folder, context=32, stride=8)
-    assert found.items["chunk_nll"] == pytest.approx(wanted.items["chunk_nll"], rel=1e-6)
 
 
 def test_a_model_that_cannot_keep_some_logits_gives_the_same(cell: LoadedCell) -> None:
@@ -239,6 +280,117 @@ def test_the_protocol_names_everything_the_number_depends_on(
     }
 
 
+def test_logits_exist_a_bounded_slice_at_a_time(
+    cell: LoadedCell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = run(cell, folder, context=32, stride=8)
+    monkeypatch.setitem(_token_nll._SLICE_BYTES, "cpu", 4 * 264 * 5 + 1)
+    rows: list[int] = []
+    hook = cell.model.get_output_embeddings().register_forward_hook(
+        lambda _module, _given, out: rows.append(out.shape[0] * out.shape[1])
+    )
+    found = run(cell, folder, context=32, stride=8)
+    hook.remove()
+    # Eight rows' last positions, where the model itself runs its head, and slices of five.
+    assert max(rows) == 8
+    assert rows.count(5) > 40
+    assert found.items["chunk_nll"] == pytest.approx(wanted.items["chunk_nll"], rel=1e-6)
+
+
+@pytest.mark.parametrize("largest", [1, 2, 5])
+def test_batches_shrink_where_memory_runs_out(folder: Path, largest: int) -> None:
+    cell = load(folder / "model")
+    wanted = run(cell, folder, context=32, stride=8, batch_size=8)
+
+    def refuse(_module: Any, given: tuple[Any, ...], out: Any) -> None:
+        if given[0].shape[0] > largest:
+            raise torch.OutOfMemoryError("out of memory")
+
+    cell.model.model.layers[1].mlp.register_forward_hook(refuse)
+    found = run(cell, folder, context=32, stride=8, batch_size=8)
+    assert found.items["batch_size"] == {1: 1, 2: 2, 5: 4}[largest]
+    assert wanted.items["batch_size"] == 8
+    assert found.items["chunk_nll"] == pytest.approx(wanted.items["chunk_nll"], rel=1e-6)
+    assert found.items["chunk_tokens"] == wanted.items["chunk_tokens"]
+    assert found.protocol == wanted.protocol
+
+
+def test_a_single_window_that_does_not_fit_is_an_error(folder: Path) -> None:
+    cell = load(folder / "model")
+
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    cell.model.model.layers[1].mlp.register_forward_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(cell, folder, context=32)
+
+
+# Models whose logits are not their head's
+
+
+@pytest.fixture(scope="module")
+def capped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Gemma 2 with a soft cap that its logits, of size 1, hardly feel."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("capped")
+    shape = {**SHAPE, "head_dim": 16, "sliding_window": 64, "initializer_range": 0.15}
+    config = Gemma2Config(**shape, final_logit_softcapping=30.0, pad_token_id=0)
+    Gemma2ForCausalLM(config).save_pretrained(folder / "model")
+    write_tokenizer(folder / "model")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_soft_cap_is_found_and_the_models_own_logits_are_scored(
+    capped: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setitem(_token_nll._SLICE_BYTES, "cpu", 4 * 264 * 10)
+    cell = load(capped / "model", precision)
+    rows: list[int] = []
+    hook = cell.model.get_output_embeddings().register_forward_hook(
+        lambda _module, _given, out: rows.append(out.shape[0] * out.shape[1])
+    )
+    measured = run(cell, capped, protocol="disjoint", context=32, batch_size=4)
+    hook.remove()
+    assert max(rows) <= 10
+    assert measured.validity.status == "flagged"
+    (reason,) = measured.validity.reasons
+    assert "changes its logits behind its output head" in reason
+    ids = cell.require_tokenizer()(TEXT)["input_ids"]
+    expected = []
+    for chunk in (ids[i : i + 32] for i in range(0, len(ids), 32)):
+        with torch.no_grad():
+            logits = cell.model(torch.tensor([chunk])).logits[0].float()
+        log_p = torch.log_softmax(logits, -1)[range(len(chunk) - 1), chunk[1:]]
+        expected.append(-float(log_p.double().sum()))
+    # In 16 bits a row by itself and one of several are rounded differently.
+    assert measured.items["chunk_nll"] == pytest.approx(
+        expected, rel=1e-6 if precision == "fp32" else 1e-3
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_without_a_cap_is_not_flagged(folder: Path, precision: str) -> None:
+    measured = run(load(folder / "model", precision), folder, context=32)
+    assert measured.validity.status == "ok"
+
+
+def test_a_model_without_a_head_of_its_own_is_scored_whole(folder: Path) -> None:
+    cell = load(folder / "model")
+    wanted = run(cell, folder, context=32)
+    cell.model.get_output_embeddings = lambda: None
+    found = run(cell, folder, context=32)
+    assert found.validity.reasons == (
+        "the model names no output head: a forward pass per slice of positions, the same numbers "
+        "more slowly",
+    )
+    assert found.items["chunk_nll"] == pytest.approx(wanted.items["chunk_nll"], rel=1e-6)
+
+
 # Bytes
 
 
@@ -249,33 +401,12 @@ def test_scored_bytes_are_those_of_the_scored_tokens(tmp_path: Path, bos: bool) 
     write_tokenizer(tmp_path / "model", bos=bos)
     cell = load(tmp_path / "model")
     text = "a🦙é\n"
-    ids, ends = encode_with_byte_ends(cell.require_tokenizer(), text)
-    assert len(ids) == len(text.encode()) + bos
-    assert ends == [0] * bos + [1, 5, 5, 5, 5, 7, 7, 8]
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     for stride in (1, 2, 3):
         found = run(cell, tmp_path, context=4, stride=stride)
         scored = 8 if bos else 7  # without BOS nothing predicts the first byte
         bits = sum(found.items["chunk_nll"]) / math.log(2)
         assert numbers(found)["bits_per_byte"] == pytest.approx(bits / scored, rel=1e-12)
-
-
-def test_an_end_of_text_token_adds_no_bytes(tmp_path: Path) -> None:
-    write_llama(tmp_path / "model")
-    write_tokenizer(tmp_path / "model", eos=True)
-    _, ends = encode_with_byte_ends(load(tmp_path / "model").require_tokenizer(), "ab")
-    assert ends == [0, 1, 2, 2]
-
-
-def test_without_offsets_the_bytes_are_spread_evenly_and_none_is_lost() -> None:
-    class Slow:
-        is_fast = False
-
-        def __call__(self, text: str) -> dict[str, list[int]]:
-            return {"input_ids": [1, 2, 3]}
-
-    ids, ends = encode_with_byte_ends(Slow(), "é🦙ab")
-    assert (ids, ends) == ([1, 2, 3], [2, 5, 8])
 
 
 # Spread
@@ -321,6 +452,33 @@ def test_values_carry_their_spread_and_the_number_of_chunks(cell: LoadedCell, fo
     assert measured.values["ppl"].stderr == pytest.approx(math.exp(nll) * stderr)
     assert measured.values["nll"].n == measured.values["ppl"].n == len(sums)
     assert measured.values["ppl"].better == "lower"
+
+
+def test_per_byte_and_per_word_values_carry_their_spread(
+    cell: LoadedCell, folder: Path, tmp_path: Path
+) -> None:
+    """In ASCII a token is a byte: nats per byte and per token spread alike."""
+    (tmp_path / "text.txt").write_text("abc " * 50 + "abcd")  # 204 bytes, 51 words
+    found = run(cell, tmp_path, context=32, stride=32)
+    per_token = found.values["nll"].stderr
+    assert per_token is not None
+    assert found.values["bits_per_byte"].stderr == pytest.approx(per_token / math.log(2))
+    measured = run(cell, tmp_path, protocol="lm-eval", context=32)
+    rolling, sums, counts = (
+        measured.values,
+        measured.items["chunk_nll"],
+        measured.items["chunk_tokens"],
+    )
+    _, per_byte = ratio_of_sums(sums, [counts[0] - 1, *counts[1:]])  # BOS has no bytes
+    assert per_byte is not None
+    assert rolling["bits_per_byte"].stderr == pytest.approx(per_byte / math.log(2))
+    assert rolling["byte_perplexity"].stderr == pytest.approx(
+        rolling["byte_perplexity"].value * per_byte
+    )
+    assert rolling["word_perplexity"].stderr == pytest.approx(
+        rolling["word_perplexity"].value * per_byte * 4
+    )
+    assert rolling["word_perplexity"].n == len(sums)
 
 
 # Beside the reference
@@ -386,6 +544,9 @@ def test_nan_is_counted_and_makes_the_record_invalid(tmp_path: Path, folder: Pat
     assert found["ppl"] is found["nll"] is found["bits_per_byte"] is None
     record = make_record("perplexity", measured=measured)
     assert compare(record, chunk_record([1.0, 1.0], [7, 3])) == {}
+    rolling = numbers(run(load(tmp_path / "model"), tmp_path, context=8, protocol="lm-eval"))
+    assert rolling["nonfinite_tokens"] == 12  # the second window reaches back to X
+    assert rolling["word_perplexity"] is rolling["byte_perplexity"] is None
     healthy = run(load(folder / "model"), tmp_path, context=8, protocol="disjoint")
     assert numbers(healthy)["nonfinite_tokens"] == 0
     assert healthy.validity.status == "ok"
@@ -406,6 +567,16 @@ def test_a_text_of_one_token_has_nothing_to_score(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'one\.txt' has 1 token; nothing can be scored"):
         run(cell, tmp_path, "one.txt", context=8)
     assert numbers(run(cell, tmp_path, "two.txt", context=8))["tokens"] == 1
+
+
+def test_llamacpp_needs_two_chunks(tmp_path: Path, cell: LoadedCell) -> None:
+    (tmp_path / "short.txt").write_text("abcdef")
+    (tmp_path / "enough.txt").write_text("abcdefg")
+    with pytest.raises(
+        InputError, match=r"'short\.txt' has 7 tokens; .* needs two whole chunks, 8"
+    ):
+        run(cell, tmp_path, "short.txt", protocol="llamacpp", context=4)
+    assert numbers(run(cell, tmp_path, "enough.txt", protocol="llamacpp", context=4))["tokens"] == 2
 
 
 # Reading texts

@@ -1,27 +1,34 @@
 """perplexity: exp of the mean negative log-likelihood of a text, in nats per token.
 
 Incomparable across protocols, contexts, tokenizers and texts, which is why all of them are stored
-with the number. Long windows are scored in batches whose logits stay within a bound.
+with the number. The windows of a long text go to the device batch by batch, and their logits exist
+a bounded slice at a time.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import groupby
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from harness.errors import InputError
-from harness.metrics._forward import MeasureContext, batch_for_logits, logits_at, token_nll
+from harness.metrics._forward import MeasureContext, run_in_batches
+from harness.metrics._token_nll import TokenScorer, describe_fallback
+from harness.metrics._windows import Protocol, Window, plan_windows, start_token, step_of
 from harness.options import Column, DataSource, OptionsBase, ValueSpec
 from harness.record import Measured, Record, Validity, Value
 from harness.values import make_values
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from harness.metrics._tokenised import TokenisedText
     from harness.models.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
@@ -29,22 +36,30 @@ REFERENCE_REUSABLE = True
 
 
 class Options(OptionsBase):
-    """``context`` and ``stride`` in tokens; ``stride`` belongs to ``sliding`` alone."""
+    """``context`` and ``stride`` in tokens; ``stride`` belongs to ``sliding`` alone.
+
+    ``context`` is the maximum length of ``lm-eval`` and the ``n_ctx`` of ``llamacpp``.
+    """
 
     text: DataSource
-    protocol: Literal["sliding", "disjoint"] = "sliding"
+    protocol: Protocol = "sliding"
     context: int = Field(1024, ge=2)
     stride: int | None = Field(None, ge=1)
     batch_size: int = Field(8, ge=1)
 
     @model_validator(mode="after")
-    def _check_stride(self) -> Options:
-        if self.protocol == "disjoint" and self.stride is not None:
-            raise ValueError("stride is only for protocol 'sliding'; 'disjoint' has none")
+    def _check_lengths(self) -> Options:
+        if self.protocol != "sliding" and self.stride is not None:
+            raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
         if self.stride is not None and self.stride > self.context:
             raise ValueError(
                 f"stride {self.stride} is larger than context {self.context}: "
                 "tokens between windows would never be scored"
+            )
+        if self.protocol == "llamacpp" and self.context < 4:
+            raise ValueError(
+                f"context {self.context} is too short for protocol 'llamacpp', which scores the "
+                "second half of each chunk: at least 4"
             )
         return self
 
@@ -54,53 +69,31 @@ VALUES = {
     "ppl": ValueSpec("", "lower", "exp(nll)"),
     "nll": ValueSpec("nats/token", "lower", "mean negative log-likelihood of the scored tokens"),
     "bits_per_byte": ValueSpec("bits/byte", "lower", "nll in bits over the text's UTF-8 bytes"),
+    "word_perplexity": ValueSpec("", "lower", "exp(total nll / words); protocol lm-eval only"),
+    "byte_perplexity": ValueSpec("", "lower", "exp(total nll / bytes); protocol lm-eval only"),
     "tokens": ValueSpec("tokens", None, "tokens scored"),
     "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens whose NLL is NaN or infinite"),
     "ratio": ValueSpec(
-        "", "lower", "exp(mean(nll - reference nll)), same tokens", paired=True, of="ppl"
+        "",
+        "lower",
+        "exp(mean(nll - reference nll)), same tokens",
+        paired=True,
+        of="ppl",
+        neutral=1.0,
     ),
 }
-HEADLINE = (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f"))
-
-
-@dataclass(frozen=True)
-class Window:
-    """Tokens ``start`` to ``stop`` go through the model; the last ``scored`` of them count."""
-
-    start: int
-    stop: int
-    scored: int
-
-
-def step_of(options: Options) -> int:
-    """How far one window's start is from the next's; half the context where none is given."""
-    if options.protocol == "disjoint":
-        return options.context
-    return options.stride or max(1, options.context // 2)
-
-
-def plan_windows(tokens: int, options: Options) -> list[Window]:
-    """Windows over a text of ``tokens`` tokens, each token scored at most once.
-
-    ``sliding``: https://huggingface.co/docs/transformers/perplexity; ``disjoint``: every token
-    but each window's first, as in the GPTQ papers (a last window of one token scores nothing).
-    """
-    step = step_of(options)
-    windows, scored_to = [], 1
-    for start in range(0, tokens, step):
-        stop = min(start + options.context, tokens)
-        first = max(scored_to, start + 1)
-        if stop > first:
-            windows.append(Window(start, stop, stop - first))
-            scored_to = stop
-        if stop == tokens:
-            break
-    return windows
+# Protocols whose windows start with a token of the tokenizer's rather than the text's.
+STARTED = ("lm-eval", "llamacpp")
+HEADLINE = (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f", stderr=True))
 
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
-    """Tokenise the text once, score every window, sum in float64."""
-    from harness.tasks._data import load_text
+    """Score every window of the tokenised text, sum in float64.
+
+    Raises `InputError` for a context beyond the model's, a text too short for the protocol and a
+    tokenizer without the tokens it needs.
+    """
+    from harness.metrics._tokenised import tokenise_text
 
     limit = loaded.max_context
     if limit is not None and options.context > limit:
@@ -108,40 +101,42 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
             f"context {options.context} is longer than the {limit} tokens that "
             f"{loaded.job.model.name} was made for"
         )
-    text, text_sha256 = load_text(options.text, context)
-    ids, ends = encode_with_byte_ends(loaded.require_tokenizer(), text)
-    if len(ids) < 2:
-        raise InputError(f"text {options.text.path!r} has {len(ids)} token; nothing can be scored")
-    windows = plan_windows(len(ids), options)
-    sums, nonfinite = _score_windows(loaded, ids, windows, options, context)
-    tokens = sum(window.scored for window in windows)
-    scored_bytes = sum(ends[w.stop - 1] - ends[w.stop - w.scored - 1] for w in windows)
+    text = tokenise_text(loaded, options.text, context)
+    windows, first = _plan(loaded, options, text)
+    scores = _score_windows(loaded, text.ids, windows, options.batch_size, context)
     protocol = {
         **options.model_dump(exclude={"batch_size"}, mode="json"),
-        "stride": step_of(options),
-        "text_sha256": text_sha256,
-        "text_tokens": len(ids),
+        "stride": step_of(options.protocol, options.context, options.stride),
+        "text_sha256": text.text_sha256,
+        "text_tokens": len(text.ids),
         "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
     }
+    if options.protocol in STARTED:
+        protocol["start_token"] = first
     chunk_tokens = [window.scored for window in windows]
-    bad = {"tokens": tokens, "nonfinite_tokens": nonfinite}
-    if nonfinite:
-        reason = f"{nonfinite} of {tokens} tokens have a NaN or infinite log-likelihood"
+    tokens = sum(chunk_tokens)
+    counts = {"tokens": tokens, "nonfinite_tokens": scores.nonfinite}
+    items = {"chunk_tokens": chunk_tokens, "batch_size": scores.batch_size}
+    reasons = (scores.fallback,) if scores.fallback else ()
+    if scores.nonfinite:
+        lost = f"{scores.nonfinite} of {tokens} tokens have a NaN or infinite log-likelihood"
         unknown = dict.fromkeys(("ppl", "nll", "bits_per_byte"))
+        if options.protocol == "lm-eval":
+            unknown |= dict.fromkeys(("word_perplexity", "byte_perplexity"))
         return Measured(
-            values=make_values(VALUES, {**unknown, **bad}),
+            values=make_values(VALUES, {**unknown, **counts}),
             protocol=protocol,
-            items={"chunk_tokens": chunk_tokens},
-            validity=Validity(status="invalid", reasons=(reason,)),
+            items=items,
+            validity=Validity(status="invalid", reasons=(lost, *reasons)),
         )
-    nll, stderr = ratio_of_sums(sums, chunk_tokens)
-    per_byte = sum(sums) / math.log(2) / scored_bytes if scored_bytes else None
-    numbers = {"ppl": _exp(nll), "nll": nll, "bits_per_byte": per_byte, **bad}
-    spread = {"nll": stderr, "ppl": None if stderr is None else _exp(nll) * stderr}
+    numbers, spread = _summarise(scores.sums, windows, text, options.protocol)
     return Measured(
-        values=make_values(VALUES, numbers, spread, dict.fromkeys(spread, len(windows))),
+        values=make_values(
+            VALUES, {**numbers, **counts}, spread, dict.fromkeys(numbers, len(windows))
+        ),
         protocol=protocol,
-        items={"chunk_nll": sums, "chunk_tokens": chunk_tokens},
+        items={"chunk_nll": scores.sums, **items},
+        validity=Validity(status="flagged" if reasons else "ok", reasons=reasons),
     )
 
 
@@ -170,56 +165,94 @@ def ratio_of_sums(sums: list[float], counts: list[int]) -> tuple[float, float | 
     return mean, math.sqrt(squares * k / (k - 1)) / total
 
 
-def encode_with_byte_ends(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
-    """Token ids with the tokenizer's own special tokens, and the UTF-8 byte each one ends at.
+def _plan(
+    loaded: LoadedCell, options: Options, text: TokenisedText
+) -> tuple[list[Window], int | None]:
+    """The text's windows and the token the protocol starts them with."""
+    tokens, tokenizer = len(text.ids), loaded.require_tokenizer()
+    first = start_token(options.protocol, tokenizer, int(text.ids[0])) if tokens else None
+    windows = plan_windows(tokens, options.protocol, options.context, options.stride, first)
+    found = f"text {options.text.path!r} has {tokens} token{'s' * (tokens != 1)}"
+    if not windows and options.protocol == "llamacpp":
+        raise InputError(
+            f"{found}; protocol 'llamacpp' needs two whole chunks, {2 * options.context}: "
+            "take a longer text or a shorter context"
+        )
+    if not windows:
+        raise InputError(f"{found}; nothing can be scored")
+    return windows, first
 
-    What lies between two tokens counts with the later one. Without offsets (a slow tokenizer)
-    the ends are estimated by spreading the bytes evenly.
-    """
-    if not getattr(tokenizer, "is_fast", False):
-        ids = tokenizer(text)["input_ids"]
-        size = len(text.encode())
-        return ids, [size * (i + 1) // len(ids) for i in range(len(ids))]
-    encoded = tokenizer(text, return_offsets_mapping=True)
-    byte_at = list(accumulate((len(character.encode()) for character in text), initial=0))
-    reached, ends = 0, []
-    for _, stop in encoded["offset_mapping"]:
-        reached = max(reached, byte_at[stop])
-        ends.append(reached)
-    return encoded["input_ids"], ends
+
+@dataclass(frozen=True)
+class _Scores:
+    """Per window the sum of its scored tokens' NLL in nats, and how it was come by."""
+
+    sums: list[float]
+    nonfinite: int
+    batch_size: int
+    fallback: str | None
 
 
 def _score_windows(
     loaded: LoadedCell,
-    ids: list[int],
+    ids: npt.NDArray[np.int32],
     windows: list[Window],
-    options: Options,
+    size: int,
     context: MeasureContext,
-) -> tuple[list[float], int]:
-    """Per window the sum of its scored tokens' NLL in nats, and how many were not finite."""
+) -> _Scores:
+    """Neighbouring windows of one shape together, fewer where memory runs out."""
+    import numpy as np
     import torch
 
-    tokens = torch.tensor(ids, device=loaded.device)
+    scorer = TokenScorer(loaded.model)
     sums: list[float] = []
     nonfinite = 0
-    for batch in _batches(loaded.model, windows, options.batch_size):
-        rows = torch.stack([tokens[w.start : w.stop] for w in batch])
-        length, scored = rows.shape[1], batch[0].scored
-        positions = torch.arange(length - scored - 1, length - 1, device=loaded.device)
-        nll = token_nll(logits_at(loaded.model, rows, positions), rows[:, positions + 1])
+
+    def run(batch: Sequence[Window]) -> None:
+        nonlocal nonfinite
+        rows = torch.from_numpy(np.stack([window.sequence(ids) for window in batch]))
+        nll = scorer.score(rows.to(loaded.device), batch[0].scored)
         nonfinite += int((~nll.isfinite()).sum())
         sums.extend(nll.sum(dim=1).tolist())
         context.progress(len(sums), len(windows), "windows")
-    return sums, nonfinite
+
+    for _, same in groupby(windows, key=lambda window: window.shape):
+        size = run_in_batches(list(same), size, run)
+    reason = scorer.fallback and describe_fallback(loaded.model, scorer.fallback)
+    return _Scores(sums, nonfinite, size, reason)
 
 
-def _batches(model: Any, windows: list[Window], wanted: int) -> Iterator[list[Window]]:
-    """Neighbouring windows of one shape, few enough for their logits to fit."""
-    for _, same in groupby(windows, key=lambda w: (w.stop - w.start, w.scored)):
-        group = list(same)
-        size = batch_for_logits(model, group[0].scored, wanted)
-        for first in range(0, len(group), size):
-            yield group[first : first + size]
+def _summarise(
+    sums: list[float], windows: list[Window], text: TokenisedText, protocol: Protocol
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Values and their standard errors over windows; per byte and word as the text has them.
+
+    ``lm-eval`` counts the bytes and words of the whole text, the others the scored tokens' bytes.
+    """
+    nll, stderr = ratio_of_sums(sums, [window.scored for window in windows])
+    numbers: dict[str, float | None] = {"ppl": _exp(nll), "nll": nll, "bits_per_byte": None}
+    spread = {"nll": stderr, "ppl": None if stderr is None else _exp(nll) * stderr}
+    starts = [0, *text.ends.tolist()]
+    chunk_bytes = [starts[w.stop] - starts[w.stop - w.scored] for w in windows]
+    scored_bytes = sum(chunk_bytes)
+    if not scored_bytes:
+        return numbers, spread
+    per_byte, byte_stderr = ratio_of_sums(sums, chunk_bytes)
+    total = math.fsum(sums)
+    whole = protocol == "lm-eval"
+    per_byte = total / text.text_bytes if whole else per_byte
+    numbers["bits_per_byte"] = per_byte / math.log(2)
+    spread["bits_per_byte"] = None if byte_stderr is None else byte_stderr / math.log(2)
+    if whole:
+        for name, count in (
+            ("word_perplexity", text.text_words),
+            ("byte_perplexity", text.text_bytes),
+        ):
+            value = numbers[name] = _exp(total / count)
+            spread[name] = (
+                None if byte_stderr is None else value * byte_stderr * scored_bytes / count
+            )
+    return numbers, spread
 
 
 def _exp(x: float) -> float:
