@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
         raise InputError(f"text {source.path!r} is a folder; name a file in it")
     elif Path(place).suffix in _BUILDERS:
         builder = _BUILDERS[Path(place).suffix]
-        options = _csv_as_text(_check_table(place)) if builder == "csv" else {}
+        options = _csv_as_text(_check_table(place)[0]) if builder == "csv" else {}
         text = _join_column(load_files(builder, {"text": place}, **options)["text"], source)
     else:
         text = _read_whole(place, source)
@@ -50,6 +51,41 @@ def load_text_tables(files: Mapping[str, str], columns: Sequence[str]) -> dict[s
     for path in files.values():
         _check_table(path, len(columns))
     return load_files("csv", files, column_names=list(columns), **_csv_as_text(columns))
+
+
+def load_rows(
+    source: DataSource, context: MeasureContext, split: str
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each item of a set as its fields, and the words that name its file and row in an error.
+
+    A local file is jsonl, json (a list of objects), csv with a heading line, or parquet; of a hub
+    dataset ``split`` is read unless the source names another. Rows count as an editor shows them:
+    from 1, a csv file's heading included. Raises `InputError`, `UnavailableError`.
+    """
+    kind, place = source.locate(context.suite_folder)
+    if kind == "hub":
+        split = source.split or split
+        rows = load_hub(source, context, split)
+        return ((dict(row), f"{source.path} {split}, row {n}") for n, row in enumerate(rows, 1))
+    name, suffix = Path(place).name, Path(place).suffix
+    if Path(place).is_dir():
+        raise InputError(f"data {source.path!r} is a folder; name a file in it")
+    if suffix not in _BUILDERS:
+        raise InputError(
+            f"data {source.path!r}: expected a file of rows, one of {', '.join(_BUILDERS)}"
+        )
+    if _BUILDERS[suffix] == "json":
+        return _read_json_rows(Path(place))
+    options, first = {}, 1
+    if suffix == ".csv":
+        heading, count = _check_table(place)
+        if count == 1:
+            raise InputError(f"{name} has a heading line and no rows")
+        if len(set(heading)) < len(heading):
+            raise InputError(f"{name}: two columns have the same heading: {', '.join(heading)}")
+        options, first = _csv_as_text(heading), 2
+    rows = load_files(_BUILDERS[suffix], {"rows": place}, **options)["rows"]
+    return ((dict(row), f"{name}, row {n}") for n, row in enumerate(rows, first))
 
 
 def load_files(builder: str, files: Mapping[str, str], **options: Any) -> dict[str, Any]:
@@ -102,13 +138,45 @@ def load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
             raise InputError(f"dataset {source.path!r}: {error}") from error
 
 
-def _check_table(path: str, columns: int | None = None) -> list[str]:
-    """The first row of a CSV file whose rows all have ``columns`` cells, or as many as the first.
+def _read_json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Line by line, by hand.
+
+    The reader of `datasets` makes a time of the string '2019-01-01', fills up missing fields and
+    does not say which line is broken.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} is not UTF-8: {error}") from error
+    whole = text.lstrip().startswith("[")
+    try:
+        rows = enumerate(json.loads(text) if whole else text.split("\n"), 1)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path.name} is no JSON: {error}") from error
+    for number, row in rows:
+        where = f"{path.name}, row {number}"
+        if not whole:
+            if not row.strip():
+                continue
+            try:
+                row = json.loads(row)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: expected an object {{…}} with an item's fields")
+        yield row, where
+
+
+def _check_table(path: str, columns: int | None = None) -> tuple[list[str], int]:
+    """The first row of a CSV file, and how many it has.
+
+    Its rows must all have ``columns`` cells, or as many as the first.
 
     pandas, which reads them, shifts every cell of a row that has one too many, and fills up a row
     that has too few.
     """
     first: list[str] | None = None
+    number = 0
     place = Path(path).name
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -123,7 +191,7 @@ def _check_table(path: str, columns: int | None = None) -> list[str]:
         raise InputError(f"cannot read {place}: {error}") from error
     if first is None:
         raise InputError(f"{place} is empty")
-    return first
+    return first, number
 
 
 def _csv_as_text(columns: Sequence[str]) -> dict[str, Any]:

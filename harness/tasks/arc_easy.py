@@ -1,0 +1,43 @@
+"""arc_easy: the easier questions of school science tests, by the likelihood of each answer.
+
+Clark et al. 2018, https://arxiv.org/abs/1803.05457; 2,376 test items with three to five answers.
+The options are not shown in the prompt, as in lm-evaluation-harness.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headline
+from harness.metrics.multiple_choice import Question
+from harness.options import DataSource
+from harness.record import Measured
+from harness.tasks._rows import Row, RowOptions, measure_rows, read_labelled
+
+if TYPE_CHECKING:
+    from harness.metrics._forward import MeasureContext
+    from harness.models.load import LoadedCell
+
+NEEDS_FRESH_PROCESS = False
+REFERENCE_REUSABLE = True
+VALUES = NORMED_VALUES
+HEADLINE = headline("arc-easy", norm=True)
+compare = compare_choices
+
+
+class Options(RowOptions):
+    """``data`` has the published fields: question, choices {text, label}, answerKey."""
+
+    data: DataSource = DataSource(path="allenai/ai2_arc", name="ARC-Easy")
+
+
+def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+    """The likelier answer, and the likelier per character (acc_norm)."""
+    return measure_rows(loaded, options, context, VALUES, make_question)
+
+
+def make_question(row: Row) -> Question:
+    """``Question: …``, ``Answer:``, each choice behind it; answerKey is one of their labels."""
+    options, answer = read_labelled(row)
+    prompt = f"Question: {row.text('question')}\nAnswer:"
+    return Question(row.where, "arc", prompt, options, answer)

@@ -1,0 +1,42 @@
+"""openbookqa: elementary science facts, applied; the question is a stem that an answer completes.
+
+Mihaylov et al. 2018, https://arxiv.org/abs/1809.02789; 500 test items. The book of facts is not
+shown, as in lm-evaluation-harness.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headline
+from harness.metrics.multiple_choice import Question
+from harness.options import DataSource
+from harness.record import Measured
+from harness.tasks._rows import Row, RowOptions, measure_rows, read_labelled
+
+if TYPE_CHECKING:
+    from harness.metrics._forward import MeasureContext
+    from harness.models.load import LoadedCell
+
+NEEDS_FRESH_PROCESS = False
+REFERENCE_REUSABLE = True
+VALUES = NORMED_VALUES
+HEADLINE = headline("openbookqa", norm=True)
+compare = compare_choices
+
+
+class Options(RowOptions):
+    """``data`` has the published fields: question_stem, choices {text, label}, answerKey."""
+
+    data: DataSource = DataSource(path="allenai/openbookqa", name="main")
+
+
+def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+    """The likelier answer, and the likelier per character (acc_norm)."""
+    return measure_rows(loaded, options, context, VALUES, make_question)
+
+
+def make_question(row: Row) -> Question:
+    """The stem alone, each choice behind it."""
+    options, answer = read_labelled(row, 4)
+    return Question(row.where, "openbookqa", row.text("question_stem"), options, answer)

@@ -1,0 +1,46 @@
+"""piqa: which of two ways reaches a goal in the physical world.
+
+Bisk et al. 2020, https://arxiv.org/abs/1911.11641; 1,838 validation items.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headline
+from harness.metrics.multiple_choice import Question
+from harness.options import DataSource
+from harness.record import Measured
+from harness.tasks._rows import Row, RowOptions, measure_rows
+
+if TYPE_CHECKING:
+    from harness.metrics._forward import MeasureContext
+    from harness.models.load import LoadedCell
+
+NEEDS_FRESH_PROCESS = False
+REFERENCE_REUSABLE = True
+VALUES = NORMED_VALUES
+HEADLINE = headline("piqa", norm=True)
+compare = compare_choices
+
+
+class Options(RowOptions):
+    """``data`` has the published fields: goal, sol1, sol2, label (0 or 1)."""
+
+    data: DataSource = DataSource(path="baber/piqa")
+
+
+def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+    """The likelier solution, and the likelier per character (acc_norm)."""
+    return measure_rows(loaded, options, context, VALUES, make_question, "validation")
+
+
+def make_question(row: Row) -> Question:
+    """``Question: goal``, ``Answer:``, each solution behind it."""
+    return Question(
+        id=row.where,
+        subject="piqa",
+        prompt=f"Question: {row.text('goal')}\nAnswer:",
+        options=(row.text("sol1"), row.text("sol2")),
+        answer=row.index("label", "01"),
+    )

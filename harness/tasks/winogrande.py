@@ -1,0 +1,53 @@
+"""winogrande: whom or what a sentence's blank stands for, one of two.
+
+Sakaguchi et al. 2019, https://arxiv.org/abs/1907.10641; 1,267 validation items. Partial evaluation
+(Trinh and Le 2018, https://arxiv.org/abs/1806.02847) as in lm-evaluation-harness: the sentence is
+begun with either option in the blank, and what is scored is its end, the same for both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.errors import InputError
+from harness.metrics._choice_values import CHOICE_VALUES, compare_choices, headline
+from harness.metrics.multiple_choice import Question
+from harness.options import DataSource
+from harness.record import Measured
+from harness.tasks._rows import Row, RowOptions, measure_rows
+
+if TYPE_CHECKING:
+    from harness.metrics._forward import MeasureContext
+    from harness.models.load import LoadedCell
+
+NEEDS_FRESH_PROCESS = False
+REFERENCE_REUSABLE = True
+VALUES = CHOICE_VALUES
+HEADLINE = headline("winogrande")
+compare = compare_choices
+
+
+class Options(RowOptions):
+    """``data`` has the published fields: sentence with one ``_``, option1, option2, answer."""
+
+    data: DataSource = DataSource(path="allenai/winogrande", name="winogrande_xl")
+
+
+def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+    """The option after which the sentence's end is likelier."""
+    return measure_rows(loaded, options, context, VALUES, make_question, "validation")
+
+
+def make_question(row: Row) -> Question:
+    """Two beginnings, one end."""
+    start, blank, end = row.text("sentence").partition("_")
+    if not blank:
+        raise InputError(f"{row.where}: field 'sentence' has no blank, '_': {start!r}")
+    return Question(
+        id=row.where,
+        subject="winogrande",
+        prompt=start,
+        options=(end.strip(),) * 2,
+        answer=row.index("answer", "12"),
+        prompts=(start + row.text("option1"), start + row.text("option2")),
+    )
