@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,9 +18,14 @@ _FILE_SUFFIXES = {".txt", ".raw", ".csv", ".json", ".jsonl", ".parquet", ".md"}
 
 
 class OptionsBase(BaseModel):
-    """Base of everything a suite file sets: unknown keys refused, types strict, frozen."""
+    """Base of everything a suite file sets: unknown keys refused, types strict, frozen.
+
+    ``BATCH`` names the field that says only how much goes through the model at once: one that the
+    numbers must not depend on.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    BATCH: ClassVar[str | None] = None
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,8 @@ def list_data_sources(options: OptionsBase) -> list[tuple[str, DataSource]]:
 
 
 def vary_batch(options: OptionsBase) -> OptionsBase:
-    """The same measurement with other batches: half as large, or twice where they hold one."""
-    changed = {
-        name: value // 2 if value > 1 else 2
-        for name, value in options
-        if name in ("batch_size", "batch_tokens") and isinstance(value, int)
-    }
-    return options.model_copy(update=changed)
+    """The same measurement with batches half as large, or of two where they hold one."""
+    if options.BATCH is None:
+        return options
+    size = getattr(options, options.BATCH)
+    return options.model_copy(update={options.BATCH: size // 2 if size > 1 else 2})

@@ -12,6 +12,7 @@ from records import make_record
 from suite_files import check_marked, suite_text
 from test_judge import make_suite
 
+from harness.catalog import list_measurements, load_measurement
 from harness.judge import complete_records, is_noise
 from harness.metrics._choice_values import CHOICE_VALUES
 from harness.options import OptionsBase, vary_batch
@@ -89,13 +90,22 @@ def test_the_matrix_shows_the_floor_and_marks_what_is_beneath() -> None:
 
 class _Batches(OptionsBase):
     batch_size: int = 8
-    batch_tokens: int = 1
     context: int = 8
+    BATCH = "batch_size"
 
 
 def test_the_second_time_the_batches_are_others() -> None:
-    varied = vary_batch(_Batches())
-    assert varied == _Batches(batch_size=4, batch_tokens=2)
+    assert vary_batch(_Batches()) == _Batches(batch_size=4)
+    assert vary_batch(_Batches(batch_size=1)) == _Batches(batch_size=2)
+
+
+@pytest.mark.parametrize("name", list_measurements())
+def test_only_what_the_numbers_do_not_depend_on_is_varied(name: str) -> None:
+    """Memory at another batch size would be another measurement."""
+    fields = load_measurement(name).Options.model_fields
+    varied = load_measurement(name).Options.BATCH
+    knobs = {"batch_size", "batch_tokens"} & fields.keys()
+    assert {varied} == (knobs if name != "memory" and knobs else {None})
 
 
 def test_the_table_of_changed_answers() -> None:

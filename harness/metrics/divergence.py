@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -59,6 +59,7 @@ class Options(OptionsBase):
     context: int = Field(1024, ge=2)
     stride: int | None = Field(None, ge=1)
     batch_size: int = Field(8, ge=1)
+    BATCH: ClassVar[str | None] = "batch_size"
     limit: int | None = Field(None, ge=2)
 
     @property

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -40,6 +40,7 @@ class ChoiceOptions(OptionsBase):
     shots: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
     batch_tokens: int = Field(4096, ge=1)
+    BATCH: ClassVar[str | None] = "batch_tokens"
 
 
 @dataclass(frozen=True)

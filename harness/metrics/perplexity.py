@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -46,6 +46,7 @@ class Options(OptionsBase):
     context: int = Field(1024, ge=2)
     stride: int | None = Field(None, ge=1)
     batch_size: int = Field(8, ge=1)
+    BATCH: ClassVar[str | None] = "batch_size"
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Options:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -36,6 +36,7 @@ class Options(OptionsBase):
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
     max_new_tokens: int = Field(64, ge=1)
     batch_tokens: int = Field(8192, ge=1)
+    BATCH: ClassVar[str | None] = "batch_tokens"
 
 
 VALUES = {
