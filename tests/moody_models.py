@@ -1,8 +1,8 @@
 """Checkpoints whose own code misbehaves once a sequence of a certain length comes along.
 
 Real models, loaded with ``trust_remote_code: true``: a tiny Llama that is calm except that it
-hangs, dies or raises at sequences of `TRIGGER` tokens. Before it hangs it tells its process id to
-a pipe.
+hangs, dies or raises at perplexity windows of `TRIGGER` tokens, whose last is not fed. Before it
+hangs it tells its process id to a pipe.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import LlamaForCausalLM
 
 class MoodyForCausalLM(LlamaForCausalLM):
     def forward(self, input_ids=None, logits_to_keep=0, **given):
-        if input_ids is not None and input_ids.shape[1] == {TRIGGER}:
+        if input_ids is not None and input_ids.shape[1] == {TRIGGER - 1}:
             getattr(self, self.config.mood)()
         return super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, **given)
 

@@ -109,7 +109,8 @@ def test_a_broken_limit_is_one_paragraph_that_says_all(first: FirstRun) -> None:
     theirs = records["m[fp32]::perplexity"]
     assert first.outcome.failures == {
         "m[nf4]::perplexity": (
-            f"m[nf4]: perplexity.ratio is {ours.paired['ratio'].value:.6g}, the limit is max 0.5; "
+            f"m[nf4]: perplexity.ratio is {ours.paired['ratio'].value:.6g} "
+            f"± {ours.paired['ratio'].stderr:.2g}, the limit is max 0.5; "
             f"ppl {ours.values['ppl'].value:.6g}, "
             f"reference fp32 {theirs.values['ppl'].value:.6g} (suites/s.yaml:{line}:5).\n"
             f"Run file: results/runs/s/{first.path.name}"

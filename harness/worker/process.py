@@ -110,8 +110,10 @@ class CellProcess:
             how = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
                 how += " (by hand, or by the kernel for lack of memory)"
-        last = Path(self._log.name).read_text(errors="replace")
-        return Failure("failed", f"the cell's process {how} {when}", last[-4000:])
+        log = Path(self._log.name).read_text(errors="replace")
+        # faulthandler ends with a line of thousands of characters that names every C module.
+        lines = [line for line in log.splitlines() if not line.startswith("Extension modules:")]
+        return Failure("failed", f"the cell's process {how} {when}", "\n".join(lines)[-4000:])
 
 
 class CellInProcess:
