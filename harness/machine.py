@@ -35,10 +35,10 @@ def inspect_machine(requested_device: str, root: Path, online: bool) -> Machine:
 
     Raises ValueError where the requested device is not there.
     """
+    environment = collect_environment(root)
     device = call_in_worker(probe_or_explain, requested_device)
     if isinstance(device, str):
         raise ValueError(device)
-    environment = collect_environment(root)
     environment["torch"] = device.torch
     return Machine(device, environment, online)
 

@@ -21,6 +21,7 @@ from harness.record import Record
 from harness.runner import RunSettings, SuiteRun
 from harness.session import Planned, Session
 from harness.suite import MeasurementSpec, Suite, load_suite
+from harness.worker.process import start_server
 from harness.worker.protocol import Progress
 
 _STATE = pytest.StashKey["HarnessState"]()
@@ -197,6 +198,8 @@ class SuiteFile(pytest.File):
 
     def collect(self) -> Iterator[CellCollector]:
         state = self.config.stash[_STATE]
+        if not self.config.option.collectonly and not hasattr(self.config, "workerinput"):
+            start_server()  # it imports torch while the rest is collected
         try:
             suite = load_suite(self.path, self.config.rootpath)
             state.session.add_suite(suite, state.show_path)

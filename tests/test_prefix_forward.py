@@ -120,7 +120,7 @@ def check_equal(found: Any, expected: Any) -> None:
         assert found[key][1] is likeliest
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 30, 100, 10_000])
+@pytest.mark.parametrize("batch_tokens", [1, 60, 100, 10_000])
 def test_a_llama_predicts_as_if_each_row_were_alone(llama: Any, batch_tokens: int) -> None:
     rows = make_rows()
     found, cost = predict(llama, rows, batch_tokens)

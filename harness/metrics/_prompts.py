@@ -7,6 +7,7 @@ one turn of the user's, and the assistant's turn is opened behind it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
@@ -34,15 +35,29 @@ def render_prompt(loaded: LoadedCell, text: str) -> str:
 
 
 def encode(loaded: LoadedCell, text: str) -> list[int]:
+    """Token ids of one text; see `encode_all`."""
+    return encode_all(loaded, [text])[text]
+
+
+def encode_all(loaded: LoadedCell, texts: Iterable[str]) -> dict[str, list[int]]:
     """Token ids with the tokenizer's own special tokens, as lm-evaluation-harness has them.
 
     A text that begins with the beginning-of-text token, as chat templates write it, gets no second
-    one. An end-of-text token that some tokenizers append is left out: something follows.
+    one. An end-of-text token that some tokenizers append is left out: something follows. Texts
+    given together are shared among the tokenizer's threads.
     """
     tokenizer: Any = loaded.require_tokenizer()
-    special = not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
-    ids: list[int] = tokenizer(text, add_special_tokens=special)["input_ids"]
-    return ids[:-1] if special and ids and ids[-1] == tokenizer.eos_token_id else ids
+    groups: dict[bool, list[str]] = {True: [], False: []}
+    for text in dict.fromkeys(texts):
+        begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        groups[not begun].append(text)
+    found: dict[str, list[int]] = {}
+    for special, group in groups.items():
+        encoded = tokenizer(group, add_special_tokens=special)["input_ids"] if group else []
+        for text, ids in zip(group, encoded, strict=True):
+            ended = special and ids and ids[-1] == tokenizer.eos_token_id
+            found[text] = ids[:-1] if ended else ids
+    return found
 
 
 def prompt_protocol(loaded: LoadedCell) -> dict[str, Any]:

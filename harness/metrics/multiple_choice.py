@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -18,7 +19,8 @@ from harness.errors import InputError
 from harness.metrics._choice_values import summarise_groups
 from harness.metrics._forward import MeasureContext
 from harness.metrics._prefix_forward import Cost, Target, predict_tokens
-from harness.metrics._prompts import encode, prompt_protocol, render_prompt
+from harness.metrics._prefix_tree import Tokens
+from harness.metrics._prompts import encode_all, prompt_protocol, render_prompt
 from harness.options import DataSource, OptionsBase, ValueSpec
 from harness.record import Measured, Validity
 from harness.values import base_name, make_values
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 TIE_NATS = 1e-3
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_TOKENISED_TOGETHER = 256  # questions
 
 
 class ChoiceOptions(OptionsBase):
@@ -186,9 +189,8 @@ def score_questions(
     rows: dict[tuple[int, ...], int] = {}
     targets: list[Target] = []
     too_long = set()
-    for i, question in enumerate(questions):
-        found = _tokenise(loaded, question)
-        limit = loaded.max_context
+    limit = loaded.max_context
+    for i, found in enumerate(_tokenise(loaded, questions)):
         if limit is not None and any(len(row) > limit for row, _ in found):
             too_long.add(i)
             continue
@@ -239,35 +241,48 @@ def hash_questions(questions: Sequence[Question]) -> str:
 
 
 def _tokenise(
-    loaded: LoadedCell, question: Question
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Per option the ids that go through the model, and those it is to predict at their end.
+    loaded: LoadedCell, questions: Sequence[Question]
+) -> Iterator[list[tuple[Tokens, Tokens]]]:
+    """Per question and option the ids that go through the model, and those it is to predict.
 
     As lm-evaluation-harness has it: spaces that end the prompt go over to the option, whose tokens
     are those of prompt + option that the prompt alone does not have; with an empty prompt the
-    model starts from its beginning-of-text token, or else its end-of-text token. In a chat
-    template nothing stands between the opened turn and the option.
+    model starts from its beginning-of-text token, or else its end-of-text token.
     """
-    chat = loaded.job.model.chat_template
-    found = []
-    prompts: dict[str, list[int]] = {}
+    for start in range(0, len(questions), _TOKENISED_TOGETHER):
+        block = questions[start : start + _TOKENISED_TOGETHER]
+        pairs = [_split_prompts(loaded, question) for question in block]
+        asked = [(prompt, prompt + end) for own in pairs for prompt, end in own if prompt]
+        ids = encode_all(loaded, chain.from_iterable(asked))
+        for question, own in zip(block, pairs, strict=True):
+            found = []
+            for (prompt, end), text in zip(own, question.options, strict=True):
+                context = ids[prompt] if prompt else _start_tokens(loaded)
+                wanted = ids[prompt + end][len(context) :] if prompt else _encode_end(loaded, end)
+                if not wanted:
+                    raise InputError(f"{question.id}: option {text!r} adds no token to its prompt")
+                found.append(((*context, *wanted[:-1]), tuple(wanted)))
+            yield found
+
+
+def _split_prompts(loaded: LoadedCell, question: Question) -> list[tuple[str, str]]:
+    """Prompt and continuation per option; none of the prompts ends in a space.
+
+    In a chat template nothing stands between the opened turn and the option.
+    """
+    pairs = []
     for option, text in enumerate(question.options):
         prompt = render_prompt(loaded, question.prompt_of(option))
-        following = ("" if chat else question.delimiter) + text
+        delimiter = "" if loaded.job.model.chat_template else question.delimiter
         kept = prompt.rstrip()
-        prompt, following = kept, prompt[len(kept) :] + following
-        if prompt not in prompts:
-            prompts[prompt] = encode(loaded, prompt) if prompt else _start_tokens(loaded)
-        context = prompts[prompt]
-        if prompt:
-            wanted = encode(loaded, prompt + following)[len(context) :]
-        else:
-            tokenizer: Any = loaded.require_tokenizer()
-            wanted = tokenizer(following, add_special_tokens=False)["input_ids"]
-        if not wanted:
-            raise InputError(f"{question.id}: option {text!r} adds no token to its prompt")
-        found.append(((*context, *wanted[:-1]), tuple(wanted)))
-    return found
+        pairs.append((kept, prompt[len(kept) :] + delimiter + text))
+    return pairs
+
+
+def _encode_end(loaded: LoadedCell, text: str) -> list[int]:
+    tokenizer: Any = loaded.require_tokenizer()
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def _start_tokens(loaded: LoadedCell) -> list[int]:

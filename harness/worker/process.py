@@ -172,14 +172,20 @@ def call_in_worker(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def start_process(target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
     """Start ``target`` from the fork server that has torch and transformers preloaded."""
+    start_server()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["harness.worker.preload"])
-    with _environment(_FORK_SAFE):
-        forkserver.ensure_running()
     process = context.Process(target=target, args=arguments, daemon=True)
     with _hidden_main():
         process.start()
     return process
+
+
+def start_server() -> None:
+    """Have the fork server running; returns at once, while it imports what it preloads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.worker.preload"])
+    with _environment(_FORK_SAFE):
+        forkserver.ensure_running()
 
 
 # One BLAS thread and no CUDA initialisation in the fork server: neither survives a fork.
