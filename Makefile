@@ -1,12 +1,23 @@
 # One command each: make bench, make test, make lint. Uses .venv unless VENV says otherwise.
+# make bench-peers (benchmarks/README.md) has an environment of its own, PEERS_VENV, and takes
+# TOKENIZER (folder or hub id), DATA (folder) and MODEL (folders); by default all from the hub.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+PEERS_VENV ?= .venv-peers
+PEERS := $(PEERS_VENV)/bin/python
+PEERS_GIVEN := $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(if $(DATA),--data $(DATA))
 
-.PHONY: bench test lint install clean
+.PHONY: bench bench-peers parity test lint install clean
 
 bench: install
 	$(BIN)/pytest suites/smoke.yaml
+
+bench-peers: parity
+	$(PEERS) benchmarks/peers.py $(PEERS_GIVEN)
+
+parity: $(PEERS_VENV)/.installed
+	$(PEERS) benchmarks/parity.py $(PEERS_GIVEN) $(if $(MODEL),--model $(MODEL))
 
 test: install
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -23,5 +34,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+$(PEERS_VENV)/.installed: pyproject.toml constraints.txt benchmarks/peer/requirements.txt
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-r benchmarks/peer/requirements.txt -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS_VENV) .mypy_cache .pytest_cache .ruff_cache

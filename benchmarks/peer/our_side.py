@@ -1,0 +1,97 @@
+"""The harness's side inside one process: a task scored with a clock and a memory reading around it.
+
+    python -m peer.our_side TASK MODEL OPTIONS_JSON OUT
+
+Scores exactly what lm-eval's ``loglikelihood`` does: questions in, log-likelihoods out. What a
+user's `pytest suite.yaml` takes as a whole is measured from outside, by `peers.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.catalog import load_measurement, load_precision
+from harness.metrics import multiple_choice
+from harness.metrics._forward import MeasureContext
+from harness.metrics.multiple_choice import Scored
+from harness.models.load import CellJob, LoadedCell, load_cell
+from harness.models.resolve import find_files
+from harness.models.sources import ModelFiles
+from harness.record import Measured
+from harness.suite import ModelSpec, PrecisionSpec
+
+ROOT = Path("/")
+
+
+@dataclass
+class Watched:
+    """What one measurement gave, and what its scoring took."""
+
+    measured: Measured | None = None
+    scored: list[Scored] = field(default_factory=list)
+    score_s: float = 0.0
+
+
+def load_model(folder: Path) -> LoadedCell:
+    """A checkpoint in float32, loaded on the CPU as a cell's process does."""
+    model = ModelSpec(name="peer", source=str(folder.resolve()))
+    files = find_files(model, ROOT, online=False)
+    if not isinstance(files, ModelFiles):
+        raise SystemExit(f"{folder}: {files.reason}")
+    precision = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").Options())
+    return load_cell(CellJob(model, precision, files, "cpu", ROOT, online=False))
+
+
+def measure(loaded: LoadedCell, task: str, options: dict[str, Any]) -> Watched:
+    """Run a measurement; of a multiple-choice task also keep every option's log-likelihood."""
+    module = load_measurement(task)
+    seen = Watched()
+    context = MeasureContext(suite_folder=ROOT, online=False, progress=lambda *_: None)
+    score_questions = multiple_choice.score_questions
+
+    def watch(*given: Any, **named: Any) -> Any:
+        start = time.perf_counter()
+        scored, cost = score_questions(*given, **named)
+        seen.score_s = time.perf_counter() - start
+        seen.scored = scored
+        return scored, cost
+
+    multiple_choice.score_questions = watch
+    start = time.perf_counter()
+    try:
+        seen.measured = module.measure(loaded, module.Options(**options), context)
+    finally:
+        multiple_choice.score_questions = score_questions
+    if not seen.scored:
+        seen.score_s = time.perf_counter() - start  # a text: tokenised within, as lm-eval does
+    return seen
+
+
+def main() -> None:
+    task, model, options, out = sys.argv[1:]
+    import datasets  # noqa: F401 - lm-eval has it loaded before it scores, too
+
+    from peer.memory import read_bytes, reset_peak
+
+    loaded = load_model(Path(model))
+    loaded_bytes = read_bytes("VmRSS")
+    reset_peak()
+    seen = measure(loaded, task, json.loads(options))
+    assert seen.measured is not None
+    found = {
+        "score_s": seen.score_s,
+        "loaded_bytes": loaded_bytes,
+        "peak_bytes": read_bytes("VmHWM"),
+        "numbers": {name: value.value for name, value in seen.measured.values.items()},
+        "items": {k: v for k, v in seen.measured.items.items() if k == "cost"},
+    }
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
