@@ -12,7 +12,7 @@ from cells_in_process import load, make_context, write_checkpoint, write_llama, 
 
 from harness.errors import InputError
 from harness.metrics import _forward
-from harness.metrics._prompts import prompt_protocol
+from harness.metrics._prompts import prompt_protocol, render_prompt
 from harness.metrics.multiple_choice import Question, Scored, score_questions
 from harness.models.load import LoadedCell
 
@@ -202,6 +202,16 @@ def test_a_chat_template_opens_the_assistants_turn_and_is_recorded(
     assert found.log_likelihoods[0] == pytest.approx(expected, abs=1e-5)
     assert prompt_protocol(chat)["chat_template_sha256"]
     assert prompt_protocol(cell) == {"chat_template_sha256": None}
+
+
+def test_a_template_that_writes_the_date_is_told_the_same_one_every_day(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(
+        "  {{ strftime_now('%d %b %Y') }}, {{ date_string }}: {{ messages[0].content }}"
+    )
+    chat = load(tmp_path / "model", chat_template=True)
+    assert render_prompt(chat, "Hello") == "  26 Jul 2024, 26 Jul 2024: Hello"
+    assert prompt_protocol(chat)["chat_template_date"] == "26 Jul 2024"
 
 
 def test_a_model_without_a_chat_template_cannot_be_asked_in_it(tmp_path: Path) -> None:

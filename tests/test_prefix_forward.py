@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import random
 from typing import Any
 
 import pytest
 import torch
-from cells_in_process import write_llama
+from cells_in_process import SHAPE, write_llama
 from transformers import (
     AutoModelForCausalLM,
+    BartConfig,
+    BartForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
 )
 
 from harness.metrics import _forward
@@ -59,6 +69,63 @@ def make_mamba() -> Any:
     torch.manual_seed(0)
     config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
     return MambaForCausalLM(config).eval()
+
+
+def make_gpt_neo() -> Any:
+    """Its local attention counts the cache's columns, whatever the positions say."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=12,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return GPTNeoForCausalLM(config).eval()
+
+
+def make_mpt() -> Any:
+    """ALiBi: no positions at all, but a bias by the cache's columns."""
+    torch.manual_seed(0)
+    config = MptConfig(
+        vocab_size=VOCABULARY, d_model=32, n_heads=4, n_layers=2, max_seq_len=128,
+        initializer_range=0.2,
+    )  # fmt: skip
+    return MptForCausalLM(config).eval()
+
+
+def make_bart() -> Any:
+    """Ignores the positions it is given and starts its own at 2."""
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=VOCABULARY, d_model=32, decoder_layers=2, decoder_attention_heads=4,
+        decoder_ffn_dim=64, max_position_embeddings=128, init_std=0.2, is_decoder=True,
+        is_encoder_decoder=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return BartForCausalLM(config).eval()
+
+
+def make_longrope() -> Any:
+    """Other rotation factors as soon as any row of a pass is longer than 30 tokens."""
+    torch.manual_seed(0)
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 30,
+    }
+    config = LlamaConfig(
+        **{**SHAPE, "hidden_size": 32, "max_position_embeddings": 120},
+        rope_parameters=rope,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +223,73 @@ def test_a_cache_that_cannot_be_cut_and_copied_is_not(make: Any, shares: bool) -
     assert (cost.tokens_forwarded == sum(map(len, rows))) is not shares
 
 
+@pytest.mark.parametrize("make", [make_gpt_neo, make_mpt])
+@pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
+def test_a_model_that_counts_the_cache_s_columns_finds_no_padding_in_it(
+    make: Any, batch_tokens: int
+) -> None:
+    model, rows = make(), make_rows(3)
+    found, cost = predict(model, rows, batch_tokens)
+    check_equal(found, predict_alone(model, rows))
+    assert cost.unshared == ""
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+
+
+def test_a_cache_of_another_build_is_found_out_on_the_way() -> None:
+    """BART's decoder keeps a place for what an encoder would give."""
+    model, rows = make_bart(), make_rows(3)
+    assert can_share(model)
+    found, cost = predict(model, rows, 1_000)
+    check_equal(found, predict_alone(model, rows))
+    assert cost.tokens_forwarded == sum(map(len, rows))
+    assert cost.unshared == ""
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
+def test_longrope_is_given_rows_of_one_side_of_its_boundary_only(batch_tokens: int) -> None:
+    model, rows = make_longrope(), make_rows(4)
+    assert min(map(len, rows)) <= 30 < max(map(len, rows))
+    found, _ = predict(model, rows, batch_tokens)
+    check_equal(found, predict_alone(model, rows))
+    assert not can_share(model)
+
+
+def test_a_model_that_does_not_go_on_from_its_cache_is_found_and_computed_whole(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As code of a model's own might: it takes a cache and starts its positions at 0 again."""
+    rows, forward = make_rows(), type(llama).forward
+
+    def restart(self: Any, input_ids: Any, past_key_values: Any = None, **given: Any) -> Any:
+        positions = torch.arange(input_ids.shape[1])[None]
+        return forward(
+            self, input_ids, past_key_values=past_key_values, position_ids=positions, **given
+        )
+
+    restart.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(llama), "forward", restart)
+    found, cost = predict(llama, rows, 1_000)
+    check_equal(found, predict_alone(llama, rows))
+    assert "does not go on from its cache" in cost.unshared
+    assert cost.tokens_forwarded == sum(map(len, rows))
+
+
+def test_of_equally_likely_tokens_the_first_is_the_greedy_one(llama: Any) -> None:
+    """16-bit logits tie often; `generate` takes the first."""
+    model = copy.deepcopy(llama)
+    row = (5, 6, 7, 8)
+    with torch.no_grad():
+        best = int(model(torch.tensor([row])).logits[0, -1].argmax())
+        other = (best + 1) % VOCABULARY if best + 1 < VOCABULARY else best - 1
+        model.lm_head.weight[other] = model.lm_head.weight[best]
+    told: dict[Any, bool] = {}
+    targets = [Target(0, 3, token, token) for token in (best, other)]
+    predict_tokens(
+        model, "cpu", [row], targets, lambda key, _, likeliest: told.update({key: likeliest}), 10
+    )
+    assert told == {min(best, other): True, max(best, other): False}
+
+
 def test_what_follows_the_longest_prefix_may_end_before_it(llama: Any) -> None:
     """Rows that begin other rows, and targets inside a shared prefix, wanted by each of them."""
     rows: list[tuple[int, ...]] = [(5, 6, 7, 8, 9), (5, 6, 7), (5, 6, 7, 8, 20, 21), (5,)]
@@ -203,7 +337,7 @@ def refuse_more_than(model: Any, tokens: int) -> Any:
 
 def test_batches_shrink_when_memory_runs_out_and_the_size_that_held_is_told(llama: Any) -> None:
     rows = make_rows()
-    hook = refuse_more_than(llama, 100)
+    hook = refuse_more_than(llama, 40)
     try:
         found, cost = predict(llama, rows, 1_000)
     finally:

@@ -151,8 +151,11 @@ def compare_outcomes(ours: str, theirs: str) -> dict[str, Estimate]:
     lost, won = pairs.count(("0", "1")), pairs.count(("1", "0"))
     both = pairs.count(("1", "1"))
     drop, flips = (lost - won) / n, (lost + won) / n
+    # Without a flip there is no spread to be seen, and up to 3/n of the items may yet flip.
+    unseen = None if flips else (-min(1.0, 3 / n), min(1.0, 3 / n))
+    stderr = math.sqrt((flips - drop**2) / n) if flips else None
     return {
-        "accuracy_drop": Estimate(drop, n, math.sqrt((flips - drop**2) / n)),
+        "accuracy_drop": Estimate(drop, n, stderr, unseen),
         "retention": Estimate(
             (both + won) / (both + lost) if both + lost else None,
             n,

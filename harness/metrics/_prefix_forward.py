@@ -1,16 +1,20 @@
 """Negative log-likelihoods of single tokens behind prompts that begin alike. Runs in the worker.
 
 Walks the tree of `harness.metrics._prefix_tree` from the root: a prefix goes through the model
-once, its KV cache is handed to all that follow it. Nodes of one level go together, sorted by
-length, in batches bounded in tokens; only the positions that predict a wanted token go through
-the head.
+once, its KV cache is handed to all that follow it. Nodes of one level go together in batches
+bounded in tokens, prefixes with others of their own length: padding stands only behind what is
+scored, never in a cache, where some models would count it. Only the positions that predict a wanted
+token go through the head. One row behind a shared prefix is also computed by itself: a model whose
+cache gives other numbers has every row computed whole.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from harness.metrics._forward import (
@@ -48,6 +52,7 @@ class Cost:
     """What it took: ``unique`` tokens are the size of the prefix tree, padding is beside them.
 
     ``batch_tokens`` is what a batch held at the end, less than was asked for where memory ran out.
+    ``unshared`` tells why prefixes were computed anew although the model has a cache.
     """
 
     tokens_forwarded: int
@@ -55,6 +60,7 @@ class Cost:
     tokens_padding: int
     passes: int
     batch_tokens: int
+    unshared: str = ""
 
 
 # Called per target with its key, its NLL in nats and whether the token is the likeliest.
@@ -79,46 +85,69 @@ def predict_tokens(
     """
     import torch
 
-    tree = build_tree(rows, share=can_share(model))
     wanted: dict[int, list[Target]] = {}
     for target in targets:
         wanted.setdefault(target.row, []).append(target)
-    scorer = _Scorer(model, device, rows, wanted, on_token, on_progress, batch_tokens)
-    with torch.inference_mode():
-        scorer.descend([(child, 0) for child in tree.root.children], None)
+    unshared = ""
+    for share in (True, False) if can_share(model) else (False,):
+        tree = build_tree(rows, share)
+        scorer = _Scorer(model, device, rows, wanted, on_progress, batch_tokens)
+        try:
+            with torch.inference_mode():
+                scorer.descend([(child, 0) for child in tree.root.children], None)
+            break
+        except _CacheDiffersError as error:
+            unshared = str(error)
+    for found in scorer.found:
+        on_token(*found)
     return Cost(
         tokens_forwarded=scorer.forwarded,
         tokens_unique=tree.unique,
         tokens_padding=scorer.padding,
         passes=scorer.passes,
         batch_tokens=scorer.batch_tokens,
+        unshared=unshared,
     )
+
+
+class _CacheDiffersError(Exception):
+    """The model keeps no cache to go on from, or gives other numbers behind it, as then told."""
 
 
 def can_share(model: Any) -> bool:
     """Whether the model's cache holds plain keys and values, which can be cut and copied.
 
-    A window, a state space or a cache of the model's own cannot: such prompts are computed whole.
+    A window, a state space or a cache of the model's own cannot; nor can LongRoPE's, whose factors
+    change with the longest row of a pass. Such prompts are computed whole.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
-    if getattr(model, "_is_stateful", False):
+    if getattr(model, "_is_stateful", False) or _longrope_boundary(model) is not None:
+        return False
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
+def _longrope_boundary(model: Any) -> int | None:
+    """From how many tokens on the model takes LongRoPE's other factors; None without LongRoPE."""
+    config = model.config.get_text_config()
+    given = getattr(config, "rope_parameters", None) or {}
+    for parameters in (given, *(v for v in given.values() if isinstance(v, dict))):
+        if parameters.get("rope_type") == "longrope":
+            own = parameters.get("original_max_position_embeddings")
+            return int(own or config.max_position_embeddings)
+    return None
+
+
 @dataclass(frozen=True)
 class _Cached:
-    """Keys and values of a batch of prefixes; ``valid`` (batch, length) where they are no padding.
-
-    ``lengths`` (batch) are the prefixes' true lengths, which the positions go on from.
-    """
+    """Keys and values of a batch of prefixes, all of ``length`` tokens."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    valid: torch.Tensor
-    lengths: torch.Tensor
+    length: int
 
 
 @dataclass
@@ -127,7 +156,6 @@ class _Scorer:
     device: str
     rows: Sequence[Tokens]
     wanted: dict[int, list[Target]]
-    on_token: OnToken
     on_progress: OnProgress
     batch_tokens: int
     forwarded: int = 0
@@ -135,6 +163,9 @@ class _Scorer:
     passes: int = 0
     finished: int = 0
     picks: bool = True  # hidden states can be picked on their way into the head
+    found: list[tuple[Hashable, float, bool]] = field(default_factory=list)
+    _checked: bool = False
+    _last: Target | None = None
     _positions: dict[Node, list[Target]] = field(default_factory=dict)
 
     def descend(self, nodes: list[tuple[Node, int]], parent: _Cached | None) -> None:
@@ -142,20 +173,29 @@ class _Scorer:
 
         Leaves go first: they hand nothing on, so that less is held while the others descend.
         """
-        for leaves in (True, False):
-            level = [pair for pair in nodes if bool(pair[0].children) is not leaves]
-            level.sort(key=lambda pair: len(pair[0].tokens), reverse=True)
-            while level:
-                level = level[self._advance(level, parent, leaves) :]
+        boundary = _longrope_boundary(self.model)
 
-    def _advance(self, level: list[tuple[Node, int]], parent: _Cached | None, leaves: bool) -> int:
+        def group(pair: tuple[Node, int]) -> tuple[bool, int]:
+            """Leaves together, on one side of the boundary; prefixes with those as long."""
+            node, _ = pair
+            if node.children:
+                return True, len(node.tokens)
+            return False, int(boundary is not None and node.stop > boundary)
+
+        ordered = sorted(nodes, key=lambda pair: (*group(pair), -len(pair[0].tokens)))
+        for (inner, _), level in groupby(ordered, key=group):
+            waiting = list(level)
+            while waiting:
+                waiting = waiting[self._advance(waiting, parent, inner) :]
+
+    def _advance(self, level: list[tuple[Node, int]], parent: _Cached | None, inner: bool) -> int:
         """Compute the first nodes of ``level`` and all below them; returns how many they were."""
         size = self._fit(level, parent)
         while True:
             batch = level[:size]
             full = False
             try:
-                cached = self._forward(batch, parent, keep=not leaves)
+                cached = self._forward(batch, parent, keep=inner)
             except (RuntimeError, MemoryError) as error:
                 if size == 1 or not is_out_of_memory(error):
                     raise
@@ -163,9 +203,10 @@ class _Scorer:
             if not full:
                 break
             size //= 2
-            self.batch_tokens = max(1, self.batch_tokens // 2)
+            longest = len(level[0][0].tokens)
+            self.batch_tokens = max(1, min(self.batch_tokens // 2, size * longest))
             free_memory()
-        if not leaves:
+        if inner:
             below = [(child, i) for i, (node, _) in enumerate(batch) for child in node.children]
             self.descend(below, cached)
         return len(batch)
@@ -173,7 +214,7 @@ class _Scorer:
     def _fit(self, level: list[tuple[Node, int]], parent: _Cached | None) -> int:
         """How many of the nodes, longest first, go together."""
         longest = len(level[0][0].tokens)
-        past = 0 if parent is None else parent.valid.shape[1]
+        past = 0 if parent is None else parent.length
         size = min(
             self.batch_tokens // longest,
             _for_device(_CACHED_PER_TOKEN, self.device) * self.batch_tokens // (past + longest),
@@ -216,42 +257,36 @@ class _Scorer:
         import torch
 
         nodes = [node for node, _ in batch]
-        lengths = torch.tensor([len(node.tokens) for node in nodes], device=self.device)
         length = max(len(node.tokens) for node in nodes)
         ids = torch.zeros(len(nodes), length, dtype=torch.long)
         for i, node in enumerate(nodes):
             ids[i, : len(node.tokens)] = torch.tensor(node.tokens)
-        valid = torch.arange(length, device=self.device) < lengths[:, None]
         arguments: dict[str, Any] = {}
         if parent is not None:
             picked = torch.tensor([row for _, row in batch], device=self.device)
             past = [(_take(k, picked), _take(v, picked)) for k, v in parent.layers]
-            starts = parent.lengths[picked]
-            # Padding repeats the last position: one beyond the model's context would have no place.
-            steps = torch.arange(length, device=self.device).minimum(lengths[:, None] - 1)
             arguments["past_key_values"] = _make_cache(past)
-            arguments["position_ids"] = starts[:, None] + steps
-            known = parent.valid[picked]
-            valid = torch.cat([known, valid], dim=1)
-            if not bool(known.all()):
-                arguments["attention_mask"] = valid.long()
-            lengths = starts + lengths
         places = sorted(
             {(i, t.position - n.start) for i, n in enumerate(nodes) for t in self._targets(n)}
         )
-        found = self._call(ids.to(self.device), places, keep, arguments)
-        if found is None:
+        result = self._call(ids.to(self.device), places, keep, arguments)
+        if result is None:
             return self._forward(batch, parent, keep)
-        logits, cache = found
+        logits, cache = result
+        layers = list(getattr(cache, "layers", None) or ())
+        if keep and not all(getattr(layer, "keys", None) is not None for layer in layers or [None]):
+            raise _CacheDiffersError  # no cache, or one of another build
         self._tell(nodes, places, logits)
+        if parent is not None:
+            self._check()
         self.passes += 1
         tokens = sum(len(node.tokens) for node in nodes)
         self.forwarded += tokens
         self.padding += ids.numel() - tokens
         if not keep:
             return None
-        layers = [(layer.keys, layer.values) for layer in cache.layers]
-        return _Cached(layers, valid, lengths)
+        start = 0 if parent is None else parent.length
+        return _Cached([(layer.keys, layer.values) for layer in layers], start + length)
 
     def _call(
         self,
@@ -307,12 +342,35 @@ class _Scorer:
             for target in self._targets(node)
         ]
         values = _score(logits, [(at, target.token) for at, target in wanted], self.device)
-        for (_, target), (nll, likeliest) in zip(wanted, values, strict=True):
-            self.on_token(target.key, nll, likeliest)
+        self.found += [
+            (target.key, *value) for (_, target), value in zip(wanted, values, strict=True)
+        ]
+        self._last = wanted[-1][1] if wanted else None
         for node in nodes:
             self._positions.pop(node, None)
         self.finished += sum(len(node.rows) for node in nodes)
         self.on_progress(self.finished, len(self.rows))
+
+    def _check(self) -> None:
+        """Once: the last target behind a shared prefix, computed again from its whole row."""
+        import torch
+
+        if self._checked or self._last is None:
+            return
+        self._checked = True
+        target = self._last
+        row = torch.tensor([self.rows[target.row][: target.position + 1]], device=self.device)
+        whole = self._call(row, [(0, target.position)], False, {})
+        if whole is None:
+            whole = self._call(row, [(0, target.position)], False, {})
+        assert whole is not None
+        [(expected, _)] = _score(whole[0], [(0, target.token)], self.device)
+        apart = abs(self.found[-1][1] - expected)
+        if apart > _tolerance(self.model):
+            raise _CacheDiffersError(
+                f"behind a cached prefix a token's log-likelihood is {apart:.2g} nats from that of "
+                "the whole prompt: the model does not go on from its cache as it should"
+            )
 
 
 def _score(
@@ -328,15 +386,24 @@ def _score(
         return []
     rows, tokens = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
     chosen = logits[rows, tokens].float()
-    largest, total = [], []
+    largest, total, likeliest = [], [], []
     size = max(1, _for_device(_SLICE_BYTES, device) // (4 * logits.shape[-1]))
     for start in range(0, len(logits), size):
         part = logits[start : start + size].float()
+        likeliest.append(part.argmax(-1))  # of equals the first, as `generate` takes it
         largest.append(part.amax(-1))
         total.append(part.sub_(largest[-1][:, None]).exp_().sum(-1).log())
-    best, log_total = torch.cat(largest)[rows], torch.cat(total)[rows]
-    nll = (log_total - (chosen - best)).double()
-    return list(zip(nll.tolist(), (chosen == best).tolist(), strict=True))
+    nll = (torch.cat(total)[rows] - (chosen - torch.cat(largest)[rows])).double()
+    best = torch.cat(likeliest)[rows] == tokens
+    return list(zip(nll.tolist(), best.tolist(), strict=True))
+
+
+def _tolerance(model: Any) -> float:
+    """Nats that one token may differ by: rounding, or what quantisation makes of a batch."""
+    import torch
+
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    return 1e-3 if exact else 0.25
 
 
 def _make_cache(past: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:

@@ -15,6 +15,11 @@ from harness.errors import InputError
 if TYPE_CHECKING:
     from harness.models.load import LoadedCell
 
+# Some templates write today's date: no two runs would be asked the same. Llama 3's own default.
+_TODAY = "26 Jul 2024"
+# The line's end, which a block takes with it, leaves the template at the start of a line.
+_PIN_DATE = f"{{% macro strftime_now(format) %}}{_TODAY}{{% endmacro %}}\n"
+
 
 def render_prompt(loaded: LoadedCell, text: str) -> str:
     """``text`` as it is, or as a user's turn in the tokenizer's chat template.
@@ -30,7 +35,13 @@ def render_prompt(loaded: LoadedCell, text: str) -> str:
             "template: is it a base model? Remove the line, or set `tokenizer:` to one that has"
         )
     turns = [{"role": "user", "content": text}]
-    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    rendered: str = tokenizer.apply_chat_template(
+        turns,
+        chat_template=_PIN_DATE + tokenizer.get_chat_template(),
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=_TODAY,
+    )
     return rendered
 
 
@@ -65,4 +76,5 @@ def prompt_protocol(loaded: LoadedCell) -> dict[str, Any]:
     if not loaded.job.model.chat_template:
         return {"chat_template_sha256": None}
     template = str(getattr(loaded.require_tokenizer(), "chat_template", ""))
-    return {"chat_template_sha256": hashlib.sha256(template.encode()).hexdigest()}
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    return {"chat_template_sha256": digest, "chat_template_date": _TODAY}

@@ -165,6 +165,8 @@ def measure_questions(
         items["chosen_norm"] = _row(scored, LETTERS, lambda s: s.chosen_norm or 0)
         items["right_norm"] = outcomes["acc_norm"]
     reasons = [f"{too_long} prompts exceed the model's context; not scored"] if too_long else []
+    if cost.unshared:
+        reasons.append(f"shared prefixes computed anew for each prompt: {cost.unshared}")
     return Measured(
         values={name: value for name, value in values.items() if base_name(name) in specs},
         protocol={
