@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
 
 from harness.options import ValueSpec
 from harness.record import Record, Value
+
+_LARGEST_LOG = math.log(sys.float_info.max)
+
+
+def exp_capped(x: float) -> float:
+    """exp, as large as a float can be where it would overflow: a number that limits can judge."""
+    return math.exp(min(x, _LARGEST_LOG))
 
 
 def qualify(name: str, qualifier: object) -> str:

@@ -176,6 +176,7 @@ def test_the_hash_of_the_items_changes_with_prompt_answer_and_order() -> None:
     ("row", "message"),
     [
         ({"question": ...}, r"test\.jsonl, row 2: .*field 'question'"),
+        ({"question": " "}, r"test\.jsonl, row 2: field 'question' is empty"),
         ({"question": None}, r"test\.jsonl, row 2: field 'question' is missing"),
         ({"answer": ...}, r"test\.jsonl, row 2: .*field 'answer'"),
         ({"answer": ["#### 2"]}, r"test\.jsonl, row 2: field 'answer' holds .*expected a text"),

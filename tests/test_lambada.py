@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from harness.tasks.lambada import (
     measure,
     summarise,
 )
+from harness.values import exp_capped
 
 
 @pytest.fixture
@@ -140,6 +142,15 @@ def test_passages_that_are_too_long_are_counted_and_flagged(
         run(cell, tmp_path, f"{'x' * 300} A")
 
 
+def test_a_passage_that_is_there_twice_is_refused(cell: LoadedCell, tmp_path: Path) -> None:
+    """The same beginning with another last word is another."""
+    assert run(cell, tmp_path, "a llama A", "a llama B").values["items"].value == 2
+    with pytest.raises(
+        InputError, match=r"jsonl, row 3: the same field 'text' as in passages\.jsonl, row 1; each"
+    ):
+        run(cell, tmp_path, "a llama A", "a llama B", "a llama A")
+
+
 # Values by hand
 
 
@@ -180,6 +191,17 @@ def test_the_perplexity_ratio_is_of_the_same_items_by_hand() -> None:
     assert found["perplexity_ratio"].value == pytest.approx(math.exp(0.3))
     assert found["perplexity_ratio"].stderr == pytest.approx(math.exp(0.3) * 0.2)
     assert found["perplexity_ratio"].n == 2
+
+
+def test_a_perplexity_beyond_any_float_is_the_largest_one() -> None:
+    """exp(709) is a float, exp(710) none; so is the ratio of two that far apart."""
+    largest = sys.float_info.max
+    assert exp_capped(709.0) == math.exp(709.0) < exp_capped(710.0)
+    assert exp_capped(710.0) == exp_capped(1e9) == pytest.approx(largest)
+    value = summarise(scored((-800.0, False), (-900.0, False)))["perplexity"]
+    assert (value.value, value.stderr) == (pytest.approx(largest), None)
+    ratio = pair([-800.0, -900.0], [-1.0, -2.0])["perplexity_ratio"]
+    assert (ratio.value, ratio.stderr) == (pytest.approx(largest), None)
 
 
 def test_equal_records_have_ratio_one_and_no_flips() -> None:

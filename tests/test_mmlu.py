@@ -18,6 +18,7 @@ from harness.tasks.mmlu import (
     Options,
     Row,
     build_questions,
+    group_rows,
     load_subjects,
     measure,
 )
@@ -150,6 +151,8 @@ ROW = ["Q?", "a", "b", "c", "d", "A"]
         ([ROW, ROW[1:]], r"row 2: expected 6 columns, found 5"),
         ([[*ROW, "x"], [*ROW, "x"]], r"row 1: expected 6 columns, found 7"),
         ([ROW, [*ROW, "x"]], r"row 2: expected 6 columns, found 7"),
+        ([ROW, ["", *ROW[1:]]], r"row 2: field 'question' is empty"),
+        ([ROW, ["Q?", "a", " ", "c", "d", "A"]], r"row 2: field 'choices': option 2 is empty"),
         ([], r" is empty"),
     ],
 )
@@ -159,6 +162,57 @@ def test_a_malformed_row_is_named_by_file_and_row(
     write_data(tmp_path / "data", **{"test/anatomy_test.csv": rows})
     with pytest.raises(InputError, match=r"anatomy_test\.csv,? ?" + message):
         load_subjects(options(), make_context(tmp_path))
+
+
+def test_equal_options_and_questions_asked_twice_count_as_the_published_files_have_them(
+    cell: LoadedCell, tmp_path: Path
+) -> None:
+    rows = [ROW, ROW, ["R?", "a", "a", "c", "d", "A"]]
+    write_data(tmp_path / "data", **{"test/anatomy_test.csv": rows})
+    measured = run(cell, tmp_path, subjects=("anatomy",))
+    assert measured.values["items"].value == 3
+    assert measured.items["right"][0] == measured.items["right"][1]
+
+
+HUB_ROW = {"question": "Q?", "subject": "anatomy", "choices": ["a", "b"], "answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"question": None}, "field 'question' is missing"),
+        ({"question": 1.5}, "field 'question' holds 1.5, expected a text"),
+        ({"question": ...}, "unknown field 'question'. Known: answer, choices, subject"),
+        ({"choices": ...}, "unknown field 'choices'"),
+        ({"choices": "ab"}, "field 'choices' holds 'ab', expected a list"),
+        ({"choices": ["a", None]}, "field 'choices', option 1 holds None, expected a text"),
+        ({"choices": ["a"], "answer": 0}, "field 'choices' gives 1 options, expected 2 to 26"),
+        ({"choices": list(map(str, range(27)))}, "gives 27 options, expected 2 to 26"),
+        ({"answer": ...}, "unknown field 'answer'"),
+        ({"answer": None}, "field 'answer' is missing"),
+        ({"answer": 2}, "answer 2 is not one of A, B"),
+        ({"answer": -1}, "answer -1 is not one of A, B"),
+        ({"answer": True}, "answer True is not one of A, B"),
+        ({"answer": "C"}, "answer 'C' is not one of A, B"),
+        ({"subject": ...}, "unknown field 'subject'"),
+        ({"subject": None}, "field 'subject' is missing"),
+    ],
+)
+def test_a_malformed_row_of_the_hub_is_named_by_dataset_row_and_field(
+    changes: dict[str, Any], message: str
+) -> None:
+    row = {name: value for name, value in {**HUB_ROW, **changes}.items() if value is not ...}
+    with pytest.raises(InputError, match=rf"^mmlu: cais/mmlu test, row 2: .*{message}"):
+        group_rows([HUB_ROW, row], "mmlu: cais/mmlu test")
+
+
+def test_rows_of_the_hub_are_put_by_subject_oddities_included() -> None:
+    odd = {**HUB_ROW, "question": "", "choices": ["a", "a", ""], "answer": "C"}
+    other = {**HUB_ROW, "subject": "law", "choices": list("abcdefghijklmnopqrstuvwxyz")}
+    assert group_rows([HUB_ROW, other, odd, HUB_ROW], "cais/mmlu test") == {
+        "anatomy": [Row("Q?", ("a", "b"), 1), Row("", ("a", "a", ""), 2), Row("Q?", ("a", "b"), 1)],
+        "law": [Row("Q?", tuple("abcdefghijklmnopqrstuvwxyz"), 1)],
+    }
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:

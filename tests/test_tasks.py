@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -311,6 +312,13 @@ def test_published_sets_and_their_examples_come_from_the_hub(tmp_path: Path) -> 
 # Files
 
 
+ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def of_labels(labels: str) -> dict[str, Any]:
+    return labelled("question", "Which?", [f"{i}." for i in range(len(labels))], "A", labels)
+
+
 def without(row: dict[str, Any], field: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != field}
 
@@ -358,13 +366,113 @@ def without(row: dict[str, Any], field: str) -> dict[str, Any]:
         ("winogrande", {**WINOGRANDE[0], "sentence": "No."}, "'sentence' has no blank, '_': 'No.'"),
         ("winogrande", {**WINOGRANDE[0], "answer": ""}, "answer '' is not one of 1, 2"),
         ("winogrande", {**WINOGRANDE[0], "answer": "0"}, "answer '0' is not one of 1, 2"),
+        ("arc_easy", of_labels("AA"), "choices: field 'label' holds A, A: two labels are the same"),
+        ("arc_easy", of_labels("A"), "field 'choices' gives 1 options, expected 2 to 26"),
+        ("arc_easy", of_labels(ALPHABET + "0"), "'choices' gives 27 options, expected 2 to 26"),
     ],
 )
 def test_a_malformed_row_is_named_by_file_row_and_field(
     task: str, row: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(InputError, match=r"^rows\.jsonl, row 1(:|, ).*" + message):
-        make(task, row)
+    """Wherever it comes from: it could not be scored."""
+    for own in (True, False):
+        with pytest.raises(InputError, match=r"^rows\.jsonl, row 1(:|, ).*" + message):
+            TASKS[task][1](Row(row, "rows.jsonl, row 1", own))
+
+
+@pytest.mark.parametrize("labels", ["AB", ALPHABET])
+def test_two_to_26_options_are_taken(labels: str) -> None:
+    assert len(make("arc_easy", of_labels(labels)).options) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("hellaswag", {"endings": ["a", " ", "c", "d"]}, "'endings', cleaned: option 2 is empty"),
+        (
+            "hellaswag",
+            {"endings": ["a", "b", "[title]", "d"]},
+            "'endings', cleaned: option 3 is empty",
+        ),
+        (
+            "hellaswag",
+            {"endings": ["a", "b", "c", "[x]a"]},
+            "'endings', cleaned: options 1 and 4 are the same: 'a'",
+        ),
+        ("hellaswag", {"ctx_a": ""}, "'ctx_a' is empty"),
+        ("arc_easy", {"question": " "}, "'question' is empty"),
+        (
+            "arc_easy",
+            {"choices": {"text": ["a", "b", "b"], "label": ["A", "B", "C"]}},
+            "'choices': options 2 and 3 are the same: 'b'",
+        ),
+        (
+            "arc_easy",
+            {"choices": {"text": ["a", ""], "label": ["A", "B"]}},
+            "'choices': option 2 is empty",
+        ),
+        ("openbookqa", {"question_stem": ""}, "'question_stem' is empty"),
+        (
+            "openbookqa",
+            {"choices": {"text": ["a", "b", "c", "a"], "label": ["A", "B", "C", "D"]}},
+            "'choices': options 1 and 4 are the same: 'a'",
+        ),
+        ("piqa", {"goal": ""}, "'goal' is empty"),
+        ("piqa", {"sol1": " "}, "'sol1', 'sol2': option 1 is empty"),
+        ("piqa", {"sol1": "x", "sol2": "x"}, "'sol1', 'sol2': options 1 and 2 are the same: 'x'"),
+        ("winogrande", {"sentence": "It was _ "}, "'sentence' has nothing behind its blank"),
+        ("winogrande", {"sentence": "_ met _."}, "'sentence' has more than one blank"),
+        ("winogrande", {"option1": ""}, "'option1' is empty"),
+        (
+            "winogrande",
+            {"option1": "x", "option2": "x"},
+            "'option1', 'option2': options 1 and 2 are the same$",
+        ),
+    ],
+)
+def test_what_counts_for_nothing_is_refused_in_a_local_file_and_scored_from_the_hub(
+    task: str, changes: dict[str, Any], message: str
+) -> None:
+    _, make_question, rows = TASKS[task]
+    row = {**rows[0], **changes}
+    with pytest.raises(InputError, match=r"^rows\.jsonl, row 1: field " + message):
+        make_question(Row(row, "rows.jsonl, row 1"))
+    assert make_question(Row(row, "owner/set test, row 1", own=False)).answer in (0, 1)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_an_item_twice_is_refused_in_a_local_file_and_scored_from_the_hub(task: str) -> None:
+    _, make_question, published = TASKS[task]
+    rows = [*published, {**published[0], "note": "another field"}]
+    own, hub = (
+        [Row(row, f"rows.jsonl, row {i}", own) for i, row in enumerate(rows, 1)]
+        for own in (True, False)
+    )
+    assert len(build_questions(own[:3], [], 0, make_question)) == 3
+    assert len(build_questions(hub, [], 0, make_question)) == 4
+    with pytest.raises(
+        InputError,
+        match=r"^rows\.jsonl, row 4: the same prompt and options as in rows\.jsonl, row 1",
+    ):
+        build_questions(own, [], 0, make_question)
+
+
+def test_rows_of_a_local_file_are_known_as_such(tmp_path: Path) -> None:
+    [row] = read(tmp_path, "rows.jsonl", '{"a": ""}')
+    assert row.own
+    with pytest.raises(InputError, match=r"^rows\.jsonl, row 1: field 'a' is empty"):
+        row.filled("a")
+
+
+@pytest.mark.skipif(
+    not os.environ.get("HARNESS_REAL_DATA"),
+    reason="HARNESS_REAL_DATA names no folder with models/ and data/",
+)
+def test_published_items_in_a_local_file_pass_every_check() -> None:
+    root = Path(os.environ["HARNESS_REAL_DATA"]).resolve()
+    source = DataSource(path=str(root / "data" / "hellaswag" / "validation_1000.jsonl"))
+    rows = load_rows(source, make_context(Path("/")), "validation")
+    assert len(build_questions(rows, [], 0, hellaswag.make_question)) == 1000
 
 
 def read(folder: Path, name: str, data: bytes | str) -> list[Row]:
@@ -403,6 +511,16 @@ def test_parquet_is_read(tmp_path: Path) -> None:
     assert (row.text("a"), row.texts("b")) == ("x", ("1", "2"))
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+HALF = r"holds '\\ud83d', half of a character"
+
+
+def test_a_pair_of_escaped_halves_is_one_character(tmp_path: Path) -> None:
+    [row] = read(tmp_path, "rows.jsonl", '{"a": "\\ud83d\\ude00", "b": [[[1]]]}')
+    assert row.text("a") == "\U0001f600"
+    assert row.value("b") == [[[1]]]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
@@ -413,6 +531,32 @@ def test_parquet_is_read(tmp_path: Path) -> None:
         ("rows.jsonl", '{"a": 1}\n3\n', r"rows\.jsonl, row 2: expected an object"),
         ("rows.json", "[1]", r"rows\.json, row 1: expected an object"),
         ("rows.json", "[1", r"rows\.json is no JSON: "),
+        pytest.param(
+            "rows.jsonl",
+            f'{{"a": 1}}\n{{"a": {"9" * 5000}}}',
+            r"rows\.jsonl, row 2: no JSON: ",
+            id="long1",
+        ),
+        pytest.param(
+            "rows.json", f'[{{"a": {"9" * 5000}}}]', r"rows\.json is no JSON: ", id="long2"
+        ),
+        ("rows.jsonl", '{"a": "x"}\n{"a": "x \\ud83d"}', rf"row 2: field 'a' {HALF}"),
+        ("rows.jsonl", '{"a": {"b": ["\\uDE00"]}}', r"row 1: field 'a' holds '\\ude00', half"),
+        ("rows.jsonl", '{"\\ud83d": 1}', rf"row 1: field '\\ud83d' {HALF}"),
+        ("rows.json", '[{"a": 1}, {"a": "\\ud83d"}]', rf"rows\.json, row 2: field 'a' {HALF}"),
+        pytest.param(
+            "rows.jsonl",
+            '{"a": 1}\n{"a": ' + DEEP + "}",
+            r"rows\.jsonl, row 2: lists or objects",
+            id="long3",
+        ),
+        pytest.param(
+            "rows.jsonl",
+            '{"a": 1}\n' + DEEP,
+            r"rows\.jsonl, row 2: lists or objects lie too deep",
+            id="long4",
+        ),
+        pytest.param("rows.json", DEEP, r"rows\.json: lists or objects lie too deep", id="long5"),
         ("rows.jsonl", b'{"a": "\xe9"}', r"rows\.jsonl is not UTF-8: "),
         ("rows.csv", "a,b\n", r"rows\.csv has a heading line and no rows"),
         ("rows.csv", "", r"rows\.csv is empty"),
@@ -467,7 +611,7 @@ def test_acc_takes_the_likelier_and_acc_norm_the_likelier_per_character(
     rows = [
         {"goal": "?", "sol1": short, "sol2": long, "label": 0},
         {"goal": "?", "sol1": long, "sol2": short, "label": 1},
-        {"goal": "?", "sol1": long, "sol2": short, "label": 0},
+        {"goal": "!", "sol1": long, "sol2": short, "label": 0},
     ]
     options = piqa.Options(data=write_rows(tmp_path / "rows.jsonl", rows))
     measured = piqa.measure(cell, options, make_context(tmp_path))

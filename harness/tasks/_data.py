@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
 
 _BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_TOO_DEEP = "lists or objects lie too deep in one another; an item is an object of fields"
 
 
 def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
@@ -151,8 +152,10 @@ def _read_json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     whole = text.lstrip().startswith("[")
     try:
         rows = enumerate(json.loads(text) if whole else text.split("\n"), 1)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
         raise InputError(f"{path.name} is no JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path.name}: {_TOO_DEEP}") from error
     for number, row in rows:
         where = f"{path.name}, row {number}"
         if not whole:
@@ -160,11 +163,34 @@ def _read_json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
                 continue
             try:
                 row = json.loads(row)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise InputError(f"{where}: no JSON: {error}") from error
+            except RecursionError as error:
+                raise InputError(f"{where}: {_TOO_DEEP}") from error
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object {{…}} with an item's fields")
+        _check_characters(row, where)
         yield row, where
+
+
+def _check_characters(row: Mapping[str, Any], where: str) -> None:
+    r"""JSON can write half a character, ``\ud83d``, which no text and no tokenizer can take."""
+    for name, value in row.items():
+        half = _find_half(name, value, where)
+        if half:
+            raise InputError(
+                f"{where}: field {name!a} holds {half!a}, half of a character (a lone surrogate)"
+            )
+
+
+def _find_half(name: str, value: Any, where: str) -> str | None:
+    try:
+        (name + json.dumps(value, ensure_ascii=False)).encode()
+    except UnicodeEncodeError as error:
+        return str(error.object[error.start])
+    except RecursionError as error:  # the writer's depth may be less than the reader's
+        raise InputError(f"{where}: {_TOO_DEEP}") from error
+    return None
 
 
 def _check_table(path: str, columns: int | None = None) -> tuple[list[str], int]:

@@ -4,6 +4,10 @@ Every published task and `choices` goes this way: rows -> one `Question` each ->
 in front -> `measure_questions`. Examples are the first ones of their file, in its order, the same
 for every question, so that they are computed once; lm-evaluation-harness does so with
 ``fewshot_config: {sampler: first_n}``, and draws others for each question by default.
+
+A local file is checked as a user's own: nothing empty, no two options the same, no item twice. What
+comes from the hub is published, oddities included, and scored as it is, as other tools do; only
+what could not be scored is refused.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.catalog import describe_unknown
 from harness.errors import InputError
-from harness.metrics.multiple_choice import ChoiceOptions, Question, measure_questions
+from harness.metrics.multiple_choice import LETTERS, ChoiceOptions, Question, measure_questions
 from harness.options import DataSource, ValueSpec
 from harness.record import Measured
 
@@ -35,10 +39,11 @@ class RowOptions(ChoiceOptions):
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of one item; ``where`` names its file and row."""
+    """The fields of one item; ``where`` names its file and row, ``own`` tells a local file's."""
 
     fields: Mapping[str, Any]
     where: str
+    own: bool = True
 
     def value(self, name: str) -> Any:
         """A field as it is; raises `InputError` where it is missing or null."""
@@ -51,6 +56,13 @@ class Row:
     def text(self, name: str) -> str:
         """A field that holds a text, or a whole number, as a text."""
         return self._as_text(self.value(name), f"field {name!r}")
+
+    def filled(self, name: str) -> str:
+        """`text` that must not be empty in a local file."""
+        text = self.text(name)
+        if self.own and not text.strip():
+            raise InputError(f"{self.where}: field {name!r} is empty")
+        return text
 
     def texts(self, name: str, count: int | None = None) -> tuple[str, ...]:
         """A field that holds a list of texts, ``count`` of them unless it is None."""
@@ -102,7 +114,8 @@ def load_rows(
     """The first ``limit`` rows, in their order; raises `InputError` where there are none."""
     from harness.tasks._data import load_rows as read
 
-    rows = [Row(*row) for row in islice(read(source, context, split), limit)]
+    own = source.locate(context.suite_folder)[0] != "hub"
+    rows = [Row(*row, own) for row in islice(read(source, context, split), limit)]
     if not rows:
         raise InputError(f"{source.path!r} holds no rows")
     return rows
@@ -134,12 +147,14 @@ def build_questions(
 ) -> list[Question]:
     """Each row's question behind the first ``shots`` examples, a blank line after each of them.
 
-    A question that is itself among the examples is not shown to itself: the next one is.
+    A question that is itself among the examples is not shown to itself: the next one is. Raises
+    `InputError` for an item that a local file holds twice, and for too few examples.
     """
     answered = [render_example(make_question(row)) for row in examples]
+    asked = [make_question(row) for row in rows]
+    refuse_duplicates(rows, asked)
     questions = []
-    for i, row in enumerate(rows):
-        question = make_question(row)
+    for i, (row, question) in enumerate(zip(rows, asked, strict=True)):
         others = [
             text
             for text, example in zip(answered, examples, strict=True)
@@ -162,6 +177,46 @@ def build_questions(
     return questions
 
 
+def check_question(row: Row, question: Question, field: str, distinct: bool = True) -> Question:
+    """The question as it is; raises `InputError` naming row and ``field``, which holds its options.
+
+    2 to 26 options; in a local file none of them empty and, where ``distinct``, no two the same
+    behind the same prompt.
+    """
+    count = len(question.options)
+    if not 2 <= count <= len(LETTERS):
+        raise InputError(
+            f"{row.where}: field {field} gives {count} options, expected 2 to {len(LETTERS)}"
+        )
+    if not row.own:
+        return question
+    seen: dict[tuple[str, str], int] = {}
+    for i, option in enumerate(question.options):
+        if not option.strip():
+            raise InputError(f"{row.where}: field {field}: option {i + 1} is empty")
+        first = seen.setdefault((question.prompt_of(i), option), i)
+        if distinct and first != i:
+            raise InputError(
+                f"{row.where}: field {field}: options {first + 1} and {i + 1} are the same"
+                + (f": {option!r}" if question.prompts is None else "")
+            )
+    return question
+
+
+def refuse_duplicates(
+    rows: Sequence[Row], questions: Sequence[Question], what: str = "prompt and options"
+) -> None:
+    """Raise `InputError` for a question that a local file holds twice, whatever its answer."""
+    seen: dict[Any, Row] = {}
+    for row, question in zip(rows, questions, strict=True):
+        first = seen.setdefault((question.prompts or question.prompt, question.options), row)
+        if row.own and first is not row:
+            raise InputError(
+                f"{row.where}: the same {what} as in {first.where}; each item counts "
+                "once, remove one"
+            )
+
+
 def render_example(question: Question) -> str:
     """A question with its right answer, and the blank line that ends it."""
     answer = question.options[question.answer]
@@ -169,12 +224,19 @@ def render_example(question: Question) -> str:
 
 
 def read_labelled(row: Row, count: int | None = None) -> tuple[tuple[str, ...], int]:
-    """The texts of ``choices {text, label}`` and the place of the one ``answerKey`` names."""
+    """The texts of ``choices {text, label}`` and the place of the one ``answerKey`` names.
+
+    Raises `InputError` also where two labels are the same.
+    """
     choices = row.value("choices")
     if not isinstance(choices, Mapping):
         raise InputError(
             f"{row.where}: field 'choices' holds {choices!r}, expected lists 'text' and 'label'"
         )
-    inside = Row(choices, f"{row.where}, choices")
+    inside = Row(choices, f"{row.where}, choices", row.own)
     labels = inside.texts("label", count)
+    if len(set(labels)) < len(labels):
+        raise InputError(
+            f"{inside.where}: field 'label' holds {', '.join(labels)}: two labels are the same"
+        )
     return inside.texts("text", len(labels)), row.index("answerKey", labels)

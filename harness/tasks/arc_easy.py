@@ -12,7 +12,7 @@ from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headl
 from harness.metrics.multiple_choice import Question
 from harness.options import DataSource
 from harness.record import Measured
-from harness.tasks._rows import Row, RowOptions, measure_rows, read_labelled
+from harness.tasks._rows import Row, RowOptions, check_question, measure_rows, read_labelled
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -39,5 +39,6 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 def make_question(row: Row) -> Question:
     """``Question: …``, ``Answer:``, each choice behind it; answerKey is one of their labels."""
     options, answer = read_labelled(row)
-    prompt = f"Question: {row.text('question')}\nAnswer:"
-    return Question(row.where, "arc", prompt, options, answer)
+    prompt = f"Question: {row.filled('question')}\nAnswer:"
+    question = Question(row.where, "arc", prompt, options, answer)
+    return check_question(row, question, "'choices'")

@@ -7,6 +7,7 @@ template that shows them, lettered, has them in fields of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +17,14 @@ from harness.errors import InputError
 from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headline
 from harness.metrics.multiple_choice import LETTERS, Question, measure_questions
 from harness.record import Measured
-from harness.tasks._rows import Row, RowOptions, build_questions, load_examples, load_rows
+from harness.tasks._rows import (
+    Row,
+    RowOptions,
+    build_questions,
+    check_question,
+    load_examples,
+    load_rows,
+)
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -69,7 +77,8 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     """The likeliest option of each question, and the likeliest per character (acc_norm)."""
     rows = load_rows(options.data, context, "test", options.limit)
     questions = [make_question(row, options) for row in rows]
-    check_questions(rows, questions, options.unequal_options)
+    if not options.unequal_options:
+        check_counts(rows, questions)
     examples = load_examples(options, context) if options.shots else []
     asked = build_questions(rows, examples, options.shots, lambda row: make_question(row, options))
     subjects = list(dict.fromkeys(question.subject for question in questions))
@@ -80,14 +89,16 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 def make_question(row: Row, options: Options) -> Question:
     """One row; raises `InputError` naming file, row and field of what is wrong with it."""
     texts = read_options(row, options)
-    return Question(
+    question = Question(
         id=row.where,
         subject=row.text(options.subject) if options.subject else "choices",
         prompt=fill_template(options.prompt, row),
         options=texts,
-        answer=read_answer(row, options, texts),
+        answer=0,
         delimiter=options.delimiter,
     )
+    check_question(row, question, _show_names(options.options))
+    return replace(question, answer=read_answer(row, options, texts))
 
 
 def parse_template(template: str) -> list[tuple[str, str | None]]:
@@ -109,15 +120,19 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
 
 
 def fill_template(template: str, row: Row) -> str:
-    """The template with the row's fields in it."""
-    return "".join(
-        text + (row.text(name) if name is not None else "")
-        for text, name in parse_template(template)
-    )
+    """The template with the row's fields in it.
+
+    Raises `InputError` where all of these are empty in a local file.
+    """
+    parts = parse_template(template)
+    fields = {name: row.text(name) for _, name in parts if name is not None}
+    if row.own and not any(text.strip() for text in fields.values()):
+        raise InputError(f"{row.where}: field {_show_names(tuple(fields))} is empty")
+    return "".join(text + (fields[name] if name is not None else "") for text, name in parts)
 
 
 def read_options(row: Row, options: Options) -> tuple[str, ...]:
-    """The texts of a row's options, at least two, none empty, no two the same.
+    """The texts of a row's options.
 
     Where numbers may be unequal, empty fields at the end are options that this row lacks.
     """
@@ -128,19 +143,6 @@ def read_options(row: Row, options: Options) -> tuple[str, ...]:
         texts = [_read_cell(row, name, options.unequal_options) for name in names]
     while options.unequal_options and texts and not texts[-1].strip():
         texts.pop()
-    shown = repr(names) if isinstance(names, str) else ", ".join(map(repr, names))
-    if not 2 <= len(texts) <= len(LETTERS):
-        raise InputError(
-            f"{row.where}: field {shown} gives {len(texts)} options, expected 2 to {len(LETTERS)}"
-        )
-    for i, text in enumerate(texts):
-        if not text.strip():
-            raise InputError(f"{row.where}: field {shown}: option {i + 1} is empty")
-        if text in texts[:i]:
-            raise InputError(
-                f"{row.where}: field {shown}: options {texts.index(text) + 1} and {i + 1} "
-                f"are the same: {text!r}"
-            )
     return tuple(texts)
 
 
@@ -169,21 +171,18 @@ def read_answer(row: Row, options: Options, texts: Sequence[str]) -> int:
     return next(iter(found.values()))
 
 
-def check_questions(rows: Sequence[Row], questions: Sequence[Question], unequal: bool) -> None:
-    """Raise `InputError` for items asked twice and, unless allowed, unequal numbers of options."""
-    seen: dict[tuple[str, tuple[str, ...]], Row] = {}
+def check_counts(rows: Sequence[Row], questions: Sequence[Question]) -> None:
+    """Raise `InputError` for unequal numbers of options."""
     for row, question in zip(rows, questions, strict=True):
-        if not unequal and len(question.options) != len(questions[0].options):
+        if len(question.options) != len(questions[0].options):
             raise InputError(
                 f"{row.where}: {len(question.options)} options, and {len(questions[0].options)} "
                 f"in {rows[0].where}; if that is meant, set `unequal_options: true`"
             )
-        first = seen.setdefault((question.prompt, question.options), row)
-        if first is not row:
-            raise InputError(
-                f"{row.where}: the same prompt and options as in {first.where}; each item counts "
-                "once, remove one"
-            )
+
+
+def _show_names(names: str | Sequence[str]) -> str:
+    return repr(names) if isinstance(names, str) else ", ".join(map(repr, names))
 
 
 def _read_cell(row: Row, name: str, may_lack: bool) -> str:

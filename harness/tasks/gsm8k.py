@@ -267,7 +267,7 @@ def _has_digit(number: str | None) -> bool:
 
 
 def _ask(row: Row) -> str:
-    return f"Question: {row.text('question')}\nAnswer:"
+    return f"Question: {row.filled('question')}\nAnswer:"
 
 
 def _read_answer(row: Row) -> str:

@@ -13,7 +13,7 @@ from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headl
 from harness.metrics.multiple_choice import Question
 from harness.options import DataSource
 from harness.record import Measured
-from harness.tasks._rows import Row, RowOptions, measure_rows
+from harness.tasks._rows import Row, RowOptions, check_question, measure_rows
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -39,14 +39,15 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
 def make_question(row: Row) -> Question:
     """``Activity: context``, each ending behind it."""
-    context = f"{row.text('ctx_a')} {row.text('ctx_b').capitalize()}"
-    return Question(
+    context = f"{row.filled('ctx_a')} {row.text('ctx_b').capitalize()}"
+    question = Question(
         id=row.where,
         subject="hellaswag",
         prompt=clean_text(f"{row.text('activity_label')}: {context}"),
         options=tuple(map(clean_text, row.texts("endings", 4))),
         answer=row.index("label", "0123"),
     )
+    return check_question(row, question, "'endings', cleaned")
 
 
 def clean_text(text: str) -> str:

@@ -29,8 +29,8 @@ from harness.metrics.multiple_choice import (
 )
 from harness.options import DataSource, ValueSpec
 from harness.record import Measured, Record, Validity, Value
-from harness.tasks._rows import Row, load_rows
-from harness.values import make_values
+from harness.tasks._rows import Row, load_rows, refuse_duplicates
+from harness.values import exp_capped, make_values
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -70,6 +70,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     """Whether the last word is the likeliest continuation, token by token, and how likely it is."""
     rows = load_rows(options.data, context, "test", options.limit)
     questions = [make_question(row, i) for i, row in enumerate(rows)]
+    refuse_duplicates(rows, questions, "field 'text'")
     scored, cost = score_questions(loaded, questions, options.batch_tokens, context)
     words = [None if s.log_likelihoods is None else s.log_likelihoods[0] for s in scored]
     too_long = words.count(None)
@@ -153,5 +154,5 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 def _exp_mean(nats: list[float]) -> tuple[float, float | None]:
     """exp(mean) and its standard error, exp(mean) * sd / sqrt(n), None for fewer than two."""
-    value = math.exp(fmean(nats))
+    value = exp_capped(fmean(nats))
     return value, value * stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else None

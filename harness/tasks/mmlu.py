@@ -1,11 +1,13 @@
 """mmlu: multiple-choice questions by subject, in the form MMLU was published in.
 
-Hendrycks et al. 2021, https://arxiv.org/abs/2009.03300.
+Hendrycks et al. 2021, https://arxiv.org/abs/2009.03300. The published files ask some questions
+twice and have some options that are the same (us_foreign_policy, business_ethics and others;
+https://github.com/hendrycks/test/issues/29): they are scored as they are, as other tools do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +19,7 @@ from harness.metrics._choice_values import CHOICE_VALUES, compare_choices, headl
 from harness.metrics.multiple_choice import LETTERS, ChoiceOptions, Question, measure_questions
 from harness.options import DataSource
 from harness.record import Measured
+from harness.tasks import _rows
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -134,8 +137,13 @@ def _load_folder_split(folder: Path, split: str) -> dict[str, list[Row]]:
     tables = load_text_tables({subject: str(path) for subject, path in files.items()}, names)
     return {
         subject: [
-            _make_row(line, [line[c] for c in "ABCD"], f"{files[subject].name}, row {i + 1}")
-            for i, line in enumerate(table)
+            _make_row(
+                _rows.Row(
+                    {**line, "choices": [line[c] for c in "ABCD"]},
+                    f"mmlu: {files[subject].name}, row {i}",
+                )
+            )
+            for i, line in enumerate(table, 1)
         ]
         for subject, table in tables.items()
     }
@@ -144,23 +152,30 @@ def _load_folder_split(folder: Path, split: str) -> dict[str, list[Row]]:
 def _load_hub_split(options: Options, context: MeasureContext, split: str) -> dict[str, list[Row]]:
     from harness.tasks._data import load_hub
 
+    return group_rows(load_hub(options.data, context, split), f"mmlu: {options.data.path} {split}")
+
+
+def group_rows(lines: Iterable[Mapping[str, Any]], place: str) -> dict[str, list[Row]]:
+    """The rows of a hub dataset by subject; ``place`` names the dataset and split in an error."""
     found: dict[str, list[Row]] = {}
-    for i, line in enumerate(load_hub(options.data, context, split)):
-        row = _make_row(line, line["choices"], f"{options.data.path} {split}, row {i + 1}")
-        found.setdefault(line["subject"], []).append(row)
+    for i, line in enumerate(lines, 1):
+        row = _rows.Row(line, f"{place}, row {i}", own=False)
+        found.setdefault(row.text("subject"), []).append(_make_row(row))
     return found
 
 
-def _make_row(line: Mapping[str, Any], choices: Sequence[Any], where: str) -> Row:
-    """Check one item; ``where`` names its file and row in the error."""
-    answer = line["answer"]
+def _make_row(row: _rows.Row) -> Row:
+    """Check one item; raises `InputError` naming its file, row and field."""
+    choices, answer = row.texts("choices"), row.value("answer")
     letters = LETTERS[: len(choices)]
     index = _find_letter(answer, letters) if isinstance(answer, str) else answer
-    if not isinstance(index, int) or not 0 <= index < len(choices):
-        raise InputError(f"mmlu: {where}: answer {answer!r} is not one of {', '.join(letters)}")
-    if any(choice is None or str(choice) == "" for choice in choices):
-        raise InputError(f"mmlu: {where}: an option is empty")
-    return Row(str(line["question"]), tuple(map(str, choices)), index)
+    if type(index) is not int or not 0 <= index < len(choices):
+        raise InputError(f"{row.where}: answer {answer!r} is not one of {', '.join(letters)}")
+    if row.own and "" in choices:
+        raise InputError(f"{row.where}: an option is empty")
+    asked = Question(row.where, "mmlu", row.filled("question"), choices, index)
+    _rows.check_question(row, asked, "'choices'", distinct=False)
+    return Row(asked.prompt, choices, index)
 
 
 def _find_letter(answer: str, letters: str) -> int:

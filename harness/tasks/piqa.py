@@ -11,7 +11,7 @@ from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headl
 from harness.metrics.multiple_choice import Question
 from harness.options import DataSource
 from harness.record import Measured
-from harness.tasks._rows import Row, RowOptions, measure_rows
+from harness.tasks._rows import Row, RowOptions, check_question, measure_rows
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -37,10 +37,11 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
 def make_question(row: Row) -> Question:
     """``Question: goal``, ``Answer:``, each solution behind it."""
-    return Question(
+    question = Question(
         id=row.where,
         subject="piqa",
-        prompt=f"Question: {row.text('goal')}\nAnswer:",
+        prompt=f"Question: {row.filled('goal')}\nAnswer:",
         options=(row.text("sol1"), row.text("sol2")),
         answer=row.index("label", "01"),
     )
+    return check_question(row, question, "'sol1', 'sol2'")

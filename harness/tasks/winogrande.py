@@ -14,7 +14,7 @@ from harness.metrics._choice_values import CHOICE_VALUES, compare_choices, headl
 from harness.metrics.multiple_choice import Question
 from harness.options import DataSource
 from harness.record import Measured
-from harness.tasks._rows import Row, RowOptions, measure_rows
+from harness.tasks._rows import Row, RowOptions, check_question, measure_rows
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -43,11 +43,16 @@ def make_question(row: Row) -> Question:
     start, blank, end = row.text("sentence").partition("_")
     if not blank:
         raise InputError(f"{row.where}: field 'sentence' has no blank, '_': {start!r}")
-    return Question(
+    if row.own and "_" in end:
+        raise InputError(f"{row.where}: field 'sentence' has more than one blank, '_'")
+    if row.own and not end.strip():
+        raise InputError(f"{row.where}: field 'sentence' has nothing behind its blank to score")
+    question = Question(
         id=row.where,
         subject="winogrande",
         prompt=start,
         options=(end.strip(),) * 2,
         answer=row.index("answer", "12"),
-        prompts=(start + row.text("option1"), start + row.text("option2")),
+        prompts=(start + row.filled("option1"), start + row.filled("option2")),
     )
+    return check_question(row, question, "'option1', 'option2'")
