@@ -206,10 +206,12 @@ def _check_source(
     except (ValueError, OSError) as error:
         document.report(location, prefix(location, str(error)))
         return
-    if beside.get("revision") is not None and kind != "hub":
-        at = (*location[:-1], "revision")
-        what = {"builtin": "an embedded name", "local": "a local path"}[kind]
-        document.report(at, prefix(at, f"revision is only for hub ids; {source!r} is {what}"))
+    # Of a model ``name`` is its own; of data it is the hub dataset's part.
+    for key in ("revision", "name", "split") if location[-1] == "path" else ("revision",):
+        if beside.get(key) is not None and kind != "hub":
+            at = (*location[:-1], key)
+            what = {"builtin": "an embedded name", "local": "a local path"}[kind]
+            document.report(at, prefix(at, f"{key} is only for hub ids; {source!r} is {what}"))
 
 
 def _read_precisions(document: Document) -> list[PrecisionSpec]:

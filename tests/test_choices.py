@@ -18,7 +18,7 @@ from harness.options import DataSource
 from harness.record import Measured
 from harness.suite import load_suite
 from harness.tasks._rows import Row, build_questions
-from harness.tasks.choices import Options, make_question, measure
+from harness.tasks.choices import Options, make_question, measure, refuse_unclear_numbers
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "own-questions"
 ROW = {"q": "What?", "right": "yes", "wrong": "no", "options": ["yes", "no"], "answer": 0}
@@ -293,3 +293,40 @@ def test_the_shipped_example_is_answered_by_the_embedded_model() -> None:
     measured = measure(cell, spec.options, make_context(suite.folder))
     assert measured.items["subjects"] == {"countries": 3, "people": 2, "animals": 1}
     assert measured.values["acc"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answers", "given", "accepted"),
+    [
+        ((1, 2, 1), {}, False),  # of three options each: 1 may be the first or the second
+        ((0, 2, 1), {}, True),
+        ((1, 2, 3), {}, False),  # 3 is no index of three options
+        ((1, 2, 1), {"answer_is": "index"}, True),
+        ((1, 2, 3), {"answer_is": "number"}, True),
+    ],
+)
+def test_numbers_without_a_zero_among_them_may_count_from_one(
+    answers: tuple[int, ...], given: dict[str, Any], accepted: bool
+) -> None:
+    options = Options(
+        data=DataSource(path="q.jsonl"),
+        prompt="{q}",
+        options="o",
+        answer="a",
+        **given,
+    )
+    rows = [
+        Row({"q": f"?{i}", "o": ["x", "y", "z"], "a": answer}, f"q.jsonl, row {i + 1}")
+        for i, answer in enumerate(answers)
+    ]
+
+    def check() -> None:
+        refuse_unclear_numbers(rows, options)
+        for row in rows:
+            make_question(row, options)
+
+    if accepted:
+        check()
+    else:
+        with pytest.raises(InputError, match="answer_is: number"):
+            check()

@@ -107,10 +107,11 @@ def test_a_broken_limit_is_one_paragraph_that_says_all(first: FirstRun) -> None:
     records = find_records(first.run)
     ours = records["m[nf4]::perplexity"]
     theirs = records["m[fp32]::perplexity"]
+    low, high = ours.paired["ratio"].interval
     assert first.outcome.failures == {
         "m[nf4]::perplexity": (
             f"m[nf4]: perplexity.ratio is {ours.paired['ratio'].value:.6g} "
-            f"± {ours.paired['ratio'].stderr:.2g}, the limit is max 0.5; "
+            f"(95 % interval {low:.4g} to {high:.4g}), the limit is max 0.5; "
             f"ppl {ours.values['ppl'].value:.6g}, "
             f"reference fp32 {theirs.values['ppl'].value:.6g} (suites/s.yaml:{line}:5).\n"
             f"Run file: results/runs/s/{first.path.name}"

@@ -84,8 +84,8 @@ def test_a_limit_holds_at_its_bound_and_not_one_ulp_beyond(
 def test_the_text_says_value_bound_both_sides_and_the_line_of_the_suite() -> None:
     [verdict] = judge(CANDIDATE, REFERENCE, limit("perplexity.ratio", max=1.1))
     assert verdict.text == (
-        "m[nf4]: perplexity.ratio is 1.28403, the limit is max 1.1; ppl 3.49034, "
-        "reference fp32 2.71828 (s.yaml:9:5)."
+        "m[nf4]: perplexity.ratio is 1.28403 (95 % interval 1.284 to 1.284), "
+        "the limit is max 1.1; ppl 3.49034, reference fp32 2.71828 (s.yaml:9:5)."
     )
     assert (verdict.metric, verdict.bound) == ("perplexity.ratio", "max 1.1")
 

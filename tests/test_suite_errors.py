@@ -178,6 +178,13 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_stands(
             ["revision is only for hub ids", "'builtin:tiny-world' is an embedded name"],
         ),
         (
+            {
+                "measure": "measure: {perplexity: {text: {path: 'builtin:tiny-world/heldout', "
+                "split: ▼test}}}"
+            },
+            ["split is only for hub ids", "'builtin:tiny-world/heldout' is an embedded name"],
+        ),
+        (
             {"models": "models: [{name: m, source: org/m, revision: ▼1234567}]"},
             ["expected a string, found the number 1234567; put it in quotes: '1234567'"],
         ),

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 from cells_in_process import load, make_context, write_llama, write_tokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import harness
+from harness.metrics import _tokenised
 from harness.metrics._tokenised import TokenisedText, encode_with_byte_ends, tokenise_text
 from harness.models.load import LoadedCell
 from harness.options import DataSource
 from harness.tasks import _data
 
+REAL = Path(os.environ.get("HARNESS_REAL_DATA") or "/nowhere").resolve()
 TEXT = "a🦙é\n\n b  c"
 
 
@@ -40,8 +47,6 @@ def kept_files(folder: Path) -> list[Path]:
 @pytest.fixture
 def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every text that is tokenised from now on."""
-    from harness.metrics import _tokenised
-
     texts: list[str] = []
 
     def spy(tokenizer: Any, text: str) -> Any:
@@ -104,6 +109,212 @@ def test_without_offsets_the_bytes_are_spread_evenly_and_none_is_lost() -> None:
     assert (ids.tolist(), ends.tolist()) == ([1, 2, 3], [2, 5, 8])
 
 
+# Piece by piece
+
+
+def write_digit_groups(folder: Path) -> None:
+    """Digits in threes from a number's start on, as Llama 3 groups them."""
+    groups = {str(n): n for n in range(1000)} | {f"{n:03}": 1000 + n for n in range(1000)}
+    tokenizer = Tokenizer(models.WordLevel({**groups, "<unk>": 2000}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\p{N}{1,3}|[^\p{N}]"), "isolated")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+def write_word_pieces(folder: Path) -> None:
+    """BERT's kind: no offsets for white space, one unknown for a word of over 100 characters."""
+    parts = set(map(chr, range(33, 127)))
+    names = ["[UNK]", "[CLS]", "[SEP]", *sorted(parts | {f"##{c}" for c in parts})]
+    tokenizer = Tokenizer(models.WordPiece({n: i for i, n in enumerate(names)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+
+
+def write_unigram(folder: Path) -> None:
+    """T5's kind: a best path over words that a ▁ begins, the text's first one too."""
+    whole = {"▁": -2.0, "▁the": -3.0, "ab": -4.0, "ba": -4.1, "aba": -5.0, "aa": -4.5, "▁▁": -3.0}
+    letters = {c: -6.0 - i / 100 for i, c in enumerate("abcdefghijklmnopqrstuvwxyz\n.,🦙")}
+    tokenizer = Tokenizer(models.Unigram([("<unk>", -20.0), *{**whole, **letters}.items()], 0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
+
+
+def write_bytes(folder: Path) -> None:
+    write_tokenizer(folder, eos=True)
+
+
+TOKENIZERS: dict[str, Callable[[Path], Any] | Path] = {
+    "bytes": write_bytes,
+    "digit groups": write_digit_groups,
+    "word pieces": write_word_pieces,
+    "unigram": write_unigram,
+    "tiny-world": Path(harness.__file__).parent / "builtin" / "tiny-world" / "model",
+    "gpt2": REAL / "models" / "gpt2-tokenizer",
+    "stories260K": REAL / "models" / "stories260K-hf",
+}
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS)
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    source = TOKENIZERS[request.param]
+    if isinstance(source, Path):
+        if not source.exists():
+            pytest.skip("HARNESS_REAL_DATA names no folder with models/ and data/")
+        return AutoTokenizer.from_pretrained(source)
+    source(folder := tmp_path_factory.mktemp("tokenizer"))
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def make_prose(characters: int) -> str:
+    """Words, numbers, punctuation and line ends as they come, the same each time."""
+    random = Random(0)
+    words = [
+        "the",
+        "aba",
+        "naïve",
+        "🦙",
+        "It's",
+        "don't",
+        "1234567",
+        "\r\n",
+        "\n\n",
+        "  ",
+        "—",
+        "x",
+    ]
+    return "".join(
+        random.choice(words) + random.choice([" ", " ", ", ", ".\n", ""])
+        for _ in range(characters // 4)
+    )[:characters]
+
+
+PROSE = make_prose(3000)
+TEXTS = {
+    "prose": PROSE,
+    "spaces first and last": " " * 700 + PROSE[:900] + " " * 700,
+    "spaces within": PROSE[:800] + " " * 900 + PROSE[:800],
+    "spaces alone": " " * 2500,
+    "line ends": "one\n\n\n" * 300 + "\n" * 900 + PROSE[:500],
+    "CRLF": "one two\r\n" * 250 + "\r\n" * 300,
+    "emoji": "🦙👩‍👩‍👧‍👦🇩🇪é" * 200,
+    "no spaces": "abracadabra" * 250,
+    "one letter": "a" * 2500,
+    "digits": PROSE[:500] + "".join(str(n % 7) for n in range(1500)) + PROSE[:500],
+    "special tokens": "the <s> aba</s>\n<|endoftext|> x [SEP] " * 80,
+}
+
+
+SIZES = [(256, 64, 8), (500, 33, 8), (999, 200, 64)]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize(
+    ("piece", "overlap", "agree"), [(256, 64, 8), (500, 33, 8), (999, 200, 64)]
+)
+def test_the_pieces_of_a_text_have_the_tokens_of_the_whole(
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    piece: int,
+    overlap: int,
+    agree: int,
+) -> None:
+    text = TEXTS[name]
+    ids, ends = encode_with_byte_ends(tokenizer, text)
+    assert ids.tolist() == tokenizer(text)["input_ids"]
+    set_pieces(monkeypatch, piece, overlap, agree)
+    found_ids, found_ends = encode_with_byte_ends(tokenizer, text)
+    assert np.array_equal(found_ids, ids)
+    assert np.array_equal(found_ends, ends)
+    assert (found_ids.dtype, found_ends.dtype) == (np.int32, np.int64)
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 2])
+def test_a_text_of_about_one_piece(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, beyond: int
+) -> None:
+    text = PROSE[: 600 + beyond]
+    ids, ends = encode_with_byte_ends(tokenizer, text)
+    set_pieces(monkeypatch, 600, 100, 8)
+    found_ids, found_ends = encode_with_byte_ends(tokenizer, text)
+    assert np.array_equal(found_ids, ids)
+    assert np.array_equal(found_ends, ends)
+
+
+def set_pieces(monkeypatch: pytest.MonkeyPatch, piece: int, overlap: int, agree: int) -> None:
+    monkeypatch.setattr(_tokenised, "_PIECE", piece)
+    monkeypatch.setattr(_tokenised, "_OVERLAP", overlap)
+    monkeypatch.setattr(_tokenised, "_AGREE", agree)
+
+
+class Counting:
+    """A tokenizer that knows how long the texts were that it was given."""
+
+    is_fast = True
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.given: list[int] = []
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        self.given.append(len(text))
+        return self.tokenizer(text, **options)
+
+
+def test_a_tokenizer_never_sees_more_than_a_piece(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_pieces(monkeypatch, 400, 100, 16)
+    counting = Counting(tokenizer)
+    encode_with_byte_ends(counting, PROSE)
+    steps = -(-(len(PROSE) - 400) // 300)  # each piece begins 100 characters before the last's end
+    assert counting.given == [400] * steps + [len(PROSE) - 300 * steps]
+
+
+def test_a_stretch_where_pieces_do_not_agree_widens_the_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word too long to be known, at the end of a piece: it starts far enough from there."""
+    write_word_pieces(tmp_path)
+    counting = Counting(AutoTokenizer.from_pretrained(tmp_path))
+    text = "ab " * 300 + "x" * 150 + " ab" * 300
+    wanted, _ = encode_with_byte_ends(counting, text)
+    set_pieces(monkeypatch, 1000, 100, 16)
+    counting.given.clear()
+    found, _ = encode_with_byte_ends(counting, text)
+    assert np.array_equal(found, wanted)
+    assert counting.given == [1000, 1000, 1000, len(text) - 600 - 900]
+
+
+def test_where_no_pieces_agree_the_text_is_taken_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One word, one unknown: wherever a piece ends it lies across."""
+    write_word_pieces(tmp_path)
+    counting = Counting(AutoTokenizer.from_pretrained(tmp_path))
+    set_pieces(monkeypatch, 1000, 100, 16)
+    found, ends = encode_with_byte_ends(counting, "x" * 3000)
+    assert (found.tolist(), ends.tolist()) == ([1, 0, 2], [0, 3000, 3000])
+    assert counting.given == [1000, 1000, 1000, 3000]
+
+
+@pytest.mark.skipif(
+    not os.environ.get("HARNESS_REAL_DATA"),
+    reason="HARNESS_REAL_DATA names no folder with models/ and data/",
+)
+def test_wikitext_2_in_pieces_has_the_tokens_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS["gpt2"])
+    text = (REAL / "data" / "wikitext2" / "wiki.test.raw").read_text()
+    assert len(text) > 4 * _tokenised._PIECE
+    ids, ends = encode_with_byte_ends(tokenizer, text)
+    monkeypatch.setattr(_tokenised, "_PIECE", len(text))
+    whole_ids, whole_ends = encode_with_byte_ends(tokenizer, text)
+    assert np.array_equal(ids, whole_ids)
+    assert np.array_equal(ends, whole_ends)
+    assert ends[-1] == len(text.encode())
+
+
 # Once
 
 
@@ -154,6 +365,18 @@ def test_a_tokenizer_of_the_same_files_that_reads_them_otherwise_is_another(
     cell.require_tokenizer().backend_tokenizer.post_processor = None
     read(cell, folder)
     assert tokenised == [TEXT, TEXT]
+
+
+@pytest.mark.parametrize("library", ["tokenizers", "transformers"])
+def test_another_version_of_a_library_that_tokenises_is_not_trusted_to_do_the_same(
+    folder: Path, tokenised: list[str], monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    read(load(folder / "model"), folder)
+    # transformers replaces its module while it is imported: a name imported here may be another's.
+    monkeypatch.setattr(sys.modules[library], "__version__", "0.0.0")
+    read(load(folder / "model"), folder)
+    assert tokenised == [TEXT, TEXT]
+    assert len(kept_files(folder)) == 2
 
 
 def test_a_tokenizer_with_code_of_its_own_is_not_trusted_to_stay_the_same(folder: Path) -> None:

@@ -64,8 +64,12 @@ NORMED_VALUES = {
 
 def headline(title: str, norm: bool = False) -> tuple[Column, ...]:
     """The summary's columns of a task: its accuracy and what the precision costs of it."""
-    acc, drop = ("acc_norm", "accuracy_norm_drop") if norm else ("acc", "accuracy_drop")
-    return (Column(title, acc, ".3f"), Column("drop", drop, "+.3f", stderr=True))
+    if norm:
+        return (
+            Column(f"{title}\nacc_norm", "acc_norm", ".3f"),
+            Column("norm drop", "accuracy_norm_drop", "+.3f", stderr=True),
+        )
+    return (Column(title, "acc", ".3f"), Column("drop", "accuracy_drop", "+.3f", stderr=True))
 
 
 def accuracy_stderr(right: Sequence[bool]) -> float | None:

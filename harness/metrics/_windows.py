@@ -75,8 +75,9 @@ def plan_windows(
     """Windows over a text of ``tokens`` tokens, each token scored at most once; [] where too short.
 
     - ``sliding``: https://huggingface.co/docs/transformers/perplexity
-    - ``disjoint``: every token but each window's first, as in the GPTQ papers (a last window of
-      one token scores nothing)
+    - ``disjoint``: every token but each window's first, as the GPTQ papers have it, except that
+      their code drops a last window that is not full: here it counts (of one token it has nothing
+      to score)
     - ``lm-eval``: `get_rolling_token_windows` and `make_disjoint_window` of lm-evaluation-harness
       0.4.13: every token; the last window reaches back until it is full
     - ``llamacpp``: `perplexity` of llama.cpp's tools/perplexity: whole chunks only, two at least;

@@ -67,7 +67,7 @@ def list_notes(records: Iterable[Record]) -> list[str]:
     """What a reader must know beside the numbers: flags, skips and limits left undecided."""
     notes: dict[str, list[str]] = {}
     records = list(records)
-    if any(record.noise for record in records):
+    if any(_has_noise(record) for record in records):
         notes["~ noise: no farther from the reference than the reference from itself"] = []
     for record in records:
         where = f"{record.cell.id} {record.measurement}"
@@ -84,6 +84,16 @@ def list_notes(records: Iterable[Record]) -> list[str]:
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         lines.append(f"{note} ({', '.join(named[:3])}{more})" if named else note)
     return lines
+
+
+def _has_noise(record: Record) -> bool:
+    """Whether a value that the matrix shows is no larger than the noise."""
+    module = load_measurement(record.measurement)
+    shown = {column.value for column in module.HEADLINE}
+    return any(
+        base_name(name) in shown and is_noise(value, module.VALUES[base_name(name)])
+        for name, value in {**record.values, **record.paired}.items()
+    )
 
 
 def _block(measurement: str, records: Sequence[Record]) -> list[_Shown]:

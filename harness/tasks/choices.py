@@ -76,6 +76,7 @@ class Options(RowOptions):
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
     """The likeliest option of each question, and the likeliest per character (acc_norm)."""
     rows = load_rows(options.data, context, "test", options.limit)
+    refuse_unclear_numbers(rows, options)
     questions = [make_question(row, options) for row in rows]
     if not options.unequal_options:
         check_counts(rows, questions)
@@ -169,6 +170,21 @@ def read_answer(row: Row, options: Options, texts: Sequence[str]) -> int:
             f"{' or '.join(found)}"
         )
     return next(iter(found.values()))
+
+
+def refuse_unclear_numbers(rows: Sequence[Row], options: Options) -> None:
+    """Raise `InputError` where answers are numbers and none is 0: they may count from 1."""
+    if options.answer_is is not None:
+        return
+    readings = [_read_as(row.value(options.answer), read_options(row, options)) for row in rows]
+    indices = [found["index"] for found in readings]
+    fits = all(found["number"] is not None for found in readings)
+    if None not in indices and 0 not in indices and fits:
+        raise InputError(
+            f"{rows[0].where}: field {options.answer!r} holds "
+            f"{rows[0].value(options.answer)!r}, and no row holds 0: set `answer_is: index` if "
+            "answers count from 0, or `answer_is: number` if from 1"
+        )
 
 
 def check_counts(rows: Sequence[Row], questions: Sequence[Question]) -> None:

@@ -110,6 +110,11 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     values, items = score_answers(problems, generation)
     too_long = generation.too_long
     reasons = [f"{too_long} prompts exceed the model's context; not answered"] if too_long else []
+    answered = len(problems) - too_long
+    for name, what in (("no_answer", "hold no number"), ("unfinished", "were cut off")):
+        count = values[name].value or 0
+        if count > answered / 2:  # what is right and wrong among them says little
+            reasons.append(f"{count} of {answered} answers {what}")
     return Measured(
         values=values,
         protocol={
