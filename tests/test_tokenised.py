@@ -272,6 +272,63 @@ def test_a_tokenizer_never_sees_more_than_a_piece(
     assert counting.given == [400] * steps + [len(PROSE) - 300 * steps]
 
 
+def test_tokens_that_share_a_character_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four tokens to each 🦙: pieces agree at once where the n-th is compared with the n-th."""
+    write_tokenizer(tmp_path)
+    counting = Counting(AutoTokenizer.from_pretrained(tmp_path))
+    set_pieces(monkeypatch, 100, 20, 64)
+    ids, ends = encode_with_byte_ends(counting, "🦙" * 260)
+    assert counting.given == [100, 100, 100]
+    assert len(ids) == 1 + 4 * 260
+    assert ends.tolist() == [0, *(4 * n for n in range(1, 261) for _ in range(4))]
+
+
+def make_piece(start: int, tokens: list[tuple[int, int, int]]) -> _tokenised._Piece:
+    """Tokens as id, start and stop in an ASCII text."""
+    ids, starts, stops = np.array(tokens).T
+    return _tokenised._Piece(start, int(stops[-1]), start, ids, starts, stops, stops)
+
+
+def letters(start: int, stop: int, wrong: tuple[int, ...] = ()) -> list[tuple[int, int, int]]:
+    """A token per character, those at ``wrong`` with another id."""
+    return [(1000 + i if i in wrong else i, i, i + 1) for i in range(start, stop)]
+
+
+def test_pieces_are_cut_in_the_middle_of_the_longest_run_they_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_tokenised, "_AGREE", 4)
+    left, right = make_piece(0, letters(0, 40)), make_piece(20, letters(20, 60, (20, 25, 35)))
+    assert _tokenised._find_joint(left, 0, right) == (30, 10)  # 21 to 24, 26 to 34, 36 to 39
+    assert _tokenised._find_joint(left, 31, right) == (33, 13)  # 31 to 34, as long as the last
+
+
+@pytest.mark.parametrize(("shared", "joint"), [(3, None), (4, (22, 2))])
+def test_a_run_too_short_joins_nothing(
+    monkeypatch: pytest.MonkeyPatch, shared: int, joint: tuple[int, int] | None
+) -> None:
+    monkeypatch.setattr(_tokenised, "_AGREE", 4)
+    wrong = tuple(range(20 + shared, 40))
+    left, right = make_piece(0, letters(0, 40)), make_piece(20, letters(20, 60, wrong))
+    assert _tokenised._find_joint(left, 0, right) == joint
+
+
+def test_tokens_that_stop_elsewhere_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tokenised, "_AGREE", 4)
+    longer = [(i, start, stop + 1) for i, start, stop in letters(20, 60)]
+    left = make_piece(0, letters(0, 40))
+    assert _tokenised._find_joint(left, 0, make_piece(20, longer)) is None
+
+
+def test_a_token_more_in_between_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tokenised, "_AGREE", 4)
+    doubled = [token for at in letters(20, 60) for token in (at, (7, at[1], at[2]))]
+    left = make_piece(0, letters(0, 40))
+    assert _tokenised._find_joint(left, 0, make_piece(20, doubled)) is None
+
+
 def test_a_stretch_where_pieces_do_not_agree_widens_the_overlap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
