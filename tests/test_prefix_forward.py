@@ -347,6 +347,27 @@ def test_batches_shrink_when_memory_runs_out_and_the_size_that_held_is_told(llam
     assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
 
 
+def test_a_check_that_does_not_fit_tells_no_token_twice(llama: Any) -> None:
+    """The whole row is longer than what any batch behind the prefix computes."""
+    prefix = tuple(range(3, 53))
+    rows = [(*prefix, 60 + i, 70 + i) for i in range(3)]
+
+    def refuse(module: Any, given: Any, arguments: dict[str, Any]) -> None:
+        if arguments["input_ids"].shape[1] > len(prefix):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = llama.register_forward_pre_hook(refuse, with_kwargs=True)
+    told: list[Any] = []
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            predict_tokens(
+                llama, "cpu", rows, make_targets(rows), lambda key, *_: told.append(key), 1_000
+            )
+    finally:
+        hook.remove()
+    assert told == []
+
+
 def test_one_row_that_does_not_fit_raises(llama: Any) -> None:
     hook = refuse_more_than(llama, 10)
     try:

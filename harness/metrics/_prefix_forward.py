@@ -206,6 +206,8 @@ class _Scorer:
             longest = len(level[0][0].tokens)
             self.batch_tokens = max(1, min(self.batch_tokens // 2, size * longest))
             free_memory()
+        if parent is not None:
+            self._check()  # out of the loop: a batch that has told its tokens is not tried again
         if inner:
             below = [(child, i) for i, (node, _) in enumerate(batch) for child in node.children]
             self.descend(below, cached)
@@ -277,8 +279,6 @@ class _Scorer:
         if keep and not all(getattr(layer, "keys", None) is not None for layer in layers or [None]):
             raise _CacheDiffersError  # no cache, or one of another build
         self._tell(nodes, places, logits)
-        if parent is not None:
-            self._check()
         self.passes += 1
         tokens = sum(len(node.tokens) for node in nodes)
         self.forwarded += tokens
