@@ -29,7 +29,8 @@ from transformers import (
 )
 
 from harness.metrics import _forward
-from harness.metrics._prefix_forward import Cost, Target, can_share, predict_tokens
+from harness.metrics._prefix_cache import can_share
+from harness.metrics._prefix_forward import Cost, Target, predict_tokens
 
 VOCABULARY = 264
 

@@ -65,16 +65,6 @@ def batch_for_logits(model: Any, positions: int, wanted: int) -> int:
     return max(1, min(wanted, _MAX_LOGIT_BYTES // (4 * vocabulary * max(1, positions))))
 
 
-def token_nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood in nats, float32 log-softmax, returned in float64.
-
-    ``logits`` (..., vocabulary), ``targets`` (...) of token ids.
-    """
-    logits = logits.float()
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    return (logits.logsumexp(-1) - chosen).double()
-
-
 _OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 

@@ -10,7 +10,6 @@ cache gives other numbers has every row computed whole.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,9 @@ from harness.metrics._forward import (
     keeps_logits,
 )
 from harness.metrics._head import head_of
+from harness.metrics._prefix_cache import CachedPrefixes, can_share, longrope_boundary, read_cache
 from harness.metrics._prefix_tree import Node, Tokens, build_tree
+from harness.metrics._token_nll import score_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 # small batches, and short of padding: 114 questions behind 510 shared tokens took 3.0 s and 210 MB
 # with 1, 4.1 s and 1,015 MB with 8.
 _CACHED_PER_TOKEN = {"cpu": 1, "cuda": 8}
-# Logits worked on at once: on a CPU what stays near its caches.
-_SLICE_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 
 @dataclass(frozen=True)
@@ -114,42 +113,6 @@ class _CacheDiffersError(Exception):
     """The model keeps no cache to go on from, or gives other numbers behind it, as then told."""
 
 
-def can_share(model: Any) -> bool:
-    """Whether the model's cache holds plain keys and values, which can be cut and copied.
-
-    A window, a state space or a cache of the model's own cannot; nor can LongRoPE's, whose factors
-    change with the longest row of a pass. Such prompts are computed whole.
-    """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    if getattr(model, "_is_stateful", False) or _longrope_boundary(model) is not None:
-        return False
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
-        return False
-    layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-
-
-def _longrope_boundary(model: Any) -> int | None:
-    """From how many tokens on the model takes LongRoPE's other factors; None without LongRoPE."""
-    config = model.config.get_text_config()
-    given = getattr(config, "rope_parameters", None) or {}
-    for parameters in (given, *(v for v in given.values() if isinstance(v, dict))):
-        if parameters.get("rope_type") == "longrope":
-            own = parameters.get("original_max_position_embeddings")
-            return int(own or config.max_position_embeddings)
-    return None
-
-
-@dataclass(frozen=True)
-class _Cached:
-    """Keys and values of a batch of prefixes, all of ``length`` tokens."""
-
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-    length: int
-
-
 @dataclass
 class _Scorer:
     model: Any
@@ -168,12 +131,12 @@ class _Scorer:
     _last: Target | None = None
     _positions: dict[Node, list[Target]] = field(default_factory=dict)
 
-    def descend(self, nodes: list[tuple[Node, int]], parent: _Cached | None) -> None:
+    def descend(self, nodes: list[tuple[Node, int]], parent: CachedPrefixes | None) -> None:
         """Compute ``nodes``, each with the row of its prefix in ``parent``, then what follows.
 
         Leaves go first: they hand nothing on, so that less is held while the others descend.
         """
-        boundary = _longrope_boundary(self.model)
+        boundary = longrope_boundary(self.model)
 
         def group(pair: tuple[Node, int]) -> tuple[bool, int]:
             """Leaves together, on one side of the boundary; prefixes with those as long."""
@@ -188,7 +151,9 @@ class _Scorer:
             while waiting:
                 waiting = waiting[self._advance(waiting, parent, inner) :]
 
-    def _advance(self, level: list[tuple[Node, int]], parent: _Cached | None, inner: bool) -> int:
+    def _advance(
+        self, level: list[tuple[Node, int]], parent: CachedPrefixes | None, inner: bool
+    ) -> int:
         """Compute the first nodes of ``level`` and all below them; returns how many they were."""
         size = self._fit(level, parent)
         while True:
@@ -213,7 +178,7 @@ class _Scorer:
             self.descend(below, cached)
         return len(batch)
 
-    def _fit(self, level: list[tuple[Node, int]], parent: _Cached | None) -> int:
+    def _fit(self, level: list[tuple[Node, int]], parent: CachedPrefixes | None) -> int:
         """How many of the nodes, longest first, go together."""
         longest = len(level[0][0].tokens)
         past = 0 if parent is None else parent.length
@@ -253,8 +218,8 @@ class _Scorer:
         return self._positions[node]
 
     def _forward(
-        self, batch: list[tuple[Node, int]], parent: _Cached | None, keep: bool
-    ) -> _Cached | None:
+        self, batch: list[tuple[Node, int]], parent: CachedPrefixes | None, keep: bool
+    ) -> CachedPrefixes | None:
         """One pass over the tokens of ``batch``, padded on the right; tells every target in it."""
         import torch
 
@@ -266,8 +231,7 @@ class _Scorer:
         arguments: dict[str, Any] = {}
         if parent is not None:
             picked = torch.tensor([row for _, row in batch], device=self.device)
-            past = [(_take(k, picked), _take(v, picked)) for k, v in parent.layers]
-            arguments["past_key_values"] = _make_cache(past)
+            arguments["past_key_values"] = parent.take(picked)
         places = sorted(
             {(i, t.position - n.start) for i, n in enumerate(nodes) for t in self._targets(n)}
         )
@@ -275,18 +239,16 @@ class _Scorer:
         if result is None:
             return self._forward(batch, parent, keep)
         logits, cache = result
-        layers = list(getattr(cache, "layers", None) or ())
-        if keep and not all(getattr(layer, "keys", None) is not None for layer in layers or [None]):
-            raise _CacheDiffersError  # no cache, or one of another build
+        start = 0 if parent is None else parent.length
+        kept = read_cache(cache, start + length) if keep else None
+        if keep and kept is None:
+            raise _CacheDiffersError
         self._tell(nodes, places, logits)
         self.passes += 1
         tokens = sum(len(node.tokens) for node in nodes)
         self.forwarded += tokens
         self.padding += ids.numel() - tokens
-        if not keep:
-            return None
-        start = 0 if parent is None else parent.length
-        return _Cached([(layer.keys, layer.values) for layer in layers], start + length)
+        return kept
 
     def _call(
         self,
@@ -341,7 +303,7 @@ class _Scorer:
             for i, node in enumerate(nodes)
             for target in self._targets(node)
         ]
-        values = _score(logits, [(at, target.token) for at, target in wanted], self.device)
+        values = score_tokens(logits, [(at, target.token) for at, target in wanted])
         self.found += [
             (target.key, *value) for (_, target), value in zip(wanted, values, strict=True)
         ]
@@ -364,7 +326,7 @@ class _Scorer:
         if whole is None:
             whole = self._call(row, [(0, target.position)], False, {})
         assert whole is not None
-        [(expected, _)] = _score(whole[0], [(0, target.token)], self.device)
+        [(expected, _)] = score_tokens(whole[0], [(0, target.token)])
         apart = abs(self.found[-1][1] - expected)
         if apart > _tolerance(self.model):
             raise _CacheDiffersError(
@@ -373,58 +335,12 @@ class _Scorer:
             )
 
 
-def _score(
-    logits: torch.Tensor, wanted: list[tuple[int, int]], device: str
-) -> list[tuple[float, bool]]:
-    """NLL in nats of each (row of ``logits``, token), and whether it is the row's likeliest.
-
-    Overwrites the logits, a slice at a time. Float32 log-softmax.
-    """
-    import torch
-
-    if not wanted:
-        return []
-    rows, tokens = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
-    chosen = logits[rows, tokens].float()
-    largest, total, likeliest = [], [], []
-    size = max(1, _for_device(_SLICE_BYTES, device) // (4 * logits.shape[-1]))
-    for start in range(0, len(logits), size):
-        part = logits[start : start + size].float()
-        likeliest.append(part.argmax(-1))  # of equals the first, as `generate` takes it
-        largest.append(part.amax(-1))
-        total.append(part.sub_(largest[-1][:, None]).exp_().sum(-1).log())
-    nll = (torch.cat(total)[rows] - (chosen - torch.cat(largest)[rows])).double()
-    best = torch.cat(likeliest)[rows] == tokens
-    return list(zip(nll.tolist(), best.tolist(), strict=True))
-
-
 def _tolerance(model: Any) -> float:
     """Nats that one token may differ by: rounding, or what quantisation makes of a batch."""
     import torch
 
     exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     return 1e-3 if exact else 0.25
-
-
-def _make_cache(past: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
-    """transformers' cache with these keys and values, which `DynamicCache(past)` would copy."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    cache = DynamicCache()
-    for keys, values in past:
-        layer = DynamicLayer()
-        layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values
-        cache.layers.append(layer)
-    return cache
-
-
-def _take(cached: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Rows of a layer's keys or values; the only one, for however many, without a copy."""
-    if cached.shape[0] == 1:
-        return cached.expand(len(rows), *cached.shape[1:])
-    return cached[rows]
 
 
 def _for_device(table: dict[str, int], device: str) -> int:

@@ -13,7 +13,7 @@ from harness.metrics._forward import keeps_logits, logits_at
 from harness.metrics._head import Hidden, head_of, read_hidden, replay_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import torch
 
@@ -105,6 +105,31 @@ def read_checked(
     if apart or not same:
         return None, "the model changes its logits behind its output head (soft-capping, a scale)"
     return hidden, None
+
+
+def score_tokens(
+    logits: torch.Tensor, wanted: Sequence[tuple[int, int]]
+) -> list[tuple[float, bool]]:
+    """NLL in nats of each (row of ``logits``, token), and whether it is the row's likeliest.
+
+    ``logits`` (n, vocabulary) are overwritten, a slice at a time. Float32 log-softmax.
+    """
+    import torch
+
+    if not wanted:
+        return []
+    device = logits.device
+    rows, tokens = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
+    chosen = logits[rows, tokens].float()
+    largest, total, likeliest = [], [], []
+    for sliced in _slices(len(logits), logits.shape[-1], device.type):
+        part = logits[sliced].float()
+        likeliest.append(part.argmax(-1))  # of equals the first, as `generate` takes it
+        largest.append(part.amax(-1))
+        total.append(part.sub_(largest[-1][:, None]).exp_().sum(-1).log())
+    nll = (torch.cat(total)[rows] - (chosen - torch.cat(largest)[rows])).double()
+    best = torch.cat(likeliest)[rows] == tokens
+    return list(zip(nll.tolist(), best.tolist(), strict=True))
 
 
 def describe_fallback(model: Any, reason: str) -> str:

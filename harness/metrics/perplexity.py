@@ -8,7 +8,6 @@ a bounded slice at a time.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,7 +21,7 @@ from harness.metrics._token_nll import TokenScorer, describe_fallback
 from harness.metrics._windows import Protocol, Window, plan_windows, start_token, step_of
 from harness.options import Column, DataSource, OptionsBase, ValueSpec
 from harness.record import Measured, Record, Validity, Value
-from harness.values import make_values
+from harness.values import exp_capped, make_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +64,6 @@ class Options(OptionsBase):
         return self
 
 
-_LARGEST_LOG = math.log(sys.float_info.max)
 VALUES = {
     "ppl": ValueSpec("", "lower", "exp(nll)"),
     "nll": ValueSpec("nats/token", "lower", "mean negative log-likelihood of the scored tokens"),
@@ -152,7 +150,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     if not tokens or not ours or not theirs or tokens != reference.items.get("chunk_tokens"):
         return {}
     difference, stderr = ratio_of_sums([a - b for a, b in zip(ours, theirs, strict=True)], tokens)
-    ratio = _exp(difference)
+    ratio = exp_capped(difference)
     n = {"ratio": len(tokens)}
     if stderr is None:
         return make_values(VALUES, {"ratio": ratio}, n=n)
@@ -160,7 +158,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     from scipy.special import stdtrit
 
     half = float(stdtrit(len(tokens) - 1, 0.975)) * stderr
-    interval = (_exp(difference - half), _exp(difference + half))
+    interval = (exp_capped(difference - half), exp_capped(difference + half))
     return make_values(VALUES, {"ratio": ratio}, {"ratio": ratio * stderr}, n, {"ratio": interval})
 
 
@@ -242,8 +240,8 @@ def _summarise(
     ``lm-eval`` counts the bytes and words of the whole text, the others the scored tokens' bytes.
     """
     nll, stderr = ratio_of_sums(sums, [window.scored for window in windows])
-    numbers: dict[str, float | None] = {"ppl": _exp(nll), "nll": nll, "bits_per_byte": None}
-    spread = {"nll": stderr, "ppl": None if stderr is None else _exp(nll) * stderr}
+    numbers: dict[str, float | None] = {"ppl": exp_capped(nll), "nll": nll, "bits_per_byte": None}
+    spread = {"nll": stderr, "ppl": None if stderr is None else exp_capped(nll) * stderr}
     chunk_bytes = _scored_bytes(windows, text.ends)
     scored_bytes = sum(chunk_bytes)
     if not scored_bytes:
@@ -259,7 +257,7 @@ def _summarise(
             ("word_perplexity", text.text_words),
             ("byte_perplexity", text.text_bytes),
         ):
-            value = numbers[name] = _exp(total / count)
+            value = numbers[name] = exp_capped(total / count)
             spread[name] = (
                 None if byte_stderr is None else value * byte_stderr * scored_bytes / count
             )
@@ -275,8 +273,3 @@ def _scored_bytes(windows: list[Window], ends: npt.NDArray[np.int64]) -> list[in
     before = np.where(firsts > 0, ends[firsts - 1], 0)
     scored: list[int] = (ends[stops - 1] - before).tolist()
     return scored
-
-
-def _exp(x: float) -> float:
-    """exp, as large as a float can be where it would overflow: a number that limits can judge."""
-    return math.exp(min(x, _LARGEST_LOG))
