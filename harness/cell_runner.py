@@ -103,7 +103,8 @@ class CellRunner:
         )
         # "total" holds the start of the process and the loading where this was a cell's first.
         seconds = {**(loaded.seconds if loaded else {}), "total": time.monotonic() - start}
-        return _make_record(facts, measurement.name, answer, seconds)
+        flags = loaded.flags if loaded else ()
+        return _make_record(facts, measurement.name, answer, seconds, flags)
 
     def find_files(self, model: ModelSpec, precision: PrecisionSpec) -> ModelFiles | Failure:
         """The model's files, looked for once per run; not at all for a cell that is refused."""
@@ -182,7 +183,11 @@ def _explain_lack(reference: Record | None) -> Failure:
 
 
 def _make_record(
-    cell: CellFacts, measurement: str, answer: Measured | Failure, seconds: dict[str, float]
+    cell: CellFacts,
+    measurement: str,
+    answer: Measured | Failure,
+    seconds: dict[str, float],
+    flags: tuple[str, ...],
 ) -> Record:
     if isinstance(answer, Failure):
         return Record(
@@ -192,9 +197,11 @@ def _make_record(
             seconds=seconds,
             traceback=answer.traceback,
         )
-    return Record(
-        cell=cell,
-        measurement=measurement,
-        seconds=seconds,
-        **{name: getattr(answer, name) for name in Measured.model_fields},
-    )
+    fields = {name: getattr(answer, name) for name in Measured.model_fields}
+    if flags:
+        found = answer.validity
+        fields["validity"] = Validity(
+            status="flagged" if found.status == "ok" else found.status,
+            reasons=(*found.reasons, *flags),
+        )
+    return Record(cell=cell, measurement=measurement, seconds=seconds, **fields)

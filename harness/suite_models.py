@@ -118,6 +118,9 @@ def _source_form(given: Any) -> str:
     return "mapping" if isinstance(given, (dict, Architecture)) else "string"
 
 
+AttentionName = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
 class ModelSpec(Named):
     """A model: where its weights come from and what it needs.
 
@@ -141,6 +144,9 @@ class ModelSpec(Named):
     requires: Requires = Requires()
     trust_remote_code: bool = Field(
         default=False, description="run Python code that comes with the model"
+    )
+    attention: AttentionName | None = Field(
+        default=None, description="attention implementation; default: transformers' choice"
     )
     chat_template: bool = Field(
         default=False, description="put prompts as a user's turn in the tokenizer's chat template"

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from harness.errors import InputError
+from harness.options import DataSource, OptionsBase
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
 Protocol = Literal["sliding", "disjoint", "lm-eval", "llamacpp"]
+
+
+class WindowOptions(OptionsBase):
+    """A text in windows: ``context`` and ``stride`` in tokens, ``stride`` for ``sliding`` alone."""
+
+    text: DataSource
+    protocol: Protocol = "sliding"
+    context: int = Field(1024, ge=2)
+    stride: int | None = Field(None, ge=1)
+    batch_size: int = Field(8, ge=1)
+    BATCH: ClassVar[str | None] = "batch_size"
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> WindowOptions:
+        if self.protocol != "sliding" and self.stride is not None:
+            raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
+        if self.stride is not None and self.stride > self.context:
+            raise ValueError(
+                f"stride {self.stride} is larger than context {self.context}: "
+                "tokens between windows would never be scored"
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness.errors import InputError
 from harness.metrics._divergence_values import (
@@ -24,8 +24,7 @@ from harness.metrics._divergence_values import (
     summarise,
 )
 from harness.metrics._forward import MeasureContext, run_in_batches
-from harness.metrics._windows import Window, plan_windows, step_of
-from harness.options import DataSource, OptionsBase
+from harness.metrics._windows import Window, WindowOptions, plan_windows, step_of
 from harness.record import Measured, Record, Validity, Value
 from harness.values import make_values
 
@@ -47,36 +46,20 @@ VALUES = DIVERGENCE_VALUES
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate")
 
 
-class Options(OptionsBase):
+class Options(WindowOptions):
     """``context`` and ``stride`` in tokens, windows as perplexity's; ``limit``: first tokens only.
 
     ``disjoint`` fills the quarters of a window evenly; ``sliding`` scores nearly all tokens in the
     second half of theirs, and costs twice the forward passes.
     """
 
-    text: DataSource
     protocol: Literal["sliding", "disjoint"] = "sliding"
-    context: int = Field(1024, ge=2)
-    stride: int | None = Field(None, ge=1)
-    batch_size: int = Field(8, ge=1)
-    BATCH: ClassVar[str | None] = "batch_size"
     limit: int | None = Field(None, ge=2)
 
     @property
     def quarters(self) -> tuple[str, ...]:
         """What may stand in brackets behind a value that is reported per quarter."""
         return QUARTERS
-
-    @model_validator(mode="after")
-    def _check_stride(self) -> Options:
-        if self.protocol != "sliding" and self.stride is not None:
-            raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
-        if self.stride is not None and self.stride > self.context:
-            raise ValueError(
-                f"stride {self.stride} is larger than context {self.context}: "
-                "tokens between windows would never be scored"
-            )
-        return self
 
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:

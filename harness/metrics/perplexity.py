@@ -11,15 +11,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from harness.errors import InputError
 from harness.metrics._forward import MeasureContext, run_in_batches
 from harness.metrics._token_nll import TokenScorer, describe_fallback
-from harness.metrics._windows import Protocol, Window, plan_windows, start_token, step_of
-from harness.options import Column, DataSource, OptionsBase, ValueSpec
+from harness.metrics._windows import (
+    Protocol,
+    Window,
+    WindowOptions,
+    plan_windows,
+    start_token,
+    step_of,
+)
+from harness.options import Column, ValueSpec
 from harness.record import Measured, Record, Validity, Value
 from harness.values import exp_capped, make_values
 
@@ -34,28 +41,14 @@ NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
 
 
-class Options(OptionsBase):
+class Options(WindowOptions):
     """``context`` and ``stride`` in tokens; ``stride`` belongs to ``sliding`` alone.
 
     ``context`` is the maximum length of ``lm-eval`` and the ``n_ctx`` of ``llamacpp``.
     """
 
-    text: DataSource
-    protocol: Protocol = "sliding"
-    context: int = Field(1024, ge=2)
-    stride: int | None = Field(None, ge=1)
-    batch_size: int = Field(8, ge=1)
-    BATCH: ClassVar[str | None] = "batch_size"
-
     @model_validator(mode="after")
     def _check_lengths(self) -> Options:
-        if self.protocol != "sliding" and self.stride is not None:
-            raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
-        if self.stride is not None and self.stride > self.context:
-            raise ValueError(
-                f"stride {self.stride} is larger than context {self.context}: "
-                "tokens between windows would never be scored"
-            )
         if self.protocol == "llamacpp" and self.context < 4:
             raise ValueError(
                 f"context {self.context} is too short for protocol 'llamacpp', which scores the "

@@ -38,7 +38,10 @@ class CellJob:
 
 @dataclass(frozen=True)
 class LoadedCell:
-    """A model ready to be measured; ``memory`` holds the bytes of the loading phase."""
+    """A model ready to be measured; ``memory`` holds the bytes of the loading phase.
+
+    ``flags`` is what must be known of every number measured on it.
+    """
 
     job: CellJob
     model: PreTrainedModel
@@ -48,6 +51,7 @@ class LoadedCell:
     memory: dict[str, int | None]
     meter: MemoryMeter
     seconds: dict[str, float]
+    flags: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:

@@ -132,14 +132,14 @@ class CellInProcess:
         """Load the cell if it is not, and measure."""
         from harness.errors import InputError, UnavailableError
         from harness.models.load import load_cell
-        from harness.worker.serve import go_offline, measure
+        from harness.worker.serve import describe_loaded, go_offline, measure
 
         try:
             if self._cell is None and not self._job.online:
                 go_offline()
             if self._cell is None:
                 self._cell = load_cell(self._job)
-                self.loaded = Loaded(self._cell.attested, self._cell.seconds)
+                self.loaded = describe_loaded(self._cell)
             self.measured += 1
             return measure(self._cell, request, on_progress)
         except InputError as error:

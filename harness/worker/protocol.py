@@ -23,10 +23,14 @@ class MeasureRequest:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model is ready: what it really is and how long each step took, in seconds."""
+    """The model is ready: what it really is and how long each step took, in seconds.
+
+    ``flags`` is what must be known of every number of it.
+    """
 
     attested: dict[str, Any]
     seconds: dict[str, float]
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

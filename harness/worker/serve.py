@@ -32,13 +32,18 @@ def serve(connection: Connection, job: CellJob, log_path: str) -> None:
     if isinstance(loaded, Failure):
         connection.send(loaded)
         return
-    connection.send(Loaded(loaded.attested, loaded.seconds))
+    connection.send(describe_loaded(loaded))
     while True:
         try:
             request: MeasureRequest = connection.recv()
         except (EOFError, OSError):
             return
         connection.send(guard(lambda: measure(loaded, request, connection.send)))  # noqa: B023
+
+
+def describe_loaded(loaded: LoadedCell) -> Loaded:
+    """What the harness's side is told of a loaded cell."""
+    return Loaded(loaded.attested, loaded.seconds, loaded.flags)
 
 
 def measure(loaded: LoadedCell, request: MeasureRequest, send: Callable[[Any], None]) -> Measured:
