@@ -76,7 +76,14 @@ def write_checkpoint(folder: Path, **shape: Any) -> Path:
     return write_tokenizer(folder)
 
 
-def make_job(source: Any, precision: str = "fp32", use: str | None = None, **given: Any) -> CellJob:
+def make_job(
+    source: Any,
+    precision: str = "fp32",
+    use: str | None = None,
+    *,
+    device: str = "cpu",
+    **given: Any,
+) -> CellJob:
     """The job of one cell; ``given`` are fields of the model and options of the precision."""
     fields = {key: given.pop(key) for key in ModelSpec.model_fields.keys() & given.keys()}
     model = ModelSpec(
@@ -89,7 +96,7 @@ def make_job(source: Any, precision: str = "fp32", use: str | None = None, **giv
         model=model,
         precision=PrecisionSpec(name=precision, use=use or precision, options=options),
         files=files,
-        device="cpu",
+        device=device,
         suite_folder=Path("/"),
         online=False,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch
 from cells_in_process import load, make_context, write_llama
 from records import make_record
 
+from harness.catalog import load_precision
 from harness.metrics.footprint import Options, compare, measure
-from harness.models.attest import count_bytes
+from harness.models.count import count_bytes, read_requested_bytes
 from harness.models.load import LoadedCell
+from harness.record import Validity
 
 VOCABULARY, HIDDEN, INNER, LAYERS = 264, 64, 128, 2
 # out x in of the linear layers of one block: q, k, v, o, gate, up, down; 4 heads of 16, 2 for k, v
@@ -65,6 +67,9 @@ def test_counts_equal_those_by_hand(checkpoint: Path, precision: str) -> None:
     packed = BODY // 2 if "4" in precision else BODY
     assert found["parameters"] == BODY + rest
     assert found["parameters_naive"] == packed + rest
+    quantised = 0 if constants == 0 else body
+    assert found["quantised_bytes"] == quantised
+    assert found["unquantised_bytes"] == body + element * rest - quantised
     assert found["weights_bytes"] == body + element * rest
     assert found["constants_bytes"] == constants
     assert found["buffers_bytes"] == ROTARY_BYTES
@@ -74,38 +79,89 @@ def test_counts_equal_those_by_hand(checkpoint: Path, precision: str) -> None:
     assert all(isinstance(v, int) for n, v in found.items() if not n.startswith("bits"))
 
 
-def reachable_storages(root: Any) -> dict[int, int]:
-    """Bytes by address of every tensor storage that can be reached through attributes."""
-    found: dict[int, int] = {}
-    seen: set[int] = set()
-    waiting = [root]
-    while waiting:
-        thing = waiting.pop()
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, torch.Tensor) and thing.numel():
-            storage = thing.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-        waiting.extend(parts(thing))
-    return found
-
-
-def parts(thing: Any) -> Iterator[Any]:
-    if isinstance(thing, dict):
-        yield from thing.values()
-    elif isinstance(thing, (list, tuple, set)):
-        yield from thing
-    elif hasattr(thing, "__dict__") and not isinstance(thing, type):
-        yield from vars(thing).values()
-
-
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp4"])
-def test_total_bytes_are_those_of_every_storage_held(checkpoint: Path, precision: str) -> None:
+def test_every_byte_that_the_model_holds_is_accounted_for(checkpoint: Path, precision: str) -> None:
     given = {"use": "nf4", "double_quant": True} if precision == "nf4-dq" else {}
-    cell = load(checkpoint, precision, **given)
-    storages = reachable_storages(cell.model)
-    assert footprint(cell)["total_bytes"] == sum(storages.values())
+    measured = measure(load(checkpoint, precision, **given), Options(), make_context(Path("/")))
+    found = {name: value.value for name, value in measured.values.items()}
+    parts = ("quantised_bytes", "constants_bytes", "unquantised_bytes", "buffers_bytes")
+    assert found["total_bytes"] == sum(found[part] for part in parts)
+    assert found["allocated_bytes"] == found["total_bytes"]
+    assert found["unaccounted_bytes"] == 0
+    assert measured.validity == Validity()
+    assert measured.protocol == {"allocated": "reachable storages"}
+
+
+@pytest.mark.parametrize("where", ["quant_state", "nested state", "module", "list"])
+def test_a_tensor_that_is_not_accounted_for_is_noticed(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As another version of bitsandbytes might keep beside its scales."""
+
+    def plant(model: Any, options: Any, device: str) -> None:
+        layer = model.model.layers[0].mlp.up_proj
+        state = layer.weight.quant_state
+        extra = torch.zeros(1000)
+        if where == "list":
+            layer.kept = [{"here": extra}]
+        else:
+            owners = {"quant_state": state, "nested state": state.state2, "module": layer}
+            owners[where].extra = extra
+
+    monkeypatch.setattr(load_precision("nf4"), "prepare", plant)
+    cell = load(checkpoint, "nf4", double_quant=True)
+    measured = measure(cell, Options(), make_context(Path("/")))
+    total = measured.values["total_bytes"].value
+    assert total is not None
+    assert measured.values["unaccounted_bytes"].value == 4000
+    assert measured.validity.status == "flagged"
+    assert measured.validity.reasons == (
+        f"{total:,} bytes are accounted for, but the loaded model holds {total + 4000:,}: "
+        f"{4000 / total:.2%} apart",
+    )
+
+
+def test_less_than_a_thousandth_is_no_reason_to_flag(checkpoint: Path) -> None:
+    cell = load(checkpoint)
+    total = cell.counts["total_bytes"]
+    for allocated, status in ((total + total // 1000, "ok"), (total - total // 900, "flagged")):
+        other = replace(cell, counts={**cell.counts, "allocated_bytes": allocated})
+        measured = measure(other, Options(), make_context(Path("/")))
+        assert measured.validity.status == status
+        assert measured.values["unaccounted_bytes"].value == allocated - total
+
+
+def test_an_allocator_that_cannot_be_asked_leaves_the_figure_out(checkpoint: Path) -> None:
+    cell = load(checkpoint)
+    other = replace(cell, counts={**cell.counts, "allocated_bytes": None})
+    measured = measure(other, Options(), make_context(Path("/")))
+    assert measured.values["allocated_bytes"].value is None
+    assert measured.values["unaccounted_bytes"].value is None
+    assert measured.validity.status == "flagged"
+
+
+def test_only_cuda_has_an_allocator_to_ask() -> None:
+    assert read_requested_bytes("cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "stats", "expected"),
+    [
+        (
+            "native",
+            {"requested_bytes.all.current": 1234, "allocated_bytes.all.current": 1536},
+            1234,
+        ),
+        ("cudaMallocAsync", {"requested_bytes.all.current": 0}, None),
+        ("native", {}, None),  # without caching nothing is counted
+    ],
+)
+def test_cuda_s_allocator_is_asked_for_what_was_requested(
+    monkeypatch: pytest.MonkeyPatch, backend: str, stats: dict[str, int], expected: int | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: stats)
+    assert read_requested_bytes("cuda:0") == expected
 
 
 def test_storages_that_are_shared_count_once_and_whole(checkpoint: Path) -> None:

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bitsandbytes.functional
 import pytest
 import torch
 from cells_in_process import SHAPE, load, make_job, write_checkpoint, write_llama, write_tokenizer
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+)
 
 import harness.models.load
-from harness.errors import InputError
+from harness.errors import InputError, UnavailableError
 from harness.models.load import load_cell
+from harness.models.quantise_clock import QuantiseClock
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +61,6 @@ def test_the_weights_are_those_of_the_checkpoint(sound: Path) -> None:
     assert not cell.model.training
     assert cell.max_context == 256
     assert cell.device == "cpu"
-    assert cell.seconds.keys() == {"tokenizer", "load"}
     assert cell.require_tokenizer()("A").input_ids == [1, cell.tokenizer.vocab["A"]]
 
 
@@ -218,7 +225,7 @@ def test_layers_that_hold_their_weights_transposed_fit(tmp_path: Path, precision
     assert cell.max_context == 32
     assert cell.counts["linear_weights"] == 64 * (192 + 64 + 256 + 256)
     if precision != "fp32":
-        assert cell.attested["unquantised"] == ["lm_head"]
+        assert cell.attested["unquantised"]["output head, tied to the embedding"] == ["lm_head"]
         assert cell.attested["quantisation"] == precision
 
 
@@ -233,3 +240,70 @@ def test_a_context_is_found_under_its_older_names(sound: Path) -> None:
     ):
         model: Any = SimpleNamespace(config=SimpleNamespace(**fields))
         assert replace(cell, model=model).max_context == expected
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "nf4", "fp4"])
+def test_the_time_of_loading_is_split(sound: Path, precision: str) -> None:
+    seconds = load(sound, precision).seconds
+    parts = [name for name in ("read", "quantise", "move") if name in seconds]
+    assert ("quantise" in parts) == (precision != "fp32")
+    assert seconds.keys() == {"tokenizer", "load", *parts}
+    assert all(seconds[part] > 0 for part in parts)
+    assert seconds["load"] == pytest.approx(sum(seconds[part] for part in parts), rel=1e-12)
+
+
+@pytest.mark.parametrize(("precision", "calls"), [("int8", 14), ("nf4", 14), ("fp32", 0)])
+def test_every_layer_s_quantisation_is_timed(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, precision: str, calls: int
+) -> None:
+    """Once in the rehearsal, which is not timed, and once in the load."""
+    timed = []
+    real = QuantiseClock._enter
+    monkeypatch.setattr(QuantiseClock, "_enter", lambda clock: (timed.append(1), real(clock)))
+    load(sound, precision)
+    assert len(timed) == calls
+
+
+def test_quantisers_are_left_as_they_were(sound: Path) -> None:
+    before = bitsandbytes.functional.quantize_4bit
+    load(sound, "nf4")
+    assert bitsandbytes.functional.quantize_4bit is before
+
+
+def test_calls_in_several_threads_count_once() -> None:
+    clock = QuantiseClock(("quantize_4bit",), "cpu")
+    weight = torch.randn(512, 512)
+    start = time.perf_counter()
+    with clock.counting():
+        threads = [
+            threading.Thread(
+                target=lambda: [
+                    bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4")
+                    for _ in range(5)
+                ]
+            )
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert 0 < clock.seconds <= time.perf_counter() - start
+
+
+def test_a_call_that_fails_ends_its_time() -> None:
+    clock = QuantiseClock(("quantize_4bit",), "cpu")
+    with clock.counting(), pytest.raises(ValueError, match="quant_type"):
+        bitsandbytes.functional.quantize_4bit(torch.ones(64), quant_type="nf5")
+    assert clock._running == 0
+
+
+def test_a_package_that_a_model_needs_and_this_machine_lacks_makes_it_unavailable(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack(*given: Any, **named: Any) -> None:
+        raise ImportError("this model needs the package einops")
+
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", lack)
+    with pytest.raises(UnavailableError, match="cannot load m: this model needs the package ein"):
+        load(sound)

@@ -4,6 +4,10 @@ METHOD: logical count (what the architecture has), stored count (elements actual
 ``numel()``'s naive count, which halves or doubles for packed weights and is shown as the trap it
 is. Bytes with and without quantisation constants (``absmax``, code books, nested state), which
 transformers' ``get_memory_footprint`` leaves out.
+
+What is counted so is held against what the allocator says that loading took (CUDA: the bytes asked
+of it, before it rounds up; CPU: every storage that can be reached from the loaded model): where
+they differ by more than 0.1 %, the record is flagged.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.options import Column, OptionsBase, ValueSpec
-from harness.record import Measured, Record, Value
+from harness.record import Measured, Record, Validity, Value
 from harness.values import divide, make_values
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
+_MAY_DIFFER = 1e-3
 
 
 class Options(OptionsBase):
@@ -30,10 +35,16 @@ VALUES = {
     "parameters": ValueSpec("parameters", None, "logical parameters; tied ones once"),
     "parameters_stored": ValueSpec("elements", None, "elements of every tensor that is held"),
     "parameters_naive": ValueSpec("elements", None, "numel() summed, packed weights as they are"),
-    "weights_bytes": ValueSpec("bytes", "lower", "weights, without quantisation constants"),
+    "quantised_bytes": ValueSpec("bytes", "lower", "quantised weights, without their constants"),
     "constants_bytes": ValueSpec("bytes", "lower", "quantisation constants"),
+    "unquantised_bytes": ValueSpec("bytes", "lower", "weights held as floats"),
     "buffers_bytes": ValueSpec("bytes", "lower", "buffers, such as rotary frequencies"),
-    "total_bytes": ValueSpec("bytes", "lower", "everything the loaded model holds"),
+    "weights_bytes": ValueSpec("bytes", "lower", "quantised_bytes and unquantised_bytes"),
+    "total_bytes": ValueSpec(
+        "bytes", "lower", "everything the loaded model holds: weights, constants, buffers"
+    ),
+    "allocated_bytes": ValueSpec("bytes", "lower", "what the allocator says that loading took"),
+    "unaccounted_bytes": ValueSpec("bytes", None, "allocated_bytes less total_bytes"),
     "bits_per_weight": ValueSpec("bits", "lower", "linear layers (the head apart), constants in"),
     "bits_per_parameter": ValueSpec("bits", "lower", "total_bytes in bits over parameters"),
     "size_ratio": ValueSpec(
@@ -56,12 +67,32 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     """Counted right after loading, before any forward pass could repack a weight."""
     counts = dict(loaded.counts)
     weights, held = counts.pop("linear_weights"), counts.pop("linear_bytes")
+    total, allocated = counts["total_bytes"], counts["allocated_bytes"]
     numbers: dict[str, int | float | None] = {
         **counts,
+        "unaccounted_bytes": None if allocated is None else allocated - total,
         "bits_per_weight": 8 * held / weights if weights else None,
-        "bits_per_parameter": 8 * counts["total_bytes"] / counts["parameters"],
+        "bits_per_parameter": 8 * total / counts["parameters"],
     }
-    return Measured(values=make_values(VALUES, numbers))
+    on_cuda = loaded.device.startswith("cuda")
+    return Measured(
+        values=make_values(VALUES, numbers),
+        protocol={"allocated": "torch.cuda requested_bytes" if on_cuda else "reachable storages"},
+        validity=_find_validity(total, allocated),
+    )
+
+
+def _find_validity(total: int, allocated: int | None) -> Validity:
+    if allocated is None:
+        reason = "allocated_bytes is unavailable with this allocator"
+    elif abs(allocated - total) > _MAY_DIFFER * total:
+        reason = (
+            f"{total:,} bytes are accounted for, but the loaded model holds {allocated:,}: "
+            f"{abs(allocated - total) / total:.2%} apart"
+        )
+    else:
+        return Validity()
+    return Validity(status="flagged", reasons=(reason,))
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:

@@ -1,56 +1,115 @@
-"""What a loaded model really is: storage dtypes, quantisation, parameters and bytes.
+"""What a loaded model really is: storage dtypes, quantisation, attention, TF32, kernels.
 
-Walks the modules and trusts nothing that was asked for. Reads bitsandbytes' layers by their
-attributes, without importing it.
+Walks the modules and trusts nothing that was asked for; states only what can be read from the
+loaded objects and from the libraries.
 """
 
 from __future__ import annotations
 
+import copy
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from harness.models.kernels import describe_kernels
+from harness.models.layers import (
+    dtype_name,
+    find_constants,
+    is_packed,
+    layer_kind,
+    linear_layers,
+    logical_numel,
+    matches,
+)
+
+SKIPPED = "named in llm_int8_skip_modules"
+UNCONVERTED = "not converted, for no reason that the model or its loader gives"
 
 
-def attest(model: nn.Module) -> dict[str, Any]:
+def attest(model: Any) -> dict[str, Any]:
     """State what was loaded.
 
     ``quantisation`` is None, 'int8', 'nf4', 'fp4' or 'mixed'; ``linear_dtypes`` counts the linear
-    layers by the dtype they store, ``unquantised`` names the weight matrices left alone in a
-    quantised model, embeddings apart, and ``unquantised_share`` which part of all its matrices'
-    weights lies in them, the head apart; ``float_dtypes`` are those of matrices held as floats.
+    layers by the dtype they store, ``dtypes`` every tensor of floats, and ``odd_dtypes`` names the
+    fewer of them. Tensors that the architecture itself holds in another dtype than the rest are in
+    ``kept_by_architecture`` instead. Of a quantised model also: ``unquantised`` (the weight
+    matrices left alone, by reason), ``skipped_linears`` (those among them without a good one),
+    ``unquantised_share`` (how much of the weights between the embedding and the head they are) and
+    the settings of the quantised layers. Names have * for a layer's number.
     """
     linears = list(linear_layers(model))
-    kinds = {_layer_kind(layer) for _, layer in linears}
-    quantised = {kind for kind in kinds if kind is not None}
+    quantised = {kind for _, layer in linears if (kind := layer_kind(layer)) is not None}
+    head = model.get_output_embeddings()
     found: dict[str, Any] = {
         "quantisation": None if not quantised else "mixed",
-        "linear_dtypes": dict(
-            sorted(Counter(_dtype_name(layer.weight) for _, layer in linears).items())
-        ),
-        "float_dtypes": sorted(
-            {_dtype_name(p) for p in model.parameters() if _is_float(p) and p.dim() > 1}
-        ),
+        "linear_dtypes": _count(dtype_name(layer.weight) for _, layer in linears),
+        **_attest_dtypes(model),
+        "output_head": None if head is None else layer_kind(head) or dtype_name(head.weight),
         "tied_head": _has_tied_head(model),
         "tf32": _tf32_in_force(),
-        "attention": getattr(model.config, "_attn_implementation", None),
+        "tf32_switches": _read_tf32_switches(),
+        "attention": _attest_attention(model),
+        "kernels": describe_kernels(model),
     }
     if quantised:
         found |= _attest_left_alone(model)
     if len(quantised) == 1:
         kind = quantised.pop()
         found["quantisation"] = kind
-        layers = [layer for _, layer in linears if _layer_kind(layer) == kind]
+        layers = [layer for _, layer in linears if layer_kind(layer) == kind]
         found |= _attest_int8(layers) if kind == "int8" else _attest_four_bit(layers)
     return found
 
 
+def _attest_dtypes(model: Any) -> dict[str, Any]:
+    """The dtypes of every parameter that is held as floats, biases and norms included."""
+    floats = {name: p for name, p in model.named_parameters() if not is_packed(p)}
+    kept = _find_kept(model, floats)
+    held = {name: dtype_name(p) for name, p in floats.items() if name not in kept}
+    counts = _count(held.values())
+    most = max(counts, key=lambda dtype: counts[dtype], default=None)
+    odd = {d: _group(n for n in held if held[n] == d) for d in counts if d != most}
+    kept_dtypes = sorted({dtype_name(p) for p in kept.values()})
+    kept_names = {d: _group(n for n, p in kept.items() if dtype_name(p) == d) for d in kept_dtypes}
+    return {"dtypes": counts, "odd_dtypes": odd, "kept_by_architecture": kept_names}
+
+
+def _find_kept(model: Any, floats: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that the architecture holds in another dtype than the one it was loaded in.
+
+    Either transformers is told to keep them in float32 (`_keep_in_fp32_modules`), or the model's
+    own code makes them in a dtype of their own: then an empty model of this config has it as well.
+    """
+    import torch
+
+    main = model.config.dtype or torch.float32
+    main = getattr(torch, main) if isinstance(main, str) else main
+    odd = {name: p for name, p in floats.items() if p.dtype != main}
+    if not odd:
+        return {}
+    patterns: list[str] = []
+    if main is torch.float16:
+        patterns += model._keep_in_fp32_modules or ()
+    if main in (torch.float16, torch.bfloat16):
+        patterns += model._keep_in_fp32_modules_strict or ()
+    told = [re.compile(pattern.replace("*", ".*")) for pattern in patterns]
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        own = dict(type(model)._from_config(config, dtype=main).named_parameters())
+    return {
+        name: p
+        for name, p in odd.items()
+        if (p.dtype is torch.float32 and any(pattern.search(name) for pattern in told))
+        or (name in own and own[name].dtype == p.dtype)
+    }
+
+
 def _attest_left_alone(model: Any) -> dict[str, Any]:
-    """Weight matrices that a quantised model holds as floats.
+    """The weight matrices that a quantised model holds as floats, and why.
 
     Looks at parameters, not layers: mixtures of experts keep theirs in one tensor of three
     dimensions, which bitsandbytes passes over.
@@ -58,79 +117,91 @@ def _attest_left_alone(model: Any) -> dict[str, Any]:
     from torch import nn
 
     head = model.get_output_embeddings()
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) or m is head]
-    outside = {id(table.weight) for table in tables}
-    matrices = [(n, p) for n, p in model.named_parameters() if p.dim() > 1 or _is_packed(p)]
-    left_head = [n for n, m in model.named_modules() if m is head and _is_float(m.weight)]
-    inner = [(name, p) for name, p in matrices if id(p) not in outside]
-    alone = [(name, p) for name, p in inner if _is_float(p) and not _is_packed(p)]
-    every = sum(_logical_numel(p) for _, p in inner)
+    reasons: dict[str, list[str]] = {}
+    alone, every = 0, 0
+    for name, module in model.named_modules():
+        for own_name, p in module.named_parameters(recurse=False):
+            if p.dim() < 2 and not is_packed(p):
+                continue
+            outside = isinstance(module, nn.Embedding) or module is head
+            every += 0 if outside else logical_numel(p)
+            if not is_packed(p):
+                alone += 0 if outside else p.numel()
+                full = f"{name}.{own_name}".strip(".").removesuffix(".weight")
+                reasons.setdefault(_explain(model, name, module, p), []).append(full)
     return {
-        "unquantised": [name.removesuffix(".weight") for name, _ in alone] + left_head,
-        "unquantised_share": sum(p.numel() for _, p in alone) / every if every else 0.0,
+        "unquantised": {reason: _group(names) for reason, names in sorted(reasons.items())},
+        "skipped_linears": [*reasons.get(SKIPPED, ()), *reasons.get(UNCONVERTED, ())],
+        "unquantised_share": alone / every if every else 0.0,
     }
 
 
-def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every layer that multiplies by a weight matrix, by name; the embedding is none."""
+def _explain(model: Any, name: str, module: Any, parameter: Any) -> str:
+    """Why this matrix was left as floats."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
-            yield name, module
+    if module is model.get_output_embeddings():
+        return "output head, tied to the embedding" if _has_tied_head(model) else "output head"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return _explain_linear(model, name, module)
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return "convolution"
+    if parameter.dim() > 2 and "expert" in name:
+        return "fused experts, which bitsandbytes passes over"
+    return "no linear layer"
 
 
-def count_bytes(model: nn.Module) -> dict[str, int]:
-    """Parameters and bytes of a model that has run no forward pass yet.
-
-    ``parameters`` is logical (packed weights unpacked, tied ones once), ``parameters_stored`` the
-    elements of every tensor held, ``parameters_naive`` the sum of ``numel()`` over
-    ``parameters()``. Bytes are those of distinct storages, so shared code books count once.
-    """
-    constants = _distinct(t for _, layer in linear_layers(model) for t in _constants(layer))
-    weights = _distinct(model.parameters(), besides=constants)
-    buffers = _distinct(model.buffers(), besides=constants | weights)
-    parts = {"weights_bytes": weights, "constants_bytes": constants, "buffers_bytes": buffers}
-    sizes = {name: sum(_nbytes(t) for t in held.values()) for name, held in parts.items()}
-    held = [*weights.values(), *constants.values(), *buffers.values()]
-    inner = [layer for name, layer in linear_layers(model) if _in_body(model, layer, name)]
-    return {
-        "parameters": sum(_logical_numel(p) for p in model.parameters()),
-        "parameters_stored": sum(t.numel() for t in held),
-        "parameters_naive": sum(p.numel() for p in model.parameters()),
-        **sizes,
-        "total_bytes": sum(sizes.values()),
-        "linear_weights": sum(_logical_numel(layer.weight) for layer in inner),
-        "linear_bytes": sum(
-            _nbytes(t)
-            for t in _distinct(
-                t for layer in inner for t in (layer.weight, *_constants(layer))
-            ).values()
-        ),
-    }
-
-
-def _layer_kind(layer: Any) -> str | None:
-    name = type(layer).__name__
-    if name == "Linear8bitLt" and _dtype_name(layer.weight) == "int8":
-        return "int8"
-    if name == "Linear4bit" and getattr(layer.weight, "quant_state", None) is not None:
-        return str(layer.weight.quant_state.quant_type)
-    return None
+def _explain_linear(model: Any, name: str, layer: Any) -> str:
+    config = getattr(model.config, "quantization_config", None)
+    if matches(name, getattr(config, "llm_int8_skip_modules", None) or ()):
+        return SKIPPED
+    if matches(name, model._keep_in_fp32_modules or ()):
+        return "kept in float32 by its architecture"
+    if name == list(model.named_parameters())[-1][0].removesuffix(".weight"):
+        return "the model's last layer, which transformers leaves alone"
+    kind = type(layer).__name__
+    if kind in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt"):
+        return UNCONVERTED
+    return f"a {kind}, which bitsandbytes passes over"
 
 
 def _attest_four_bit(layers: list[Any]) -> dict[str, Any]:
     states = [layer.weight.quant_state for layer in layers]
     return {
+        "quant_storage": _only({dtype_name(layer.weight) for layer in layers}),
         "double_quant": _only({bool(state.nested) for state in states}),
         "block_size": _only({int(state.blocksize) for state in states}),
+        "nested_block_size": _only(
+            {int(state.state2.blocksize) if state.nested else None for state in states}
+        ),
         "compute_dtype": _only({str(la.compute_dtype).removeprefix("torch.") for la in layers}),
+        "nonfinite_constants": _count_nonfinite(layers),
     }
 
 
 def _attest_int8(layers: list[Any]) -> dict[str, Any]:
-    return {"threshold": _only({float(layer.state.threshold) for layer in layers})}
+    return {
+        "quant_storage": "int8",
+        "block_size": "row",
+        "threshold": _only({float(layer.state.threshold) for layer in layers}),
+        "nonfinite_constants": _count_nonfinite(layers),
+    }
+
+
+def _attest_attention(model: Any) -> Any:
+    """The implementation that the text model's modules call, or a list where they disagree."""
+    text = type(model.config.get_text_config())
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    own = [config for config in configs if type(config) is text] or [model.config]
+    return _only({getattr(config, "_attn_implementation", None) for config in own})
+
+
+def _count_nonfinite(layers: list[Any]) -> int:
+    constants = [t for layer in layers for t in find_constants(layer) if t.is_floating_point()]
+    return sum(int((~t.isfinite()).sum()) for t in constants)
 
 
 def _only(values: set[Any]) -> Any:
@@ -138,42 +209,13 @@ def _only(values: set[Any]) -> Any:
     return values.pop() if len(values) == 1 else sorted(values, key=str)
 
 
-def _constants(layer: Any) -> Iterator[torch.Tensor]:
-    """Every tensor that a quantised layer needs to be read, besides its packed weight."""
-    import torch
-
-    places = [getattr(layer.weight, "quant_state", None), getattr(layer, "state", None)]
-    while places:
-        state = places.pop()
-        if state is None:
-            continue
-        places.append(getattr(state, "state2", None))
-        for attribute in ("absmax", "code", "offset", "SCB"):
-            tensor = getattr(state, attribute, None)
-            if isinstance(tensor, torch.Tensor):
-                yield tensor
-    if isinstance(getattr(layer.weight, "SCB", None), torch.Tensor):
-        yield layer.weight.SCB
+def _count(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
 
 
-def _distinct(tensors: Any, besides: Any = ()) -> dict[int, torch.Tensor]:
-    """Tensors by storage address, each storage once."""
-    found = {t.untyped_storage().data_ptr(): t for t in tensors if t.numel()}
-    return {address: t for address, t in found.items() if address not in besides}
-
-
-def _nbytes(tensor: torch.Tensor) -> int:
-    """Of the whole storage: several weights may be views of one."""
-    return int(tensor.untyped_storage().nbytes())
-
-
-def _logical_numel(parameter: Any) -> int:
-    state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else int(parameter.numel())
-
-
-def _in_body(model: Any, layer: Any, name: str) -> bool:
-    return layer is not model.get_output_embeddings() and name != "lm_head"
+def _group(names: Iterable[str]) -> list[str]:
+    """Names that differ in a layer's number only as one, with * in its place."""
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name) for name in names))
 
 
 def _has_tied_head(model: Any) -> bool:
@@ -181,21 +223,19 @@ def _has_tied_head(model: Any) -> bool:
     return head is not None and head.weight.data_ptr() == embedding.weight.data_ptr()
 
 
-def _tf32_in_force() -> bool:
+def _read_tf32_switches() -> dict[str, Any]:
     import torch
 
-    # cuBLAS obeys the variable whatever the switch says.
-    forbidden = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
-    return torch.get_float32_matmul_precision() != "highest" and not forbidden
+    return {
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_allow_tf32": bool(torch.backends.cudnn.allow_tf32),
+        "NVIDIA_TF32_OVERRIDE": os.environ.get("NVIDIA_TF32_OVERRIDE"),
+    }
 
 
-def _is_float(parameter: torch.Tensor) -> bool:
-    return parameter.is_floating_point()
-
-
-def _is_packed(parameter: Any) -> bool:
-    return getattr(parameter, "quant_state", None) is not None or not _is_float(parameter)
-
-
-def _dtype_name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _tf32_in_force() -> bool:
+    """Whether matrix products or convolutions may use it."""
+    switches = _read_tf32_switches()
+    on = switches["float32_matmul_precision"] != "highest" or switches["cudnn_allow_tf32"]
+    # cuBLAS and cuDNN obey the variable whatever the switches say.
+    return bool(on and switches["NVIDIA_TF32_OVERRIDE"] != "0")

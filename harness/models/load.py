@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import gc
-import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.catalog import load_precision
-from harness.errors import InputError
-from harness.models.attest import attest, count_bytes, linear_layers
+from harness.errors import InputError, UnavailableError
+from harness.models.attention import attention_arguments, check_attention
+from harness.models.attest import attest
+from harness.models.checkpoint import (
+    Checkpoint,
+    find_quantised,
+    has_wider_floats,
+    read_checkpoint,
+    read_through,
+)
+from harness.models.count import count_bytes, read_requested_bytes, sum_storages
+from harness.models.fit import check_fit, check_vocabulary
+from harness.models.half import (
+    HalfCounts,
+    count_half,
+    describe_damage,
+    probe_activations,
+    sum_half,
+)
+from harness.models.quantise_clock import QuantiseClock
 from harness.models.sources import ModelFiles
 from harness.suite import Architecture, ModelSpec, PrecisionSpec
 from harness.worker.meter import MemoryMeter, give_back_freed
@@ -40,14 +56,17 @@ class CellJob:
 class LoadedCell:
     """A model ready to be measured; ``memory`` holds the bytes of the loading phase.
 
-    ``flags`` is what must be known of every number measured on it.
+    ``counts`` is `count_bytes` and ``allocated_bytes``, what the allocator says of the model (None
+    where it cannot be asked). ``seconds`` splits ``load`` into ``read`` (the files, once through),
+    ``quantise`` (quantised precisions only) and ``move`` (everything else). ``flags`` is what must
+    be known of every number measured on it.
     """
 
     job: CellJob
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     attested: dict[str, Any]
-    counts: dict[str, int]
+    counts: dict[str, Any]
     memory: dict[str, int | None]
     meter: MemoryMeter
     seconds: dict[str, float]
@@ -74,41 +93,101 @@ class LoadedCell:
 
 
 def load_cell(job: CellJob) -> LoadedCell:
-    """Load, move to the device, attest. Raises `InputError` where declared and loaded differ."""
+    """Load, move to the device, attest.
+
+    Raises `InputError` where declared and loaded differ and `UnavailableError` where this machine
+    lacks the attention implementation.
+    """
     precision = load_precision(job.precision.use)
     device_type = job.device.split(":")[0]
     _quieten()
     _set_tf32(getattr(precision, "TF32", False))
     # Before the meter starts: making a random checkpoint takes more memory than loading it.
     folder = job.files.folder or _make_random(job)
-    _check_config(job, folder)
+    checkpoint = _check_checkpoint(job, folder)
     start = time.perf_counter()
     tokenizer = _load_tokenizer(job)
-    tokenizer_s = time.perf_counter() - start
-    arguments = precision.load_arguments(job.precision.options, device_type)
+    seconds = {"tokenizer": time.perf_counter() - start}
+    arguments = {
+        **precision.load_arguments(job.precision.options, device_type),
+        **attention_arguments(job.model.attention, job.device),
+    }
     give_back_freed()
+    start = time.perf_counter()
+    read_through(checkpoint)
+    read_s = time.perf_counter() - start
+    halved = _count_half(checkpoint, arguments)
     _rehearse(job, folder, arguments)
     meter = MemoryMeter(job.device)
+    clock = QuantiseClock(getattr(precision, "QUANTISERS", ()), job.device)
+    clock.prepare()
+    requested = read_requested_bytes(job.device)
     meter.start_phase()
     start = time.perf_counter()
-    model = _load_model(job, folder, arguments)
-    model_s = time.perf_counter() - start
+    with clock.counting():
+        model = _load_model(job, folder, arguments)
     _hold_in_memory(model)
-    load_peak = meter.peak_bytes()
+    load_peak = meter.peak_bytes()  # after the device is done
+    seconds |= _split_seconds(read_s, time.perf_counter() - start, clock)
     meter.settle()
     memory = {"load_peak_bytes": load_peak, "weights_bytes": meter.current_bytes()}
+    counts = {**count_bytes(model), "allocated_bytes": _read_allocated(model, job, requested)}
     meter.steady()
+    attested = _attest_declared(job, model) | {"checkpoint": checkpoint.describe()}
+    if tokenizer is not None:
+        check_vocabulary(model, tokenizer)
+    cell = LoadedCell(job, model, tokenizer, attested, counts, memory, meter, seconds)
+    return replace(cell, flags=_examine(cell, halved))
+
+
+def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
+    """What was loaded; raises `InputError` where it is not what was declared."""
     attested = attest(model)
-    wrong = precision.check(attested, job.precision.options, device_type)
+    precision = load_precision(job.precision.use)
+    wrong = precision.check(attested, job.precision.options, job.device.split(":")[0])
+    wrong += check_attention(attested, job.model.attention)
     if wrong:
         raise InputError(
             f"{job.model.name} declared as {job.precision.name} was loaded as something else: "
             + "; ".join(wrong)
         )
-    if tokenizer is not None:
-        _check_vocabulary(model, tokenizer)
-    seconds = {"tokenizer": tokenizer_s, "load": model_s}
-    return LoadedCell(job, model, tokenizer, attested, count_bytes(model), memory, meter, seconds)
+    return attested
+
+
+def _count_half(checkpoint: Checkpoint, arguments: dict[str, Any]) -> dict[str, HalfCounts] | None:
+    """What float16 does to the stored weights; None where none of them is narrowed to it."""
+    import torch
+
+    narrowed = arguments["dtype"] is torch.float16 and has_wider_floats(checkpoint)
+    return count_half(checkpoint) if narrowed else None
+
+
+def _examine(cell: LoadedCell, halved: dict[str, HalfCounts] | None) -> tuple[str, ...]:
+    """Find, attest and say what float16 has broken; also in the scales of int8, made in float16."""
+    flags: tuple[str, ...] = ()
+    if halved is not None:
+        weights = asdict(sum_half(halved, cell.model))
+        damage = weights | probe_activations(cell.model, cell.tokenizer, cell.max_context)
+        cell.attested["checkpoint"]["fp16"] = damage
+        flags = describe_damage(damage)
+    broken = cell.attested.get("nonfinite_constants")
+    if broken:
+        flags += (f"not finite: {broken:,} quantisation constants, and so what they scale",)
+    return flags
+
+
+def _split_seconds(read_s: float, loading_s: float, clock: QuantiseClock) -> dict[str, float]:
+    quantise = {"quantise": clock.seconds} if clock.seconds else {}
+    move_s = loading_s - clock.seconds
+    return {"read": read_s, **quantise, "move": move_s, "load": read_s + loading_s}
+
+
+def _read_allocated(model: Any, job: CellJob, before: int | None) -> int | None:
+    """What the loaded model holds, asked of the allocator or, on a CPU, of every object in it."""
+    if job.device == "cpu":
+        return sum_storages(model)
+    now = read_requested_bytes(job.device)
+    return None if now is None or before is None else now - before
 
 
 def _make_random(job: CellJob) -> str:
@@ -132,11 +211,19 @@ def _load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrai
             ignore_mismatched_sizes=True,  # told below, by name
             **arguments,
         )
+    except ImportError as error:
+        raise UnavailableError(f"cannot load {job.model.name}: {_first_lines(error)}") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        raise InputError(f"cannot load {job.model.name}: {_first_lines(error)}") from error
-    _check_fit(job, model, info)
+        text = _first_lines(error)
+        if job.model.attention and "attention" in text.lower():
+            text = (
+                f"{text.split('. ')[0]}; leave out `attention: {job.model.attention}` "
+                "for what transformers chooses"
+            )
+        raise InputError(f"cannot load {job.model.name}: {text}") from error
+    check_fit(job.model.name, model, info)
     model.eval()
     precision = load_precision(job.precision.use)
     if hasattr(precision, "prepare"):
@@ -144,45 +231,8 @@ def _load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrai
     return model
 
 
-def _check_fit(job: CellJob, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Refuse weights that the config has no place for, or places left without weights."""
-    missing, mismatched = info["missing_keys"], info["mismatched_keys"]
-    shapes = [str(name) for name, *_ in mismatched] + _find_misshapen(model)
-    beyond = _find_layers_beyond(model, info["unexpected_keys"])
-    problems = {"missing": missing, "of another shape": shapes, "of layers beyond it": beyond}
-    found = [
-        f"{len(names)} tensors {what}, such as {min(names)}"
-        for what, names in problems.items()
-        if names
-    ]
-    if found:
-        raise InputError(
-            f"the checkpoint of {job.model.name} does not fit its config: {'; '.join(found)}"
-        )
-
-
-def _find_misshapen(model: PreTrainedModel) -> list[str]:
-    """Weights of another shape than their layer: of quantised ones transformers checks none."""
-    found = []
-    for name, layer in linear_layers(model):
-        state = getattr(layer.weight, "quant_state", None)
-        shape = tuple(layer.weight.shape if state is None else state.shape)
-        if hasattr(layer, "out_features") and shape != (layer.out_features, layer.in_features):
-            found.append(f"{name}.weight")
-    return found
-
-
-def _find_layers_beyond(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """Tensors named as the model's own but for a number: its config names too few layers.
-
-    Other tensors that a model does not use, such as a second head, are left aside.
-    """
-    own = {re.sub(r"\d+", "#", name) for name, _ in model.named_parameters()}
-    return [name for name in unexpected if re.sub(r"\d+", "#", name) in own]
-
-
-def _check_config(job: CellJob, folder: str) -> None:
-    """Refuse a config that cannot be read, and one of weights that are already quantised."""
+def _check_checkpoint(job: CellJob, folder: str) -> Checkpoint:
+    """Refuse a config that cannot be read, and weights that are already quantised."""
     from transformers import AutoConfig
 
     try:
@@ -194,12 +244,16 @@ def _check_config(job: CellJob, folder: str) -> None:
             f"cannot read the config of {job.model.name}: {_first_lines(error)}"
         ) from error
     stored = getattr(config, "quantization_config", None)
+    checkpoint = read_checkpoint(folder)
+    found = find_quantised(checkpoint)
     if stored:
-        method = stored.get("quant_method") if isinstance(stored, dict) else stored
+        found = stored.get("quant_method") if isinstance(stored, dict) else str(stored)
+    if found:
         raise InputError(
-            f"{job.model.name} is a checkpoint already quantised ({method}); "
+            f"{job.model.name} is a checkpoint already quantised ({found}); "
             f"measuring it as {job.precision.name} would mislabel it: use the original weights"
         )
+    return checkpoint
 
 
 def _load_tokenizer(job: CellJob) -> PreTrainedTokenizerBase | None:
@@ -217,18 +271,6 @@ def _load_tokenizer(job: CellJob) -> PreTrainedTokenizerBase | None:
         raise InputError(
             f"cannot load the tokenizer of {job.model.name}: {_first_lines(error)}"
         ) from error
-
-
-def _check_vocabulary(model: Any, tokenizer: Any) -> None:
-    rows = model.get_input_embeddings().num_embeddings
-    added = tokenizer.get_added_vocab()  # may name tokens of other modalities, which no text gives
-    own = (i for token, i in tokenizer.get_vocab().items() if token not in added)
-    highest = max(own, default=-1)
-    if highest >= rows:
-        raise InputError(
-            f"vocabulary mismatch: the tokenizer has token ids up to {highest}, the model's "
-            f"embedding only {rows} rows; is it the tokenizer this model was trained with?"
-        )
 
 
 def _hold_in_memory(model: Any) -> None:
@@ -257,6 +299,7 @@ def _rehearse(job: CellJob, folder: str, arguments: dict[str, Any]) -> None:
     if job.device != "cpu" or stored > _REHEARSED_BYTES:
         return
     model = _load_model(job, folder, arguments)
+    _attest_declared(job, model)  # what is mislabelled may not even run
     with torch.inference_mode():
         model(input_ids=torch.zeros(1, 8, dtype=torch.long), use_cache=True)
     del model

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.precisions._loaded import check_dtypes, check_tf32
+
 
 def float_arguments(dtype: str) -> dict[str, Any]:
     """``from_pretrained`` keywords that load every weight as ``dtype`` (a torch dtype's name)."""
@@ -17,13 +19,7 @@ def check_float(attested: dict[str, Any], dtype: str, *, tf32: bool) -> list[str
     wrong = []
     if attested["quantisation"] is not None:
         wrong.append(f"declared unquantised, loaded as {attested['quantisation']}")
-    others = sorted(set(attested["linear_dtypes"]) - {dtype})
-    if others:
-        wrong.append(f"declared {dtype}, but linear layers hold {', '.join(others)}")
-    if attested["tf32"] != tf32:
-        wrong.append(f"declared TF32 {_switch(tf32)}, in force it is {_switch(attested['tf32'])}")
-    return wrong
-
-
-def _switch(on: bool) -> str:
-    return "on" if on else "off"
+    integers = [name for name in attested["linear_dtypes"] if "int" in name]
+    if integers:
+        wrong.append(f"declared {dtype}, but linear layers hold {', '.join(integers)}")
+    return wrong + check_dtypes(attested, dtype) + check_tf32(attested, tf32)

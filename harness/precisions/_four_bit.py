@@ -11,7 +11,7 @@ from typing import Any
 from harness.options import OptionsBase
 from harness.precisions._quantised import ComputeDtype, check_quantised, default_dtype
 
-DEVICES = ("cpu", "cuda")
+_BLOCK_SIZE, _NESTED_BLOCK_SIZE = 64, 256
 
 
 class FourBitOptions(OptionsBase):
@@ -71,7 +71,10 @@ def check_four_bit(
     if attested["quantisation"] != kind:
         return wrong
     declared = {
+        "block_size": _BLOCK_SIZE,
+        "quant_storage": "uint8",
         "double_quant": options.double_quant,
+        "nested_block_size": _NESTED_BLOCK_SIZE if options.double_quant else None,
         "compute_dtype": options.resolve_compute_dtype(device),
     }
     return wrong + [

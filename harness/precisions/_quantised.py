@@ -1,8 +1,10 @@
-"""What the quantised precisions share: nothing large may have been left as floats."""
+"""What the quantised precisions share: no linear layer, and nothing large, left as floats."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
+
+from harness.precisions._loaded import check_dtypes, check_tf32
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 # Routers and gates are small; a mixture's experts are most of the model.
@@ -19,14 +21,28 @@ def check_quantised(attested: dict[str, Any], kind: str, dtype: str) -> list[str
     if attested["quantisation"] != kind:
         return [f"declared {kind}, loaded as {attested['quantisation'] or 'unquantised'}"]
     wrong = []
+    skipped = attested["skipped_linears"]
+    if skipped:
+        wrong.append(
+            f"declared {kind}, but {len(skipped)} linear layers were left unquantised, such as "
+            f"{skipped[0]}"
+        )
     share = attested["unquantised_share"]
     if share > _MAY_STAY:
-        names = attested["unquantised"]
+        reasons = attested["unquantised"].items()
+        inner = [
+            f"{names[0]} ({why})"
+            for why, names in reasons
+            if not why.startswith(("embedding", "output head"))
+        ]
         wrong.append(
-            f"declared {kind}, but {share:.0%} of the weights were left unquantised, such as "
-            f"{names[0]} (bitsandbytes passes over fused experts)"
+            f"declared {kind}, but {share:.0%} of the weights were left unquantised: "
+            + ", ".join(inner)
         )
-    others = [other for other in attested["float_dtypes"] if other != dtype]
-    if others:
-        wrong.append(f"declared {dtype} for what is not quantised, loaded as {', '.join(others)}")
-    return wrong
+    if attested["output_head"] == kind:
+        wrong.append(f"declared {kind} with the output head in {dtype}, but it is {kind} too")
+    return (
+        wrong
+        + check_dtypes(attested, dtype, " for what is not quantised")
+        + check_tf32(attested, False)
+    )

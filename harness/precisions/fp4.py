@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from harness.precisions._four_bit import (
-    DEVICES as DEVICES,
-)
-from harness.precisions._four_bit import (
     FourBitOptions,
     check_four_bit,
     choose_cpu_kernel,
     four_bit_arguments,
 )
+
+DEVICES = ("cpu", "cuda")
+QUANTISERS = ("quantize_4bit",)
 
 
 class Options(FourBitOptions):

@@ -14,6 +14,7 @@ from harness.options import OptionsBase
 from harness.precisions._quantised import ComputeDtype, check_quantised, default_dtype
 
 DEVICES = ("cpu", "cuda")
+QUANTISERS = ("int8_vectorwise_quant",)
 
 
 class Options(OptionsBase):
