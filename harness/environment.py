@@ -69,6 +69,7 @@ _VARIABLE_PREFIXES = (
     "TORCHINDUCTOR_",
     "TORCH_",
 )
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 _ISA_X86 = {"avx", "avx2", "f16c", "fma", "avx_vnni", "amx_bf16", "amx_fp16", "amx_int8"}
 _ISA_AVX512 = {"avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"}
@@ -316,17 +317,19 @@ def _read_cpu_quota() -> float | None:
     return min((int(share) / int(period) for share, period in quotas), default=None)
 
 
-def _read_cgroup(v2: str, v1: str | None) -> list[str]:
-    """Limits on this process from its control group up to the root; the unlimited left out."""
-    root = Path("/sys/fs/cgroup")
+def list_cgroups() -> list[Path]:
+    """The folders of this process's control group (version 2) and of those above it."""
     lines = (_read_text("/proc/self/cgroup") or "").splitlines()
     own = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-    folder = root / own
-    candidates = [
-        parent / v2 for parent in (folder, *folder.parents) if parent.is_relative_to(root)
-    ]
+    folder = CGROUP_ROOT / own
+    return [path for path in (folder, *folder.parents) if path.is_relative_to(CGROUP_ROOT)]
+
+
+def _read_cgroup(v2: str, v1: str | None) -> list[str]:
+    """Limits on this process from its control group up to the root; the unlimited left out."""
+    candidates = [folder / v2 for folder in list_cgroups()]
     if v1 is not None:
-        candidates.append(root / v1)
+        candidates.append(CGROUP_ROOT / v1)
     texts = [_read_text(str(path)) for path in candidates]
     return [text for text in texts if text and not text.startswith("max")]
 

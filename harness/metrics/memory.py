@@ -1,21 +1,31 @@
-"""memory: peak bytes by phase (load, prefill, generate), in a process of its own."""
+"""memory: peak bytes by phase (load, prefill, generate), in a process of its own.
+
+Beside what is judged: what the allocator and the device hold, the bytes of the key-value cache per
+token, and from them the largest context and batch on cards of several sizes. Short prompts at batch
+1 come first: from their growth a batch that cannot fit a CPU's memory is refused before the kernel
+would kill the process.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.metrics._generate import check_context, generate, make_prompt
+from harness.metrics._capacity import CARDS, fit_growth, largest_batch, largest_context
+from harness.metrics._generate import check_context
+from harness.metrics._phases import Phase, PhaseReader
+from harness.models.kv_cache import kv_bytes_per_token
 from harness.options import Column, OptionsBase, ValueSpec
 from harness.record import Measured, Record, Validity, Value
-from harness.values import divide, make_values
+from harness.values import divide, make_values, qualify
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
     from harness.models.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = True
+NEEDS_TELEMETRY = True
 REFERENCE_REUSABLE = True
 
 
@@ -35,33 +45,80 @@ VALUES = {
     "generate_peak_ratio": ValueSpec(
         "", "lower", "over the reference's", paired=True, of="generate_peak_bytes", neutral=1.0
     ),
+    "reserved_peak_bytes": ValueSpec("bytes", "lower", "most that CUDA's allocator has reserved"),
+    "device_used_bytes": ValueSpec(
+        "bytes", "lower", "in use on the GPU after generating, less before this process: all of it"
+    ),
+    "load_anonymous_bytes": ValueSpec(
+        "bytes", "lower", "RssAnon after loading: on a CPU, without pages of mapped files"
+    ),
+    "generate_anonymous_bytes": ValueSpec("bytes", "lower", "RssAnon at the last new token"),
+    "kv_bytes_per_token": ValueSpec(
+        "bytes", "lower", "keys and values per token and sequence, from the config"
+    ),
+    "kv_bytes_per_token_measured": ValueSpec(
+        "bytes", "lower", "by which the model's own cache grew per token and sequence"
+    ),
+    "largest_context": ValueSpec(
+        "tokens",
+        "higher",
+        "longest prompt that fits the card at batch 1, the model's own context at most",
+        "card",
+    ),
+    "largest_batch": ValueSpec(
+        "sequences", "higher", "most sequences of prompt_tokens + new_tokens that fit it", "card"
+    ),
 }
 HEADLINE = (
     Column("peak MB", "generate_peak_bytes", ".1f", 1e6),
     Column("×ref", "generate_peak_ratio", ".2f"),
 )
+_JUDGED = ("load_peak_bytes", "weights_bytes", "prefill_peak_bytes", "generate_peak_bytes")
 
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
-    """Peaks of loading (kept by the loader), of the prompt and of the whole generation."""
+    """Peaks of loading (kept by the loader), of the prompt and of the whole generation.
+
+    Where memory runs out, what was read before stands, in a record that has failed.
+    """
     check_context(loaded, options.prompt_tokens + options.new_tokens)
-    prompt = make_prompt(loaded.model, options.batch_size, options.prompt_tokens, loaded.device)
     meter = loaded.meter
-    peaks = {}
-    for done, (phase, new_tokens) in enumerate((("prefill", 1), ("generate", options.new_tokens))):
-        context.progress(done, 2, "phases")
-        meter.settle()
-        meter.start_phase()
-        generate(loaded.model, prompt, new_tokens)
-        peaks[f"{phase}_peak_bytes"] = meter.peak_bytes()
+    meter.settle()
+    load_anonymous = meter.anonymous_bytes()
+    in_formula = kv_bytes_per_token(loaded.model.config, loaded.model.dtype.itemsize)
+    reader = PhaseReader(loaded, in_formula or 0)
+    prefill = Phase("prefill", options.batch_size, options.prompt_tokens, 1)
+    generate = Phase("generate", options.batch_size, options.prompt_tokens, options.new_tokens)
+    lengths = {max(1, options.prompt_tokens // part) for part in (4, 2, 1)}
+    short = [Phase("prefill", 1, length, 1) for length in sorted(lengths)]
+    plan = list(dict.fromkeys((*short, prefill, generate)))
+    for done, phase in enumerate(plan):
+        context.progress(done, len(plan), "phases")
+        reader.read(phase)
+        if reader.failure:
+            break
+    numbers: dict[str, int | float | None] = {
+        **loaded.memory,
+        "prefill_peak_bytes": reader.peaks.get(prefill),
+        "generate_peak_bytes": reader.peaks.get(generate),
+        "reserved_peak_bytes": meter.reserved_peak_bytes(),
+        "device_used_bytes": reader.device_used,
+        "load_anonymous_bytes": load_anonymous,
+        "generate_anonymous_bytes": reader.anonymous,
+        "kv_bytes_per_token": in_formula,
+        "kv_bytes_per_token_measured": reader.cache_growth,
+        **_find_capacity(loaded, reader, prefill, generate),
+    }
     meter.steady()
-    numbers = {**loaded.memory, **peaks}
-    missing = [name for name, value in numbers.items() if value is None]
-    reasons = tuple(f"{name} is unavailable on this machine" for name in missing)
+    validity = _find_validity(numbers, reader.failure)
     return Measured(
         values=make_values(VALUES, numbers),
-        protocol={**options.model_dump(mode="json"), "method": meter.method},
-        validity=Validity(status="flagged" if reasons else "ok", reasons=reasons),
+        protocol={
+            **options.model_dump(mode="json"),
+            "method": meter.method,
+            "allocator": meter.allocator,
+        },
+        validity=validity,
     )
 
 
@@ -69,3 +126,49 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     """Peak over peak."""
     ratio = divide(candidate, reference, "generate_peak_bytes")
     return make_values(VALUES, {"generate_peak_ratio": ratio})
+
+
+def _find_capacity(
+    loaded: LoadedCell, reader: PhaseReader, prefill: Phase, generate: Phase
+) -> dict[str, int | None]:
+    """The largest context and batch per card; None where a peak is missing."""
+    kv = reader.cache_growth or reader.least_slope
+    growth = fit_growth(reader.grown_by_length(), kv, _attention_curve(loaded.model))
+    seen = [reader.grown[phase] for phase in (prefill, generate) if phase in reader.grown]
+    found: dict[str, int | None] = {}
+    for card, capacity in CARDS.items():
+        context = batch = None
+        if growth is not None and reader.held is not None:
+            room = capacity - reader.held
+            context = largest_context(room, growth, loaded.max_context)
+            if len(seen) == 2:
+                least = max(kv * generate.tokens, (max(seen) - growth.fixed) / generate.batch)
+                batch = largest_batch(room, growth, generate.prompt_tokens, least)
+        found[qualify("largest_context", card)] = context
+        found[qualify("largest_batch", card)] = batch
+    return found
+
+
+def _attention_curve(model: Any) -> float:
+    """Bytes per token² of the attention that holds all scores, and their softmax in float32.
+
+    Of transformers' implementations only ``eager`` does; 0 for the others.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if getattr(config, "_attn_implementation", None) != "eager":
+        return 0.0
+    heads = getattr(config, "num_attention_heads", None) or 0
+    return float(heads * (model.dtype.itemsize + 4))
+
+
+def _find_validity(numbers: dict[str, Any], failure: str | None) -> Validity:
+    if failure:
+        return Validity(status="failed", reasons=(failure,))
+    reasons = [f"{n} is unavailable on this machine" for n in _JUDGED if numbers[n] is None]
+    formula, found = numbers["kv_bytes_per_token"], numbers["kv_bytes_per_token_measured"]
+    if formula is not None and found is not None and formula != found:
+        reasons.append(
+            f"the model caches {found:g} bytes per token, its config says {formula}: "
+            "trust the measured figure"
+        )
+    return Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons))

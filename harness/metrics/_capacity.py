@@ -1,0 +1,72 @@
+"""What fits on a card: the longest context and the largest batch, from peaks that were measured.
+
+A card of 24 GB is taken as 24 * 10**9 bytes. Those sold as such have 5 to 7 % more, which is left
+to what no allocator counts: CUDA's own context and kernels, and fragmentation. Pure; no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+CARDS = {f"{size}GB": size * 10**9 for size in (8, 16, 24, 40, 80, 141)}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes that reading n tokens takes beside what stays: ``fixed + slope * n + curve * n**2``."""
+
+    fixed: float
+    slope: float
+    curve: float = 0.0
+
+    def __call__(self, tokens: int) -> float:
+        return self.fixed + self.slope * tokens + self.curve * tokens**2
+
+
+def fit_growth(
+    grown: Mapping[int, int], least_slope: float, least_curve: float = 0.0
+) -> Growth | None:
+    """Through bytes by length in tokens; None from fewer than two, and where nothing grows.
+
+    The line goes through the two longest: at shorter lengths another step of the model may be what
+    peaks. ``least_slope`` (keys and values) and ``least_curve`` (the matrix of n * n of an
+    attention that holds one, 0 for others) are what no noise can bring the fit below.
+    """
+    lengths = sorted(grown)[-3:]
+    if len(lengths) < 2:
+        return None
+    slopes = [(grown[b] - grown[a]) / (b - a) for a, b in pairwise(lengths)]
+    longest = lengths[-1]
+    curve = least_curve
+    if least_curve > 0 and len(lengths) == 3:
+        curve = max(least_curve, (slopes[1] - slopes[0]) / (longest - lengths[0]))
+    slope = max(least_slope, slopes[-1] - curve * (longest + lengths[-2]))
+    if slope <= 0 and curve <= 0:
+        return None
+    fixed = grown[longest] - slope * longest - curve * longest**2
+    return Growth(max(0.0, fixed), max(0.0, slope), curve)
+
+
+def largest_context(room: int, growth: Growth, limit: int | None) -> int:
+    """The most tokens that can be read in ``room`` bytes, ``limit`` at most; 0 for none."""
+    left = room - growth.fixed
+    if left <= 0:
+        return 0
+    if growth.curve > 0:
+        root = math.sqrt(growth.slope**2 + 4 * growth.curve * left)
+        tokens = (root - growth.slope) / (2 * growth.curve)
+    else:
+        tokens = left / growth.slope
+    return min(int(tokens), limit) if limit is not None else int(tokens)
+
+
+def largest_batch(room: int, growth: Growth, tokens: int, least_per_sequence: float) -> int:
+    """How many sequences of ``tokens`` fit in ``room`` bytes; 0 for none.
+
+    ``least_per_sequence`` is what was seen or must be held of each, if that is more than the fit.
+    """
+    per_sequence = max(least_per_sequence, growth(tokens) - growth.fixed)
+    return max(0, int((room - growth.fixed) / per_sequence))
