@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness.catalog import load_measurement, load_precision
 from harness.cells import cell_id
@@ -16,8 +17,10 @@ from harness.machine import Machine
 from harness.models.load import CellJob
 from harness.models.resolve import find_files
 from harness.models.sources import ModelFiles
-from harness.record import CellFacts, Measured, Record, Validity
+from harness.processes import is_hopeless, join_processes
+from harness.record import CellFacts, Measured, Record, Validity, join_validity
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec
+from harness.telemetry import Telemetry, judge_telemetry
 from harness.worker.probe import DeviceFacts
 from harness.worker.process import CellInProcess, CellProcess
 from harness.worker.protocol import Failure, MeasureRequest, Progress
@@ -60,32 +63,68 @@ class CellRunner:
         ``reference`` is the reference's record of the same measurement, for those that are
         compared while they are made; ``is_reference`` tells that this will be that record.
         """
+        count = getattr(measurement.options, "processes", 1)
+        if count == 1 or not self._isolate:
+            return self._measure_once(model, precision, measurement, reference, is_reference)
+        records: list[Record] = []
+        for _ in range(count):
+            self.close()  # every sample is a process of its own
+            records.append(
+                self._measure_once(model, precision, measurement, reference, is_reference)
+            )
+            if is_hopeless(records[-1]):
+                return records[-1]
+        self.close()
+        return join_processes(records)
+
+    def _measure_once(
+        self,
+        model: ModelSpec,
+        precision: PrecisionSpec,
+        measurement: MeasurementSpec,
+        reference: Record | None,
+        is_reference: bool,
+    ) -> Record:
         start = time.monotonic()
         cell = cell_id(model, precision)
-        compares = getattr(load_measurement(measurement.name), "NEEDS_REFERENCE", False)
+        module = load_measurement(measurement.name)
+        compares = getattr(module, "NEEDS_REFERENCE", False)
         files = self.find_files(model, precision)
         answer: Measured | Failure
-        loaded = None
+        loaded, telemetry = None, None
         if isinstance(files, Failure):
             answer = files
         elif cell in self._unloadable:
             answer = self._unloadable[cell]
         elif compares and not is_reference and (reference is None or not reference.usable):
             answer = _explain_lack(reference)
+        elif not self._isolate and getattr(measurement.options, "processes", 1) > 1:
+            answer = Failure(
+                "failed", "`processes` cannot be had with --no-isolate: leave one of them out"
+            )
         else:
             process = self._process_for(cell, model, precision, measurement, files)
-            answer = process.measure(
-                MeasureRequest(
+
+            def tell(progress: Progress) -> None:
+                self._on_progress(cell, measurement.name, progress)
+
+            failure = process.load(tell)
+            loaded = process.loaded
+            if failure is not None:
+                answer = self._unloadable[cell] = failure  # what does not load is not loaded again
+            else:
+                watched = getattr(module, "NEEDS_TELEMETRY", False)
+                watch = self._start_telemetry(process.pid) if watched else None
+                request = MeasureRequest(
                     measurement.name,
                     measurement.options,
                     reference if compares else None,
                     is_reference,
-                ),
-                lambda progress: self._on_progress(cell, measurement.name, progress),
-            )
-            loaded = process.loaded
-            if isinstance(answer, Failure) and loaded is None:
-                self._unloadable[cell] = answer  # what does not load is not loaded again
+                )
+                try:
+                    answer = process.measure(request, tell)
+                finally:
+                    telemetry = watch.stop() if watch is not None else None
             if isinstance(answer, Failure) and answer.traceback:
                 self.close()  # CUDA is of no use to a process once a kernel has failed in it
         known = None if isinstance(files, Failure) else files
@@ -104,7 +143,11 @@ class CellRunner:
         # "total" holds the start of the process and the loading where this was a cell's first.
         seconds = {**(loaded.seconds if loaded else {}), "total": time.monotonic() - start}
         flags = loaded.flags if loaded else ()
-        return _make_record(facts, measurement.name, answer, seconds, flags)
+        return _make_record(facts, measurement.name, answer, seconds, flags, telemetry)
+
+    def _start_telemetry(self, worker: int | None) -> Telemetry:
+        device = self._machine.device
+        return Telemetry(worker, device.uuid, device.torch.get("threads")).start()
 
     def find_files(self, model: ModelSpec, precision: PrecisionSpec) -> ModelFiles | Failure:
         """The model's files, looked for once per run; not at all for a cell that is refused."""
@@ -188,20 +231,21 @@ def _make_record(
     answer: Measured | Failure,
     seconds: dict[str, float],
     flags: tuple[str, ...],
+    telemetry: dict[str, Any] | None,
 ) -> Record:
+    record = Record(
+        cell=cell,
+        measurement=measurement,
+        seconds=seconds,
+        telemetry=() if telemetry is None else (telemetry,),
+    )
     if isinstance(answer, Failure):
-        return Record(
-            cell=cell,
-            measurement=measurement,
-            validity=Validity(status=answer.status, reasons=(answer.reason,)),
-            seconds=seconds,
-            traceback=answer.traceback,
-        )
+        validity = Validity(status=answer.status, reasons=(answer.reason,))
+        return record.model_copy(update={"validity": validity, "traceback": answer.traceback})
     fields = {name: getattr(answer, name) for name in Measured.model_fields}
-    if flags:
-        found = answer.validity
-        fields["validity"] = Validity(
-            status="flagged" if found.status == "ok" else found.status,
-            reasons=(*found.reasons, *flags),
-        )
-    return Record(cell=cell, measurement=measurement, seconds=seconds, **fields)
+    fields["validity"] = join_validity(
+        answer.validity,
+        Validity(status="flagged" if flags else "ok", reasons=flags),
+        judge_telemetry(telemetry or {}),
+    )
+    return record.model_copy(update=fields)

@@ -53,6 +53,17 @@ class Validity(_Frozen):
     reasons: tuple[str, ...] = ()
 
 
+_BY_SEVERITY: tuple[Status, ...] = ("ok", "flagged", "invalid", "skipped", "failed")
+
+
+def join_validity(*found: Validity) -> Validity:
+    """The worst status of all, and every reason once."""
+    statuses = {one.status for one in found}
+    worst = next((s for s in reversed(_BY_SEVERITY) if s in statuses), _BY_SEVERITY[0])
+    reasons = dict.fromkeys(reason for one in found for reason in one.reasons)
+    return Validity(status=worst, reasons=tuple(reasons))
+
+
 class Measured(_Frozen):
     """What a metric's ``measure`` returns from the worker.
 
@@ -96,9 +107,11 @@ class Record(_Frozen):
     """The frozen result of one measurement on one cell.
 
     ``paired`` and ``verdicts`` are derived from the records and the suite when the run file is
-    built; ``reference_only`` marks one measured only because another cell is compared with it,
-    ``reused_from`` the run a cached one was measured in; ``noise`` the reference measured a second
-    time, in another process and with another batch size, to see what such a difference amounts to.
+    built; ``telemetry`` is what the machine did meanwhile, a summary per process (see
+    `harness.telemetry`); ``reference_only`` marks one measured only because another cell is
+    compared with it, ``reused_from`` the run a cached one was measured in; ``noise`` the reference
+    measured a second time, in another process and with another batch size, to see what such a
+    difference amounts to.
     """
 
     cell: CellFacts
@@ -109,6 +122,7 @@ class Record(_Frozen):
     samples: dict[str, Any] = {}
     validity: Validity = Validity()
     seconds: dict[str, float] = {}
+    telemetry: tuple[dict[str, Any], ...] = ()
     reference_only: bool = False
     noise: bool = False
     reused_from: str | None = None

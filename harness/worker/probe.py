@@ -10,12 +10,16 @@ from harness.environment import describe_memory
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """The device that cells run on: 'cpu' or 'cuda:N', its memory in bytes, torch's settings."""
+    """The device that cells run on: 'cpu' or 'cuda:N', its memory in bytes, torch's settings.
+
+    ``uuid`` is the board's, by which NVML finds it; it goes into no record.
+    """
 
     device: str
     gpu_name: str | None
     memory_bytes: int
     torch: dict[str, Any] = field(default_factory=dict)
+    uuid: str | None = None
 
     @property
     def capability(self) -> tuple[int, int]:
@@ -53,7 +57,14 @@ def probe_device(requested: str) -> DeviceFacts:
     properties = torch.cuda.get_device_properties(index)
     facts["capability"] = f"{properties.major}.{properties.minor}"
     facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    return DeviceFacts(f"cuda:{index}", properties.name, properties.total_memory, facts)
+    uuid = getattr(properties, "uuid", None)
+    return DeviceFacts(
+        f"cuda:{index}",
+        properties.name,
+        properties.total_memory,
+        facts,
+        f"GPU-{uuid}" if uuid is not None else None,
+    )
 
 
 def probe_or_explain(requested: str) -> DeviceFacts | str:

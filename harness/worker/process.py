@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.record import Measured
 from harness.worker.protocol import Failure, Loaded, MeasureRequest, Progress
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.models.load import CellJob
 
 OnProgress = Callable[[Progress], None]
+T = TypeVar("T")
 _GRACE_S = 2.0
 
 
@@ -53,13 +54,20 @@ class CellProcess:
     def alive(self) -> bool:
         return bool(self._process.is_alive())
 
-    def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
-        """Load the cell if it is not, measure, and return the outcome, whatever happens to it."""
+    def load(self, on_progress: OnProgress) -> Failure | None:
+        """Wait until the cell is loaded; why it cannot be, whatever happens to it."""
         if self.loaded is None:
             ready: Loaded | Failure = self._await(on_progress, "loading the model")
             if isinstance(ready, Failure):
                 return ready
             self.loaded = ready
+        return None
+
+    def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
+        """Load the cell if it is not, measure, and return the outcome, whatever happens to it."""
+        failure = self.load(on_progress)
+        if failure is not None:
+            return failure
         try:
             self._connection.send(request)
         except OSError:
@@ -128,28 +136,47 @@ class CellInProcess:
         self._job = job
         self._cell: Any = None
 
+    def load(self, on_progress: OnProgress) -> Failure | None:
+        """Load the cell if it is not; why it cannot be."""
+        from harness.models.load import load_cell
+        from harness.worker.serve import describe_loaded, go_offline
+
+        if self._cell is not None:
+            return None
+        if not self._job.online:
+            go_offline()
+
+        def load() -> None:
+            self._cell = load_cell(self._job)
+            self.loaded = describe_loaded(self._cell)
+
+        return _explain_mistake(load)
+
     def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
         """Load the cell if it is not, and measure."""
-        from harness.errors import InputError, UnavailableError
-        from harness.models.load import load_cell
-        from harness.worker.serve import describe_loaded, go_offline, measure
+        from harness.worker.serve import measure
 
-        try:
-            if self._cell is None and not self._job.online:
-                go_offline()
-            if self._cell is None:
-                self._cell = load_cell(self._job)
-                self.loaded = describe_loaded(self._cell)
-            self.measured += 1
-            return measure(self._cell, request, on_progress)
-        except InputError as error:
-            return Failure("failed", str(error))
-        except UnavailableError as error:
-            return Failure("skipped", str(error))
+        failure = self.load(on_progress)
+        if failure is not None:
+            return failure
+        self.measured += 1
+        return _explain_mistake(lambda: measure(self._cell, request, on_progress))
 
     def close(self) -> None:
         """Let go of the model."""
         self._cell = None
+
+
+def _explain_mistake(work: Callable[[], T]) -> T | Failure:
+    """The result of ``work``, or a `Failure` for a user's mistake; a bug is not caught."""
+    from harness.errors import InputError, UnavailableError
+
+    try:
+        return work()
+    except InputError as error:
+        return Failure("failed", str(error))
+    except UnavailableError as error:
+        return Failure("skipped", str(error))
 
 
 def call_in_worker(function: Callable[..., Any], *arguments: Any) -> Any:

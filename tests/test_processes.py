@@ -1,0 +1,191 @@
+"""processes: several fresh processes as the samples of one record, and those that give nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cells_in_process import write_llama
+from projects import FAST_THROUGHPUT, Project, find_records
+from records import make_record
+
+from harness.cell_runner import CellRunner
+from harness.machine import Machine, inspect_machine
+from harness.metrics import throughput
+from harness.processes import join_processes
+from harness.record import Measured, Record, Validity
+from harness.statistics import geometric_mean_interval
+from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec
+
+QUICK = {
+    "prompt_tokens": 8,
+    "new_tokens": 3,
+    "min_rounds": 3,
+    "min_time_s": 0.0,
+    "warmup_s": 0.0,
+    "roofline": False,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama(tmp_path_factory.mktemp("processes") / "model")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return inspect_machine("cpu", Path(__file__).parent.parent, online=False)
+
+
+def measure(runner: CellRunner, checkpoint: Path, **given: Any) -> Record:
+    from harness.precisions import bf16
+
+    return runner.measure(
+        ModelSpec(name="m", source=str(checkpoint)),
+        PrecisionSpec(name="bf16", use="bf16", options=bf16.Options()),
+        MeasurementSpec(name="throughput", options=throughput.Options(**{**QUICK, **given})),
+    )
+
+
+def test_each_sample_is_a_process_of_its_own_and_the_interval_is_over_them(
+    checkpoint: Path, machine: Machine
+) -> None:
+    seen: set[int | None] = set()
+    runner = CellRunner(
+        Path("/"), machine, lambda *_: seen.add(runner._process and runner._process.pid)
+    )
+    record = measure(runner, checkpoint, processes=3)
+    runner.close()
+    assert record.usable, record.validity
+    assert len(seen) == 3
+    samples = record.samples["1"]
+    assert samples["rounds_per_process"] == [3, 3, 3]
+    assert len(samples["ttft_s"]) == 9
+    assert len(record.telemetry) == 3
+    rates = record.values["decode_tokens_per_s[1]"]
+    per_process = [throughput_of(samples["decode_s"][start : start + 3]) for start in (0, 3, 6)]
+    expected = geometric_mean_interval(per_process)
+    assert rates.value == pytest.approx(expected.value)
+    assert rates.interval == pytest.approx((expected.low, expected.high))
+    assert rates.n == 3
+
+
+def throughput_of(decode_s: list[float]) -> float:
+    """Batch 1, three tokens: two gaps."""
+    return 2 / sorted(decode_s)[1]
+
+
+def test_a_process_that_is_killed_is_told_and_the_others_stand(
+    checkpoint: Path, machine: Machine
+) -> None:
+    killed: list[int] = []
+
+    def kill_the_second(*_: Any) -> None:
+        pid = runner._process.pid if runner._process else None
+        if pid is not None and pid not in killed:
+            killed.append(pid)
+            if len(killed) == 2:
+                os.kill(pid, signal.SIGKILL)
+
+    runner = CellRunner(Path("/"), machine, kill_the_second)
+    record = measure(runner, checkpoint, processes=3)
+    runner.close()
+    assert record.validity.status == "flagged"
+    assert "1 of 3 processes gave no numbers" in record.validity.reasons
+    assert any("was killed by SIGKILL" in reason for reason in record.validity.reasons)
+    assert record.samples["1"]["rounds_per_process"] == [3, 3]
+
+
+def test_what_does_not_load_is_not_tried_again(tmp_path: Path, machine: Machine) -> None:
+    broken = write_llama(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"x" * 40)
+    record = measure(CellRunner(Path("/"), machine, lambda *_: None), broken, processes=3)
+    assert record.validity.status == "failed"
+    assert not any("processes" in reason for reason in record.validity.reasons)
+
+
+def test_without_isolation_there_are_no_processes(checkpoint: Path, machine: Machine) -> None:
+    runner = CellRunner(Path("/"), machine, lambda *_: None, isolate=False)
+    record = measure(runner, checkpoint, processes=2)
+    assert record.validity.status == "failed"
+    assert "--no-isolate" in record.validity.reasons[0]
+    assert measure(runner, checkpoint).usable
+    assert threading.active_count() < 20
+
+
+def made(rate: float, status: str = "ok", reasons: tuple[str, ...] = ()) -> Record:
+    values = {
+        "ttft_s[1]": 1 / rate,
+        "tpot_s[1]": 1 / rate,
+        "prefill_tokens_per_s[1]": rate,
+        "decode_tokens_per_s[1]": rate,
+    }
+    samples = {"1": {"ttft_s": [1 / rate], "decode_s": [2 / rate], "itl_s": [[1 / rate] * 2]}}
+    return make_record(
+        "throughput", values=values, samples=samples, status=status, reasons=reasons,
+        seconds={"load": 1.0, "total": 2.0}, telemetry=({"samples": 3},),
+    )  # fmt: skip
+
+
+def test_two_processes_by_hand() -> None:
+    """10 and 40: geometric mean 20, s of the logarithms ln 4/√2, over √2: ln 2; t = 12.706."""
+    record = join_processes([made(10.0), made(40.0)])
+    found = record.values["decode_tokens_per_s[1]"]
+    assert found.value == pytest.approx(20)
+    assert found.interval == pytest.approx(
+        (20 * math.exp(-12.706204736 * math.log(2)), 20 * math.exp(12.706204736 * math.log(2)))
+    )
+    assert record.seconds == {"load": 1.0, "total": 4.0}
+    assert len(record.telemetry) == 2
+    assert record.validity == Validity()
+
+
+def test_flags_are_joined_and_an_invalid_process_does_not_count() -> None:
+    record = join_processes(
+        [made(10.0), made(10.0, "flagged", ("warm",)), made(99.0, "invalid", ("hot",))]
+    )
+    assert record.validity.status == "flagged"
+    assert set(record.validity.reasons) == {"warm", "1 of 3 processes gave no numbers", "hot"}
+    assert record.values["decode_tokens_per_s[1]"].value == pytest.approx(10)
+
+
+@pytest.mark.parametrize(("status", "expected"), [("invalid", "invalid"), ("failed", "failed")])
+def test_one_process_makes_no_interval_but_what_it_measured_stays(
+    status: str, expected: str
+) -> None:
+    record = join_processes([made(10.0), made(1.0, status, ("hot",)), made(1.0, status, ("hot",))])
+    assert record.validity.status == expected
+    assert record.validity.reasons == (
+        "2 of 3 processes gave no numbers, and an interval needs 2 that do",
+        "hot",
+    )
+    assert record.values["decode_tokens_per_s[1]"].value == 10.0
+
+
+def test_nothing_to_merge_is_not_merged() -> None:
+    measured: list[Measured] = []
+    with pytest.raises((ValueError, IndexError)):
+        throughput.merge_processes(measured)
+
+
+def test_a_suite_asks_for_them_and_shows_the_interval(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    write_llama(tmp_path / "model")
+    measured = FAST_THROUGHPUT.replace("{", "{processes: 2, roofline: false, ")
+    project.write(
+        "suites/s.yaml",
+        "name: s\nreference: fp32\nmodels: [{name: m, source: ../model}]\n"
+        f"precisions: [fp32, bf16]\nmeasure:\n  {measured}\n"
+        'limits: [{metric: "throughput.decode_tokens_per_s[1]", min: 1e9}]\n',
+    )
+    outcome = project.run("-v")
+    assert outcome.code == 1, outcome.text
+    assert "(95 % interval " in outcome.text
+    records = find_records(project.last_run("s"))
+    for cell in ("m[fp32]", "m[bf16]"):
+        assert records[f"{cell}::throughput"].samples["1"]["rounds_per_process"] == [3, 3]
