@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -93,6 +94,27 @@ def list_known(what: str) -> None:
     load = catalog.load_precision if kind == "precisions" else catalog.load_measurement
     for name in names:
         click.echo(f"{name:{width}}  {_first_sentence(name, load(name))}")
+
+
+@harness.command()
+@click.argument("suite", type=click.Path(path_type=Path))
+@click.option("--precision", "precisions", multiple=True, help="one for each side, or one for both")
+@click.option("--python", "pythons", multiple=True, help="the interpreter of each side")
+@click.option("--model", help="where the suite has several")
+@click.option("--measure", "measurement", default="throughput", show_default=True)
+@click.option("--pairs", default=6, show_default=True, type=click.IntRange(min=2))
+@click.option("--device", default="auto", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="default: in results/ab/")
+@click.option("--format", "form", default="text", type=click.Choice(["text", "json"]))
+def ab(**given: Any) -> int:
+    """Compare two precisions, or two Python environments, in pairs of fresh processes.
+
+    Give --precision twice, or --precision once and --python twice. Exits with 1 where a side could
+    not be measured.
+    """
+    from harness.ab_command import run_ab
+
+    return run_ab(**given)
 
 
 def _show_cache() -> None:
