@@ -32,25 +32,25 @@ class _Node:
 
 
 def list_series(record: Record) -> list[Series]:
-    """Prefill and decode per batch size; empty for a record without timings."""
-    new_tokens = record.protocol.get("new_tokens", 0)
+    """Prefill and decode per batch size; empty for a record without timings.
+
+    Rounds of several processes are one series, as pytest-benchmark knows no processes.
+    """
     series = []
-    for batch, samples in record.samples.items():
+    for shape, samples in record.samples.items():
+        batch, prompt_tokens = samples["batch_size"], samples["prompt_tokens"]
+        tokens = {"prefill": prompt_tokens, "decode": record.protocol["new_tokens"] - 1}
+        prompt = f", prompt {prompt_tokens}" if "x" in shape else ""
         for kind, key in (("prefill", "ttft_s"), ("decode", "decode_s")):
-            speed = record.values[f"{kind}_tokens_per_s[{batch}]"].value
+            speed = record.values[f"{kind}_tokens_per_s[{shape}]"].value
             series.append(
                 Series(
-                    name=f"{record.cell.id}::{kind}[{batch}]",
-                    group=f"{record.cell.model} {kind}, batch {batch}",
+                    name=f"{record.cell.id}::{kind}[{shape}]",
+                    group=f"{record.cell.model} {kind}, batch {batch}{prompt}",
                     seconds=tuple(samples[key]),
                     extra={
-                        "batch_size": int(batch),
-                        "tokens": int(batch)
-                        * (
-                            record.protocol["prompt_tokens"]
-                            if kind == "prefill"
-                            else new_tokens - 1
-                        ),
+                        "batch_size": batch,
+                        "tokens": batch * tokens[kind],
                         "tokens_per_s": speed or 0.0,
                     },
                 )

@@ -130,7 +130,8 @@ def _check_qualifier(
     """What is wrong with ``[qualifier]``; a value per batch size has no total without one."""
     if spec.per is None:
         return f"{name} takes no [{qualifier}]: it is a single number" if qualifier else None
-    given = getattr(options, spec.per.replace(" ", "_") + "s", None)
+    own = "qualifiers" if spec.per == "batch size" else spec.per.replace(" ", "_") + "s"
+    given = getattr(options, own, None)
     known = [str(item) for item in given] if given else []
     if qualifier is None:
         if spec.per != "batch size":

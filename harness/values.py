@@ -27,6 +27,11 @@ def base_name(name: str) -> str:
     return name.partition("[")[0]
 
 
+def qualifier(name: str) -> str:
+    """``qualifier`` of ``name[qualifier]``, empty where there is none."""
+    return name.partition("[")[2].removesuffix("]")
+
+
 def make_values(
     specs: Mapping[str, ValueSpec],
     numbers: Mapping[str, int | float | None],

@@ -1,25 +1,40 @@
-"""throughput: the same tokens as transformers' own generation, and what its rounds amount to."""
+"""throughput: what its rounds amount to, what is kept, and what becomes of a batch too big."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cells_in_process import load, make_context, write_llama
 from pydantic import ValidationError
-from records import make_record
+from suite_files import PARTS, check_marked, load_parts, suite_text
 
 from harness.errors import InputError
-from harness.metrics import throughput
+from harness.metrics import _shapes
 from harness.metrics._forward import is_out_of_memory
-from harness.metrics._generate import generate, make_prompt
-from harness.metrics.throughput import Options, compare, has_settled, measure, summarise_rounds
+from harness.metrics._speed_values import summarise_device, summarise_rounds
+from harness.metrics.throughput import Options, measure
 from harness.models.load import LoadedCell
 
-EOS = 2
-QUICK = {"prompt_tokens": 8, "new_tokens": 3, "min_time_s": 0.0, "warmup_s": 0.0}
+QUICK = {
+    "prompt_tokens": 8,
+    "new_tokens": 3,
+    "min_rounds": 3,
+    "min_time_s": 0.0,
+    "warmup_s": 0.0,
+    "roofline": False,
+}
+PER_SHAPE = (
+    "prefill_tokens_per_s", "decode_tokens_per_s", "ttft_s", "tpot_s", "itl_p50_s", "itl_p90_s",
+    "itl_p99_s", "ttft_device_s", "tpot_device_s", "energy_j_per_token", "step_bytes",
+)  # fmt: skip
+ONCE = ("load_s", "load_read_s", "load_quantise_s", "load_move_s")
+CONTEXT = make_context(Path("/"))
 
 
 @pytest.fixture(scope="module")
@@ -32,65 +47,8 @@ def cell(checkpoint: Path) -> LoadedCell:
     return load(checkpoint)
 
 
-def transformers_tokens(model: Any, prompt: torch.Tensor, new_tokens: int) -> torch.Tensor:
-    """Greedy, without the end-of-text token being suppressed: nothing stops it."""
-    out = model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        do_sample=False,
-        max_new_tokens=new_tokens,
-        eos_token_id=None,
-    )
-    return out[:, prompt.shape[1] :]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
-@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 20), (3, 7)])
-def test_tokens_equal_those_of_transformers(
-    checkpoint: Path, precision: str, batch: int, length: int
-) -> None:
-    model = load(checkpoint, precision).model
-    prompt = make_prompt(model, batch, length, "cpu")
-    tokens, ready = generate(model, prompt, 24)
-    assert torch.equal(tokens, transformers_tokens(model, prompt, 24))
-    assert len(ready) == 24
-    assert ready == sorted(ready)
-    assert ready[0] > 0
-
-
-def test_forced_length_equals_min_new_tokens_where_no_end_comes(cell: LoadedCell) -> None:
-    prompt = make_prompt(cell.model, 2, 9, "cpu")
-    tokens, _ = generate(cell.model, prompt, 16)
-    assert EOS not in tokens
-    expected = cell.model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        do_sample=False,
-        min_new_tokens=16,
-        max_new_tokens=16,
-    )
-    assert torch.equal(tokens, expected[:, 9:])
-
-
-def test_the_end_of_text_token_does_not_stop_it(checkpoint: Path) -> None:
-    """A head that always answers EOS."""
-    model = load(checkpoint).model
-    with torch.no_grad():
-        model.lm_head.weight.zero_()
-        model.model.norm.weight.zero_()
-        tokens, _ = generate(model, torch.tensor([[5, 6]]), 3)
-        assert tokens.tolist() == [[0, 0, 0]]  # all equal: the first
-        model.config.eos_token_id = model.generation_config.eos_token_id = 0
-        tokens, ready = generate(model, torch.tensor([[5, 6]]), 5)
-    assert tokens.shape == (1, 5)
-    assert len(ready) == 5
-
-
-def test_the_prompt_is_the_same_every_time_and_within_the_vocabulary(cell: LoadedCell) -> None:
-    one, other = (make_prompt(cell.model, 4, 200, "cpu") for _ in range(2))
-    assert torch.equal(one, other)
-    assert one.shape == (4, 200)
-    assert 0 <= int(one.min()) < int(one.max()) < 264
+def options(**given: Any) -> Options:
+    return Options(**{**QUICK, **given})
 
 
 def test_speeds_by_hand() -> None:
@@ -100,12 +58,17 @@ def test_speeds_by_hand() -> None:
         [0.4, 0.5, 0.9, 1.0, 1.2],  # ttft 0.4, tpot 0.2
         [0.2, 0.3, 0.4, 0.5, 1.4],  # ttft 0.2, tpot 0.3
     ]
+    # sorted: 0.1 eight times, 0.1, 0.2, 0.4, 0.9
+    gaps = [0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.1, 0.2, 0.1, 0.1, 0.1, 0.9]
     found = summarise_rounds(rounds, batch=8, prompt_tokens=100)
     assert found == {
         "prefill_tokens_per_s": pytest.approx(8 * 100 / 0.4),
         "decode_tokens_per_s": pytest.approx(8 / 0.2),
         "ttft_s": pytest.approx(0.4),
         "tpot_s": pytest.approx(0.2),
+        "itl_p50_s": pytest.approx(0.1),
+        "itl_p90_s": pytest.approx(np.percentile(gaps, 90)),
+        "itl_p99_s": None,
     }
 
 
@@ -113,162 +76,212 @@ def test_two_tokens_have_one_gap() -> None:
     assert summarise_rounds([[1.0, 1.25]], 1, 10)["tpot_s"] == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "settled"),
-    [
-        ([], False),
-        ([1.0, 1.0, 1.0], False),  # a half-window of one round says nothing
-        ([1.0, 1.0, 1.0, 1.0], True),
-        ([1.0, 1.0, 1.0195, 1.0195], True),
-        ([1.0, 1.0, 1.0205, 1.0205], False),
-        ([1.0, 1.0, 0.9805, 0.9805], True),
-        ([1.0, 1.0, 0.9795, 0.9795], False),
-        ([9.0, 1.0, 1.0, 1.0, 1.0], True),  # five rounds: the oldest belongs to no half
-        ([9.0, 1.0, 1.0, 1.0, 1.0, 1.0], True),  # within six seconds, but for the slow one
-        ([1.5, 1.0, 1.0, 1.0, 1.0, 1.0], True),
-        ([1.01, 0.99, 1.03, 1.0, 1.0, 1.0], True),
-        ([1.0, 1.0, 1.0, 0.95, 0.95, 0.95], False),
-        ([9.0, 9.0, 9.0, 9.0], True),  # rounds longer than the window: four of them
-        ([9.0, 9.0, 9.0, 8.0], False),
-    ],
-)
-def test_settled_means_that_the_last_two_halves_agree_to_two_percent(
-    seconds: list[float], settled: bool
-) -> None:
-    assert has_settled(seconds, 6.0) is settled
+@pytest.mark.parametrize(("gaps", "given"), [(999, False), (1000, True), (1500, True)])
+def test_no_99th_percentile_from_fewer_than_a_thousand_gaps(gaps: int, given: bool) -> None:
+    lengths = np.random.default_rng(0).exponential(size=gaps)
+    ready = [1.0, *(1 + np.cumsum(lengths))]
+    found = summarise_rounds([ready], 1, 1)["itl_p99_s"]
+    assert (found is not None) is given
+    if found is not None:
+        assert found == pytest.approx(np.percentile(lengths, 99))
 
 
-class Clock:
-    """Seconds that pass with each round, instead of those of this machine."""
-
-    def __init__(self, seconds: list[float]) -> None:
-        self.now, self.rounds, self._seconds = 0.0, 0, seconds
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def generate(self, *_: Any) -> tuple[None, list[float]]:
-        taken = self._seconds[min(self.rounds, len(self._seconds) - 1)]
-        self.rounds += 1
-        self.now += taken
-        return None, [taken / 2, taken]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Clock:
-    clock = Clock(request.param)
-    monkeypatch.setattr(throughput, "generate", clock.generate)
-    monkeypatch.setattr(throughput.time, "perf_counter", clock.perf_counter)
-    return clock
-
-
-def time_rounds(cell: LoadedCell, **given: Any) -> tuple[int, int, bool]:
-    """Rounds of the warm-up, rounds that count, and whether it settled."""
-    options = Options(**{"prompt_tokens": 8, "new_tokens": 2, **given})
-    rounds, settled = throughput._time_rounds(cell, options, 1)
-    return len(rounds), int(settled), settled
-
-
-@pytest.mark.parametrize("clock", [[1.0]], indirect=True)
-@pytest.mark.parametrize(
-    ("given", "warmup", "rounds"),
-    [
-        ({"warmup_s": 2.0}, 4, 10),  # four rounds are the fewest that can agree
-        ({"warmup_s": 6.0}, 6, 10),
-        ({"warmup_s": 1.0}, 3, 10),  # three times its length
-        ({"warmup_s": 6.0, "min_rounds": 3}, 6, 5),  # five seconds
-        ({"warmup_s": 6.0, "min_rounds": 3, "min_time_s": 0.0}, 6, 3),
-        ({"warmup_s": 6.0, "min_time_s": 25.0}, 6, 25),
-        ({"warmup_s": 6.0, "min_rounds": 50}, 6, 30),  # max_time_s
-        ({"warmup_s": 6.0, "max_time_s": 0.0}, 6, 3),
-    ],
-)
-def test_how_long_it_goes_on(
-    cell: LoadedCell, clock: Clock, given: dict[str, Any], warmup: int, rounds: int
-) -> None:
-    counted, _, settled = time_rounds(cell, **given)
-    assert (clock.rounds - counted, counted) == (warmup, rounds)
-    assert settled is (warmup >= 4)
-
-
-@pytest.mark.parametrize("clock", [[4.0, 3.0, 2.0, 1.9, 1.0, 1.0, 1.0, 1.0, 1.0]], indirect=True)
-def test_a_warm_up_goes_on_until_it_settles(cell: LoadedCell, clock: Clock) -> None:
-    counted, _, settled = time_rounds(cell, warmup_s=6.0)
-    assert settled
-    assert clock.rounds - counted == 8  # the last six seconds hold four ones, and 1.9 in no half
-
-
-@pytest.mark.parametrize("clock", [[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]], indirect=True)
-def test_a_speed_that_never_settles_is_flagged(cell: LoadedCell, clock: Clock) -> None:
-    options = Options(**{**QUICK, "warmup_s": 1.0, "batch_sizes": (2,)})
-    measured = measure(cell, options, make_context(Path("/")))
-    assert measured.validity.status == "flagged"
-    assert measured.validity.reasons == ("batch 2: warm-up ended before the speed had settled",)
+def test_device_times_by_hand() -> None:
+    """Seconds of the first and the last of four tokens by CUDA events."""
+    assert summarise_device([(0.1, 0.7), (0.2, 0.5), (0.3, 3.3)], 4) == {
+        "ttft_device_s": pytest.approx(0.2),
+        "tpot_device_s": pytest.approx(0.2),
+    }
+    assert summarise_device([], 4) == {"ttft_device_s": None, "tpot_device_s": None}
 
 
 def test_every_round_is_kept_and_values_follow_from_them(cell: LoadedCell) -> None:
-    options = Options(**QUICK, batch_sizes=(1, 3), min_rounds=4)
-    measured = measure(cell, options, make_context(Path("/")))
+    measured = measure(cell, options(batch_sizes=(1, 3), min_rounds=4), CONTEXT)
     assert set(measured.samples) == {"1", "3"}
-    assert len(measured.values) == 8
+    assert set(measured.values) == {f"{n}[{b}]" for n in PER_SHAPE for b in (1, 3)} | set(ONCE)
     for batch in (1, 3):
         rounds = measured.samples[str(batch)]
-        assert len(rounds["ttft_s"]) == len(rounds["decode_s"]) == 4
-        again = [[t, t + d / 2, t + d] for t, d in zip(*rounds.values(), strict=True)]
+        assert (rounds["batch_size"], rounds["prompt_tokens"]) == (batch, 8)
+        assert len(rounds["ttft_s"]) == len(rounds["decode_s"]) == len(rounds["itl_s"]) == 4
+        again = []
+        for first, whole, gaps in zip(rounds["ttft_s"], rounds["decode_s"], rounds["itl_s"]):
+            assert len(gaps) == 2
+            assert sum(gaps) == pytest.approx(whole, abs=1e-8)
+            again.append([first, first + gaps[0], first + whole])
         for name, expected in summarise_rounds(again, batch, 8).items():
             value = measured.values[f"{name}[{batch}]"]
-            assert value.value == pytest.approx(expected)
+            near = None if expected is None else pytest.approx(expected, rel=1e-5)
+            assert value.value == near, name
             assert value.n == 4
             assert value.stderr is None  # rounds of one process are no independent samples
+        for name in ("ttft_device_s", "tpot_device_s", "energy_j_per_token"):
+            assert measured.values[f"{name}[{batch}]"].value is None
+        assert measured.values[f"step_bytes[{batch}]"].n is None
     assert measured.protocol["batch_sizes"] == [1, 3]
+    assert measured.protocol["prompt_tokens"] == 8
 
 
-def test_a_batch_that_does_not_fit_is_reported_and_the_others_stand(
+def test_load_times_are_those_of_the_loader(cell: LoadedCell) -> None:
+    seconds = {"load": 4.0, "read": 1.0, "quantise": 2.5, "tokenizer": 9.0}
+    loaded = dataclasses.replace(cell, seconds=seconds)
+    values = measure(loaded, options(), CONTEXT).values
+    found = {name: values[name].value for name in ONCE}
+    expected = {"load_s": 4.0, "load_read_s": 1.0, "load_quantise_s": 2.5, "load_move_s": None}
+    assert found == expected
+
+
+def test_several_prompt_lengths_are_named_beside_the_batch(cell: LoadedCell) -> None:
+    given = options(prompt_tokens=(8, 16), batch_sizes=(2, 1))
+    measured = measure(cell, given, CONTEXT)
+    assert list(measured.samples) == ["1x8", "2x8", "1x16", "2x16"]
+    assert given.qualifiers == tuple(measured.samples)
+    for shape, rounds in measured.samples.items():
+        assert shape == f"{rounds['batch_size']}x{rounds['prompt_tokens']}"
+        speed = measured.values[f"prefill_tokens_per_s[{shape}]"].value
+        tokens = rounds["batch_size"] * rounds["prompt_tokens"]
+        assert speed == pytest.approx(tokens / np.median(rounds["ttft_s"]))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_static_cache_and_compile_are_options(checkpoint: Path, compiled: bool) -> None:
+    if compiled and not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("no C++ compiler on this machine")
+    measured = measure(load(checkpoint), options(cache="static", compile=compiled), CONTEXT)
+    assert measured.validity.status == "ok" or "settled" in measured.validity.reasons[0]
+    assert (measured.protocol["cache"], measured.protocol["compile"]) == ("static", compiled)
+    compile_s = measured.values.get("compile_s[1]")
+    if not compiled:
+        assert compile_s is None
+    else:  # apart from the rounds
+        assert compile_s is not None
+        assert compile_s.value > 10 * max(measured.samples["1"]["ttft_s"])
+
+
+def test_energy_is_that_of_the_rounds_per_new_token(
+    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counter of a GPU that takes 6 J between its two readings."""
+    counter = iter((100.0, 106.0))
+    monkeypatch.setattr(_shapes, "read_energy_j", lambda device: next(counter))
+    values = measure(cell, options(batch_sizes=(2,), min_rounds=4), CONTEXT).values
+    assert values["energy_j_per_token[2]"].value == pytest.approx(6 / (2 * 3 * 4))
+
+
+def test_a_batch_that_does_not_fit_is_reported_and_the_smaller_ones_stand(
     cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error is the CPU allocator's own, of a batch whose prompt alone needs a petabyte."""
-    real = throughput.make_prompt
+    real = _shapes.make_prompt
+    monkeypatch.setattr(_shapes, "free_bytes", lambda device: 2_500_000_000)
 
     def make(model: Any, batch: int, *rest: Any) -> torch.Tensor:
         return torch.empty(1 << 50) if batch == 2 else real(model, batch, *rest)
 
-    monkeypatch.setattr(throughput, "make_prompt", make)
-    context = make_context(Path("/"))
-    measured = measure(cell, Options(**QUICK, batch_sizes=(1, 2), min_rounds=3), context)
-    assert "out of memory at batch 2" in measured.validity.reasons
+    monkeypatch.setattr(_shapes, "make_prompt", make)
+    measured = measure(cell, options(batch_sizes=(4, 1, 2)), CONTEXT)
     assert measured.validity.status == "flagged"
+    assert [r for r in measured.validity.reasons if "settled" not in r] == [
+        "out of memory at batch 2: 2.5 GB were free",
+        "batch 4 not tried: batch 2 did not fit",
+    ]
     assert set(measured.samples) == {"1"}
     with pytest.raises(InputError, match="no batch size fits: out of memory at batch 2"):
-        measure(cell, Options(**QUICK, batch_sizes=(2,)), context)
+        measure(cell, options(batch_sizes=(2,)), CONTEXT)
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+def test_a_batch_that_cannot_fit_is_not_tried(cell: LoadedCell) -> None:
+    """A real one: 10**9 sequences of 11 tokens; the kernel would have ended this process."""
+    given = options(batch_sizes=(1, 10**9, 2 * 10**9))
+    measured = measure(cell, given, CONTEXT)
+    told = [reason for reason in measured.validity.reasons if "settled" not in reason]
+    # 8 token ids of 8 bytes; 2 layers x 2 x 2 heads x 16 x 4 bytes for 11 tokens; 264 logits
+    needed = 8 * 8 + 11 * 512 + 264 * 4
+    assert told[0].startswith(
+        f"out of memory at batch 1000000000: it needs at least {needed:.3g} GB, "
+    )
+    assert told[0].endswith(" GB were free; not run")
+    assert told[1] == "batch 2000000000 not tried: batch 1000000000 did not fit"
+    assert set(measured.samples) == {"1"}
+
+
+def test_a_longer_prompt_that_does_not_fit_leaves_the_shorter_s_batches(
+    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_shapes, "free_bytes", lambda device: 4 * (8 * 16 + 19 * 512 + 264 * 4) - 1)
+    measured = measure(cell, options(prompt_tokens=(16, 8), batch_sizes=(1, 4, 5)), CONTEXT)
+    assert list(measured.samples) == ["1x16", "1x8", "4x8", "5x8"]
+    told = [reason for reason in measured.validity.reasons if "settled" not in reason]
+    assert told[0].startswith("out of memory at batch 4x16: it needs at least 4.36e-05 GB")
+    assert told[1] == "batch 5x16 not tried: batch 4x16 did not fit"
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    broken = RuntimeError("CUDA error: device-side assert triggered")
+    assert not is_out_of_memory(broken)
+
+    def fail(*_: Any) -> None:
+        raise broken
+
+    monkeypatch.setattr(_shapes, "make_prompt", fail)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        measure(cell, options(), CONTEXT)
 
 
 def test_prompt_and_new_tokens_must_fit_the_context(cell: LoadedCell) -> None:
-    context = make_context(Path("/"))
-    fits = Options(**{**QUICK, "prompt_tokens": 253}, min_rounds=3)
-    assert measure(cell, fits, context).values
-    with pytest.raises(InputError, match="prompt and new tokens make 257, m has a context of 256"):
-        measure(cell, Options(**{**QUICK, "prompt_tokens": 254}), context)
+    assert measure(cell, options(prompt_tokens=253), CONTEXT).values
+    for length in (254, (8, 254)):
+        with pytest.raises(
+            InputError, match="prompt and new tokens make 257, m has a context of 256"
+        ):
+            measure(cell, options(prompt_tokens=length), CONTEXT)
 
 
-@pytest.mark.parametrize("batch_sizes", [(1, 8, 1), (0,), (4, -1), ()])
-def test_batch_sizes_are_distinct_and_positive(batch_sizes: tuple[int, ...]) -> None:
-    Options(batch_sizes=(1, 8))
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch_sizes": (1, 8, 1)},
+        {"batch_sizes": (0,)},
+        {"batch_sizes": (4, -1)},
+        {"batch_sizes": ()},
+        {"prompt_tokens": (8, 8)},
+        {"prompt_tokens": ()},
+        {"prompt_tokens": (8, 0)},
+        {"compile": True},
+    ],
+)
+def test_shapes_are_distinct_and_positive(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        Options(batch_sizes=batch_sizes)
+        Options(**given)
 
 
-def test_speedups_are_given_for_the_batch_sizes_of_both() -> None:
-    def record(**values: Any) -> Any:
-        return make_record("throughput", values=values)
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ("min_rounds: ▼0", ["expected an integer of at least 3, found 0"]),
+        ("processes: ▼0", ["expected an integer of at least 1, found 0"]),
+        ("prompt_tokens: ▼0", ["expected an integer of at least 1, found 0"]),
+        ("prompt_tokens: [8, ▼0]", ["expected an integer of at least 1, found 0"]),
+        ("prompt_tokens: ▼[]", ["a list of at least 1 item(s), found an empty one"]),
+        ("prompt_tokens: ▼[8, 8]", ["prompt_tokens must be distinct"]),
+        ("prompt_tokens: ▼many", ["expected an integer, found the string 'many'"]),
+        ("cache: ▼statik", ["did you mean 'static'?"]),
+        ("compile: ▼true", ["compile: true needs `cache: static`"]),
+    ],
+)
+def test_a_suite_is_told_what_is_wrong(tmp_path: Path, given: str, parts: list[str]) -> None:
+    text = suite_text(measure=f"measure: {{throughput: {{{given}}}}}")
+    check_marked(tmp_path, text, *parts)
 
-    candidate = record(
-        **{"decode_tokens_per_s[1]": 30.0, "decode_tokens_per_s[8]": 80.0, "tpot_s[1]": 0.1}
-    )
-    reference = record(**{"decode_tokens_per_s[1]": 20.0, "prefill_tokens_per_s[1]": 5.0})
-    found = compare(candidate, reference)
-    assert {name: value.value for name, value in found.items()} == {"decode_speedup[1]": 1.5}
+
+def test_limits_know_the_names_of_several_prompt_lengths(tmp_path: Path) -> None:
+    lengths = "measure: {throughput: {batch_sizes: [1, 8], prompt_tokens: [64, 512]}}"
+    limit = "limits: [{precision: nf4, metric: 'throughput.%s', min: 1}]"
+    for metric in ("decode_speedup[8x512]", "pays_from_batch", "pays_from_batch[512]"):
+        parts = {"measure": lengths, "limits": limit % metric}
+        assert load_parts(tmp_path, **parts).limits[0].metric == f"throughput.{metric}"
+    marked = limit.replace("'thr", "▼'thr") % "decode_speedup[8]"
+    text = suite_text(**{**PARTS, "measure": lengths, "limits": marked})
+    check_marked(tmp_path, text, "unknown batch size", "'8'", "1x512, 1x64, 8x512, 8x64")

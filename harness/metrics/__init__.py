@@ -10,6 +10,14 @@ A metric module declares, without importing torch at its top:
 - ``NEEDS_FRESH_PROCESS``: True where an earlier measurement in the process would disturb it.
 - ``REFERENCE_REUSABLE``: False where a record of another run must not stand in (timings).
 
+where its numbers need words beside them:
+
+- ``remarks(record)``: sentences for the summary's notes, from a completed record; torch-free.
+
+where it may be repeated in fresh processes (``Options.processes``):
+
+- ``merge_processes(measured)``: one `harness.record.Measured` of several; torch-free.
+
 and, where it compares while it measures:
 
 - ``NEEDS_REFERENCE``: True where ``measure`` reads the reference's record (``context.reference``).

@@ -1,51 +1,94 @@
-"""throughput: prefill and decode speed by batch size, from rounds of forced generation."""
+"""throughput: prefill and decode speed by batch size and prompt length, beside what is possible."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from itertools import accumulate
-from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.errors import InputError
-from harness.metrics._forward import is_out_of_memory
-from harness.metrics._generate import check_context, generate, make_prompt
-from harness.options import Column, OptionsBase, ValueSpec
+from harness.metrics._generate import check_context
+from harness.metrics._rounds import RoundOptions
+from harness.metrics._speed_beside import (
+    compare_speeds,
+    judge_shares,
+    name_shape,
+    tell_smaller_but_slower,
+)
+from harness.metrics._speed_processes import merge_speeds
+from harness.options import Column, ValueSpec
 from harness.record import Measured, Record, Validity, Value
-from harness.values import base_name, divide, make_values, qualify
+from harness.values import make_values, qualify
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
     from harness.models.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
+NEEDS_TELEMETRY = True
 REFERENCE_REUSABLE = False
 
+_Tokens = Annotated[int, Field(ge=1)]
+_OneOrMore = Annotated[
+    Annotated[_Tokens, Tag("one")]
+    | Annotated[tuple[_Tokens, ...], Field(min_length=1, strict=False), Tag("more")],
+    Discriminator(lambda given: "more" if isinstance(given, (list, tuple)) else "one"),
+]
 
-class Options(OptionsBase):
-    """Lengths in tokens, times in seconds.
+
+class Options(RoundOptions):
+    """Lengths in tokens, times in seconds; ``prompt_tokens`` may be a list.
 
     Rounds go on until both ``min_rounds`` and ``min_time_s`` are reached, or, after three rounds,
     ``max_time_s``. Before them a warm-up of at least ``warmup_s`` goes on until its last two
-    half-windows agree, or three times as long.
+    half-windows agree, or three times as long. ``cache: static`` keeps keys and values in one
+    buffer of the final length, ``compile`` runs decode steps through torch.compile,
+    ``processes`` repeats all of it in as many fresh processes and ``roofline: false`` leaves out
+    what the device can do at best.
     """
 
-    prompt_tokens: int = Field(512, ge=1)
+    prompt_tokens: _OneOrMore = 512
     new_tokens: int = Field(64, ge=2)
     batch_sizes: tuple[int, ...] = Field((1,), min_length=1, strict=False)
-    min_rounds: int = Field(10, ge=3)
-    min_time_s: float = Field(5.0, ge=0)
-    max_time_s: float = Field(30.0, ge=0)
-    warmup_s: float = Field(2.0, ge=0)
+    cache: Literal["dynamic", "static"] = "dynamic"
+    compile: bool = False
+    roofline: bool = True
+    processes: int = Field(1, ge=1)
 
     @model_validator(mode="after")
-    def _check_batches(self) -> Options:
+    def _check_lists(self) -> Options:
         if min(self.batch_sizes) < 1 or len(set(self.batch_sizes)) < len(self.batch_sizes):
             raise ValueError("batch_sizes must be distinct and at least 1")
+        if len(set(self.prompt_lengths)) < len(self.prompt_lengths):
+            raise ValueError("prompt_tokens must be distinct")
+        if self.compile and self.cache != "static":
+            raise ValueError(
+                "compile: true needs `cache: static`: over a growing cache every token would be "
+                "compiled anew"
+            )
         return self
+
+    @property
+    def prompt_lengths(self) -> tuple[int, ...]:
+        """``prompt_tokens`` as a tuple."""
+        given = self.prompt_tokens
+        return given if isinstance(given, tuple) else (given,)
+
+    @property
+    def qualifiers(self) -> tuple[str, ...]:
+        """What stands in brackets behind the names of values."""
+        return tuple(qualifier for qualifier, _, _ in self.shapes())
+
+    def shapes(self) -> Iterator[tuple[str, int, int]]:
+        """Qualifier, batch size and prompt length; per length the batch sizes from small to large.
+
+        In that order, since one that does not fit spares the larger ones.
+        """
+        several = len(self.prompt_lengths) > 1
+        for prompt_tokens in self.prompt_lengths:
+            for batch in sorted(self.batch_sizes):
+                yield name_shape(batch, prompt_tokens if several else None), batch, prompt_tokens
 
 
 def _speedup_of(name: str) -> ValueSpec:
@@ -54,129 +97,136 @@ def _speedup_of(name: str) -> ValueSpec:
     )
 
 
+def _time(help_text: str, per: str | None = "batch size") -> ValueSpec:
+    return ValueSpec("s", "lower", help_text, per)
+
+
 VALUES = {
     "prefill_tokens_per_s": ValueSpec("tokens/s", "higher", "batch*prompt/TTFT", "batch size"),
     "decode_tokens_per_s": ValueSpec("tokens/s", "higher", "batch/TPOT", "batch size"),
-    "ttft_s": ValueSpec("s", "lower", "time to first token, median", "batch size"),
-    "tpot_s": ValueSpec("s", "lower", "time per output token, median", "batch size"),
+    "ttft_s": _time("time to first token, median"),
+    "tpot_s": _time("time per output token, median"),
+    "itl_p50_s": _time("single gap between tokens, over all rounds: median"),
+    "itl_p90_s": _time("its 90th percentile"),
+    "itl_p99_s": _time("its 99th percentile, from 1,000 gaps on"),
+    "ttft_device_s": _time("time to first token by CUDA events"),
+    "tpot_device_s": _time("time per output token by CUDA events"),
+    "compile_s": _time("torch.compile, and the first generation with it"),
+    "energy_j_per_token": ValueSpec(
+        "J", "lower", "of the whole GPU per new token, prompt included", "batch size"
+    ),
+    "step_bytes": ValueSpec(
+        "bytes", "lower", "read per decode step: weights, and cache at the mean context",
+        "batch size",
+    ),
+    "mbu": ValueSpec("", "higher", "step_bytes/TPOT over the bandwidth", "batch size"),
+    "prefill_flop_utilisation": ValueSpec(
+        "", "higher", "FLOP of the prompt/TTFT over the matmul peak", "batch size"
+    ),
+    "load_s": _time("loading the model", None),
+    "load_read_s": _time("of it, reading the files", None),
+    "load_quantise_s": _time("of it, quantising", None),
+    "load_move_s": _time("of it, moving to the device", None),
+    "bandwidth_bytes_per_s": ValueSpec("bytes/s", None, "copy in this process, read plus write"),
+    "matmul_flop_per_s": ValueSpec("FLOP/s", None, "matrix product in this process, at best"),
     "prefill_speedup": _speedup_of("prefill_tokens_per_s"),
     "decode_speedup": _speedup_of("decode_tokens_per_s"),
-}
+    "step_bytes_ratio": ValueSpec(
+        "", "lower", "over the reference's", "batch size", paired=True, of="step_bytes", neutral=1.0
+    ),
+    "pays_from_batch": ValueSpec(
+        "sequences",
+        "lower",
+        "from this batch size on decoding is no slower than the reference's",
+        "prompt length",
+        paired=True,
+        neutral=None,
+    ),
+}  # fmt: skip
 HEADLINE = (
     Column("prefill\ntok/s", "prefill_tokens_per_s", ",.0f"),
     Column("decode\ntok/s", "decode_tokens_per_s", ",.1f"),
     Column("decode\n×ref", "decode_speedup", ".2f"),
 )
-_SETTLED = 0.02
-_FEWEST_ROUNDS = 3
+_LOADING = ("load", "read", "quantise", "move")
 
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
-    """Time whole rounds of prompt and forced generation, one batch size after the other.
+    """Time whole rounds of prompt and forced generation, one shape after the other.
 
     Every round is kept in ``samples``; values are medians. No standard error is given: rounds of
-    one process are not independent samples. A batch size that does not fit is reported and the
-    others stand.
+    one process are not independent samples. A batch size that does not fit is reported, larger
+    ones are not tried, and the others stand.
     """
-    check_context(loaded, options.prompt_tokens + options.new_tokens)
+    from harness.metrics._shapes import ShapeTimer
+
+    check_context(loaded, max(options.prompt_lengths) + options.new_tokens)
     numbers: dict[str, int | float | None] = {}
     counts: dict[str, int] = {}
     samples: dict[str, Any] = {}
     reasons: list[str] = []
-    for done, batch in enumerate(options.batch_sizes):
-        context.progress(done, len(options.batch_sizes), "batch sizes")
-        try:
-            rounds, settled = _time_rounds(loaded, options, batch)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            reasons.append(f"out of memory at batch {batch}")
+    timer = ShapeTimer(loaded, options)
+    shapes = list(options.shapes())
+    full: dict[int, str] = {}  # prompt length -> what did not fit
+    for done, (qualifier, batch, prompt_tokens) in enumerate(shapes):
+        context.progress(done, len(shapes), "batch sizes")
+        if prompt_tokens in full:
+            reasons.append(f"batch {qualifier} not tried: {full[prompt_tokens]} did not fit")
             continue
-        if not settled:
-            reasons.append(f"batch {batch}: warm-up ended before the speed had settled")
-        speeds = summarise_rounds(rounds, batch, options.prompt_tokens)
-        numbers |= {qualify(name, batch): value for name, value in speeds.items()}
-        counts |= {qualify(name, batch): len(rounds) for name in speeds}
-        samples[str(batch)] = {
-            "ttft_s": [ready[0] for ready in rounds],
-            "decode_s": [ready[-1] - ready[0] for ready in rounds],
-        }
+        timed = timer.time(batch, prompt_tokens)
+        if isinstance(timed, str):
+            reasons.append(f"out of memory at batch {qualifier}: {timed}")
+            full[prompt_tokens] = f"batch {qualifier}"
+            continue
+        if not timed.settled:
+            reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
+        found = {**timed.from_rounds, **timed.others}
+        numbers |= {qualify(name, qualifier): value for name, value in found.items()}
+        counts |= {qualify(name, qualifier): timed.rounds for name in timed.from_rounds}
+        samples[qualifier] = timed.samples
     if not samples:
         raise InputError("no batch size fits: " + "; ".join(reasons))
+    method = {"clock": "perf_counter_ns, device synchronised"}
+    if options.roofline:
+        numbers |= timer.compare_with_peaks(numbers, samples)
+        method |= timer.describe_peaks()
+    numbers |= {
+        f"load_{part}_s" if part != "load" else "load_s": loaded.seconds.get(part)
+        for part in _LOADING
+    }
+    reasons += _judge(numbers, method)[0]
     return Measured(
         values=make_values(VALUES, numbers, n=counts),
-        protocol={**options.model_dump(mode="json"), "prompt": "random token ids, seed 0"},
+        protocol={
+            **options.model_dump(mode="json"),
+            "prompt": "random token ids, seed 0",
+            "method": method,
+        },
         samples=samples,
         validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
     )
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """Ratios of the medians, per batch size that both have."""
-    numbers = {}
-    for name in candidate.values:
-        for kind in ("prefill", "decode"):
-            if base_name(name) == f"{kind}_tokens_per_s":
-                ratio = divide(candidate, reference, name)
-                if ratio is not None:
-                    numbers[name.replace("tokens_per_s", "speedup")] = ratio
-    return make_values(VALUES, numbers)
+    """Ratios of the medians, per batch size that both have, and from which one it pays."""
+    return make_values(VALUES, compare_speeds(candidate, reference))
 
 
-def summarise_rounds(
-    rounds: Sequence[Sequence[float]], batch: int, prompt_tokens: int
-) -> dict[str, float]:
-    """Medians over rounds; a round is the seconds at which each new token was ready.
-
-    TPOT = (t_N - t_1)/(N - 1); prefill = batch*prompt/TTFT; decode = batch/TPOT.
-    """
-    ttft = median(ready[0] for ready in rounds)
-    tpot = median((ready[-1] - ready[0]) / (len(ready) - 1) for ready in rounds)
-    return {
-        "prefill_tokens_per_s": batch * prompt_tokens / ttft,
-        "decode_tokens_per_s": batch / tpot,
-        "ttft_s": ttft,
-        "tpot_s": tpot,
-    }
+def merge_processes(measured: Sequence[Measured]) -> Measured:
+    """One measurement of several processes: geometric means, with the interval over processes."""
+    return merge_speeds(measured)
 
 
-def has_settled(seconds: Sequence[float], window_s: float) -> bool:
-    """True once both halves of the last ``window_s``, four rounds at least, agree to 2 %.
-
-    What lies before the window does not count: a first round that was slow for its own reasons
-    would else keep a long warm-up from settling.
-    """
-    within = sum(total <= window_s for total in accumulate(reversed(seconds)))
-    half = max(4, within) // 2
-    if len(seconds) < 2 * half:
-        return False
-    earlier, later = fmean(seconds[-2 * half : -half]), fmean(seconds[-half:])
-    return abs(later / earlier - 1) <= _SETTLED
+def remarks(record: Record) -> list[str]:
+    """Smaller but slower; and shares of a peak above 1 that have an explanation."""
+    numbers = {name: value.value for name, value in record.values.items()}
+    explained = _judge(numbers, record.protocol.get("method", {}))[1]
+    return [*tell_smaller_but_slower(record), *explained]
 
 
-def _time_rounds(
-    loaded: LoadedCell, options: Options, batch: int
-) -> tuple[list[list[float]], bool]:
-    """Rounds after the warm-up, and whether the warm-up settled within three times its length."""
-    prompt = make_prompt(loaded.model, batch, options.prompt_tokens, loaded.device)
-
-    def run_round() -> list[float]:
-        return generate(loaded.model, prompt, options.new_tokens)[1]
-
-    start = time.perf_counter()
-    warmup: list[float] = []
-    while True:
-        warmup.append(run_round()[-1])
-        elapsed = time.perf_counter() - start
-        settled = has_settled(warmup, options.warmup_s)
-        if elapsed >= options.warmup_s and (settled or elapsed >= 3 * options.warmup_s):
-            break
-    rounds: list[list[float]] = []
-    start = time.perf_counter()
-    while True:
-        rounds.append(run_round())
-        elapsed = time.perf_counter() - start
-        enough = len(rounds) >= options.min_rounds and elapsed >= options.min_time_s
-        overdue = len(rounds) >= _FEWEST_ROUNDS and elapsed >= options.max_time_s
-        if enough or overdue:
-            return rounds, settled
+def _judge(
+    numbers: Mapping[str, int | float | None], method: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    return judge_shares(
+        numbers, method.get("last_level_cache_bytes"), method.get("products") == "int8"
+    )

@@ -15,7 +15,7 @@ from harness.judge import is_noise
 from harness.options import Column
 from harness.record import Record
 from harness.suite import Suite
-from harness.values import base_name, qualify
+from harness.values import base_name, qualifier, qualify
 
 _MARKS = {"PASS": "green", "FAIL": "bold red", "INCONCLUSIVE": "yellow"}
 
@@ -64,7 +64,7 @@ def render_matrix(
 
 
 def list_notes(records: Iterable[Record]) -> list[str]:
-    """What a reader must know beside the numbers: flags, skips and limits left undecided."""
+    """What a reader must know beside the numbers: flags, skips, remarks, undecided limits."""
     notes: dict[str, list[str]] = {}
     records = list(records)
     if any(_has_noise(record) for record in records):
@@ -75,6 +75,10 @@ def list_notes(records: Iterable[Record]) -> list[str]:
             for reason in record.validity.reasons:
                 mark = "* " if record.validity.status == "flagged" else ""
                 notes.setdefault(f"{mark}{record.validity.status}: {reason}", []).append(where)
+        remarks = getattr(load_measurement(record.measurement), "remarks", None)
+        if remarks is not None and record.usable:
+            for remark in remarks(record):
+                notes.setdefault(remark, []).append(where)
         for verdict in record.verdicts:
             if verdict.verdict == "INCONCLUSIVE":
                 notes.setdefault(f"undecided: {verdict.text}", []).append("")
@@ -104,9 +108,9 @@ def _block(measurement: str, records: Sequence[Record]) -> list[_Shown]:
     plain = [c for c in columns if c.value in present]
     if plain:
         return [_Shown(measurement, c.value, c.title, c) for c in plain]
-    qualifiers = list(dict.fromkeys(_qualifier(n) for r in own for n in r.values if "[" in n))
+    qualifiers = list(dict.fromkeys(qualifier(n) for r in own for n in r.values if "[" in n))
     return [
-        _Shown(measurement, qualify(c.value, q), f"{c.title} b{q}", c)
+        _Shown(measurement, qualify(c.value, q), f"{c.title} b{q.replace('x', '×')}", c)
         for c in columns
         for q in qualifiers
         if qualify(c.value, q) in present
@@ -168,7 +172,3 @@ def _show_verdict(records: Iterable[Record], suite: Suite) -> Text:
     if records[0].cell.precision == suite.reference:
         return Text("reference", style="dim")
     return Text("")
-
-
-def _qualifier(name: str) -> str:
-    return name.partition("[")[2].rstrip("]")

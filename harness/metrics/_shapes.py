@@ -1,0 +1,149 @@
+"""Time one batch size and prompt length of a loaded cell, and set it beside the device's peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.metrics._forward import free_memory, is_out_of_memory, keeps_logits
+from harness.metrics._generate import Generation, Generator, make_prompt
+from harness.metrics._roofline import (
+    last_level_cache_bytes,
+    measure_bandwidth,
+    measure_matmul_peak,
+)
+from harness.metrics._rounds import take_rounds, warm_up
+from harness.metrics._speed_values import gaps_of, summarise_device, summarise_rounds
+from harness.metrics._utilisation import count_work, find_compute_dtype, share
+from harness.values import qualify
+from harness.worker.energy import read_energy_j
+from harness.worker.meter import free_bytes
+
+if TYPE_CHECKING:
+    from harness.metrics.throughput import Options
+    from harness.models.load import LoadedCell
+
+Numbers = dict[str, int | float | None]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One shape: values from all rounds and others, every round, whether the warm-up settled."""
+
+    from_rounds: Numbers
+    others: Numbers
+    samples: dict[str, Any]
+    rounds: int
+    settled: bool
+
+
+class ShapeTimer:
+    """Times one shape after the other on a loaded cell."""
+
+    def __init__(self, loaded: LoadedCell, options: Options) -> None:
+        self._loaded = loaded
+        self._options = options
+        self._work = count_work(loaded)
+
+    def time(self, batch: int, prompt_tokens: int) -> Timed | str:
+        """Warm-up and rounds; a sentence with what was free where memory runs out.
+
+        What the shape needs at least is compared with that first: on a CPU the kernel would kill
+        the process instead of refusing.
+        """
+        free = free_bytes(self._loaded.device)
+        needed = self._least_bytes(batch, prompt_tokens)
+        if free is not None and needed > free:
+            return f"it needs at least {_gb(needed)}, {_gb(free)} were free; not run"
+        try:
+            return self._time(batch, prompt_tokens)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory()  # out here, where the error's frames no longer hold the batch
+        return f"{_gb(free)} were free"
+
+    def compare_with_peaks(self, numbers: Numbers, samples: Mapping[str, Any]) -> Numbers:
+        """MBU and FLOP utilisation of every shape, and the peaks they are shares of."""
+        device = self._loaded.device
+        bandwidth = measure_bandwidth(device)
+        peak = measure_matmul_peak(device, find_compute_dtype(self._loaded))
+        found: Numbers = {"bandwidth_bytes_per_s": bandwidth, "matmul_flop_per_s": peak}
+        for qualifier, timed in samples.items():
+            step = numbers[qualify("step_bytes", qualifier)]
+            tpot = numbers[qualify("tpot_s", qualifier)]
+            ttft = numbers[qualify("ttft_s", qualifier)]
+            flop = self._work.prefill_flop(timed["batch_size"], timed["prompt_tokens"])
+            found[qualify("mbu", qualifier)] = share(step, tpot, bandwidth)
+            found[qualify("prefill_flop_utilisation", qualifier)] = share(flop, ttft, peak)
+        return found
+
+    def describe_peaks(self) -> dict[str, Any]:
+        """What the peaks are of, for the record."""
+        attested = self._loaded.attested
+        dtype = find_compute_dtype(self._loaded)
+        return {
+            "matmul_dtype": "tf32" if dtype == "float32" and attested.get("tf32") else dtype,
+            "products": "int8" if attested.get("quantisation") == "int8" else dtype,
+            "last_level_cache_bytes": last_level_cache_bytes(self._loaded.device),
+        }
+
+    def _time(self, batch: int, prompt_tokens: int) -> Timed:
+        options, device, model = self._options, self._loaded.device, self._loaded.model
+        new_tokens = options.new_tokens
+        length = prompt_tokens + new_tokens if options.cache == "static" else None
+        prompt = make_prompt(model, batch, prompt_tokens, device)
+        generator = Generator(model, length, options.compile)
+
+        def run() -> Generation:
+            return generator.run(prompt, new_tokens)
+
+        try:
+            compile_s = generator.compile(prompt, new_tokens) if options.compile else None
+            settled = warm_up(lambda: run().ready[-1], options)
+            before = read_energy_j(device)
+            rounds = take_rounds(run, options)
+            after = read_energy_j(device)
+        finally:
+            generator.release()
+        energy = None
+        if before is not None and after is not None:
+            energy = (after - before) / (batch * new_tokens * len(rounds))
+        from_rounds: Numbers = {
+            **summarise_rounds([one.ready for one in rounds], batch, prompt_tokens),
+            **summarise_device([one.device_s for one in rounds], new_tokens),
+            "energy_j_per_token": energy,
+        }
+        others: Numbers = {"step_bytes": self._work.step_bytes(batch, prompt_tokens, new_tokens)}
+        if options.compile:
+            others["compile_s"] = compile_s
+        shape = {"batch_size": batch, "prompt_tokens": prompt_tokens}
+        return Timed(from_rounds, others, shape | _keep(rounds), len(rounds), settled)
+
+    def _least_bytes(self, batch: int, prompt_tokens: int) -> int:
+        """Token ids, keys and values of the whole length, and the logits that the prompt gives."""
+        model = self._loaded.model
+        vocabulary: int = model.get_input_embeddings().num_embeddings
+        rows = 1 if keeps_logits(model) else prompt_tokens
+        cached = (self._work.kv_bytes or 0) * (prompt_tokens + self._options.new_tokens)
+        logits = rows * vocabulary * int(model.dtype.itemsize)
+        return batch * (8 * prompt_tokens + cached + logits)
+
+
+def _keep(rounds: Sequence[Generation]) -> dict[str, list[Any]]:
+    """Every round's seconds; by the device's clock where it has one."""
+    kept: dict[str, list[Any]] = {
+        "ttft_s": [one.ready[0] for one in rounds],
+        "decode_s": [one.ready[-1] - one.ready[0] for one in rounds],
+        "itl_s": [gaps_of(one.ready) for one in rounds],
+    }
+    on_device = [one.device_s for one in rounds if one.device_s is not None]
+    if on_device:
+        kept["ttft_device_s"] = [first for first, _ in on_device]
+        kept["decode_device_s"] = [last - first for first, last in on_device]
+    return kept
+
+
+def _gb(size: float | None) -> str:
+    return "an unknown number of bytes" if size is None else f"{size / 1e9:.3g} GB"
