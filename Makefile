@@ -8,10 +8,13 @@ PEERS_VENV ?= .venv-peers
 PEERS := $(PEERS_VENV)/bin/python
 PEERS_GIVEN := $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(if $(DATA),--data $(DATA))
 
-.PHONY: bench bench-peers parity test lint install clean
+.PHONY: bench bench-peers overhead parity test lint install clean
 
 bench: install
 	$(BIN)/pytest suites/smoke.yaml
+
+overhead: install
+	$(BIN)/python benchmarks/overhead.py
 
 bench-peers: parity
 	$(PEERS) benchmarks/peers.py $(PEERS_GIVEN)

@@ -161,6 +161,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    from harness.report.details import render_details
     from harness.report.flips import render_flips
     from harness.report.matrix import list_notes, render_matrix
 
@@ -178,9 +179,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             render_matrix(run.suite, records, writer.fullwidth, writer.hasmarkup)
         )
         terminalreporter.write_line("")
-        flips = render_flips(records, writer.fullwidth)
-        if flips:
-            terminalreporter.write_line(flips)
+        tables = [render_flips(records, writer.fullwidth)]
+        if config.get_verbosity() > 0:
+            tables.append(render_details(run.suite, records))
+        for table in filter(None, tables):
+            terminalreporter.write_line(table)
             terminalreporter.write_line("")
         if run.missing:
             made = f"{len(run.planned) - len(run.missing)} of {len(run.planned)} measurements made"

@@ -97,6 +97,19 @@ def test_what_is_no_paradox_is_not_told(candidate: Record) -> None:
     assert remarks(compared(candidate, speeds(b1=20.0, b8=40.0))) == []
 
 
+@pytest.mark.parametrize(
+    ("speedup", "floor", "told"),
+    [(0.981, None, False), (0.979, None, True), (0.96, 0.05, False), (0.94, 0.05, True)],
+)
+def test_slower_within_two_percent_or_the_noise_is_not_told(
+    speedup: float, floor: float | None, told: bool
+) -> None:
+    record = compared(speeds("nf4", 25, b1=20.0 * speedup), speeds(b1=20.0))
+    value = record.paired["decode_speedup[1]"].model_copy(update={"floor": floor})
+    record = record.model_copy(update={"paired": {**record.paired, "decode_speedup[1]": value}})
+    assert bool(remarks(record)) is told
+
+
 def test_each_prompt_length_is_told() -> None:
     reference = speeds(**{"b1x64": 20.0, "b1x512": 20.0})
     record = compared(speeds("nf4", 25, **{"b1x64": 30.0, "b1x512": 5.0}), reference)

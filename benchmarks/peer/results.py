@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from harness.environment import describe_cpu
 _LIBRARIES = ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy")
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine(libraries: Sequence[str] = _LIBRARIES) -> dict[str, Any]:
     """Processor and versions; no host's name and no path."""
     return {
         "cpu": describe_cpu()["name"] or platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in libraries},
     }
 
 

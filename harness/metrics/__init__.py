@@ -5,10 +5,12 @@ A metric module declares, without importing torch at its top:
 - ``Options``: what the suite may set (`harness.options.OptionsBase`).
 - ``VALUES``: name -> `harness.options.ValueSpec`, every value it reports.
 - ``HEADLINE``: the columns it gives to the summary (`harness.options.Column`).
+- ``DETAILS``, optional: further columns, shown by ``pytest -v``.
 - ``measure(loaded, options, context)``: runs in the worker, returns `harness.record.Measured`.
 - ``compare(candidate, reference)``: values against the reference's record, pure and torch-free.
 - ``NEEDS_FRESH_PROCESS``: True where an earlier measurement in the process would disturb it.
 - ``REFERENCE_REUSABLE``: False where a record of another run must not stand in (timings).
+- ``NEEDS_TELEMETRY``, optional: True where a busy or throttled machine spoils its numbers.
 
 where its numbers need words beside them:
 

@@ -10,6 +10,7 @@ from harness.values import base_name, divide, qualifier, qualify
 
 Numbers = dict[str, int | float | None]
 
+_SLOWER = 0.02
 _RATIOS = {
     "prefill_speedup": "prefill_tokens_per_s",
     "decode_speedup": "decode_tokens_per_s",
@@ -43,15 +44,20 @@ def pays_from(speedups: Mapping[int, float]) -> int | None:
 
 
 def tell_smaller_but_slower(record: Record) -> list[str]:
-    """A sentence per prompt length at which a smaller cell decodes slower than the reference."""
+    """A sentence per prompt length at which a smaller cell decodes slower than the reference.
+
+    Slower by more than 2 %, and than the reference differs from itself where that was measured.
+    """
     paired = {name: value.value for name, value in record.paired.items()}
+    floors = {name: value.floor or 0.0 for name, value in record.paired.items()}
     sizes = _by_prompt(paired, "step_bytes_ratio")
     told = []
     for prompt, speedups in _by_prompt(paired, "decode_speedup").items():
         slower = [
             f"{batch} (×{speedup:.2f})"
             for batch, speedup in sorted(speedups.items())
-            if speedup < 1 and sizes.get(prompt, {}).get(batch, 1) < 1
+            if sizes.get(prompt, {}).get(batch, 1) < 1
+            and speedup < 1 - max(_SLOWER, floors[_speedup_at(batch, prompt)])
         ]
         if slower:
             at = f" after {prompt} tokens" if prompt else ""
@@ -97,6 +103,10 @@ def judge_shares(
                     "product reaches, so the count of the work, the peak or the clock is wrong"
                 )
     return mistakes, explained
+
+
+def _speedup_at(batch: int, prompt: str) -> str:
+    return qualify("decode_speedup", f"{batch}x{prompt}" if prompt else batch)
 
 
 def _by_prompt(

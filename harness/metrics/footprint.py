@@ -61,6 +61,14 @@ HEADLINE = (
     Column("×ref", "size_ratio", ".3f"),
     Column("bits/w", "bits_per_weight", ".2f"),
 )
+DETAILS = (
+    Column("quantised\nMB", "quantised_bytes", ".2f", 1e6),
+    Column("constants\nMB", "constants_bytes", ".2f", 1e6),
+    Column("unquantised\nMB", "unquantised_bytes", ".2f", 1e6),
+    Column("buffers\nMB", "buffers_bytes", ".3f", 1e6),
+    Column("allocated\nMB", "allocated_bytes", ".2f", 1e6),
+    Column("bits per\nparameter", "bits_per_parameter", ".2f"),
+)
 
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from harness.models.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = True
-NEEDS_TELEMETRY = True
 REFERENCE_REUSABLE = True
 
 
@@ -72,6 +71,15 @@ VALUES = {
 HEADLINE = (
     Column("peak MB", "generate_peak_bytes", ".1f", 1e6),
     Column("×ref", "generate_peak_ratio", ".2f"),
+)
+DETAILS = (
+    Column("load\npeak MB", "load_peak_bytes", ".1f", 1e6),
+    Column("weights\nMB", "weights_bytes", ".1f", 1e6),
+    Column("prefill\npeak MB", "prefill_peak_bytes", ".1f", 1e6),
+    Column("device\nMB", "device_used_bytes", ".1f", 1e6),
+    Column("cache\nB/token", "kv_bytes_per_token_measured", ",.0f"),
+    *(Column(f"context\non {c}", qualify("largest_context", c), ",.0f") for c in ("8GB", "24GB")),
+    *(Column(f"batch\non {c}", qualify("largest_batch", c), ",.0f") for c in ("24GB", "80GB")),
 )
 _JUDGED = ("load_peak_bytes", "weights_bytes", "prefill_peak_bytes", "generate_peak_bytes")
 

@@ -148,6 +148,22 @@ HEADLINE = (
     Column("decode\ntok/s", "decode_tokens_per_s", ",.1f"),
     Column("decode\n×ref", "decode_speedup", ".2f"),
 )
+DETAILS = (
+    Column("load\ns", "load_s", ".2f"),
+    Column("read\ns", "load_read_s", ".2f"),
+    Column("quantise\ns", "load_quantise_s", ".2f"),
+    Column("move\ns", "load_move_s", ".2f"),
+    Column("copy\nGB/s", "bandwidth_bytes_per_s", ",.1f", 1e9),
+    Column("products\nTFLOP/s", "matmul_flop_per_s", ",.2f", 1e12),
+    Column("TTFT\nms", "ttft_s", ",.2f", 1e-3),
+    Column("TPOT\nms", "tpot_s", ",.2f", 1e-3),
+    Column("ITL p50\nms", "itl_p50_s", ",.2f", 1e-3),
+    Column("ITL p90\nms", "itl_p90_s", ",.2f", 1e-3),
+    Column("ITL p99\nms", "itl_p99_s", ",.2f", 1e-3),
+    Column("MBU", "mbu", ".2f"),
+    Column("prefill\nFLOP share", "prefill_flop_utilisation", ".2f"),
+    Column("J per\ntoken", "energy_j_per_token", ".3f"),
+)
 _LOADING = ("load", "read", "quantise", "move")
 
 

@@ -1,0 +1,78 @@
+"""Whether this interpreter has what the harness needs; prints versions and the device.
+
+    python benchmarks/requirements.py [cpu|cuda|cuda:N]
+
+For machines on which nothing can be fetched: names what is missing, all of it at once, so that it
+can be brought. Ends with 1 where something is missing or too old, or the device is not there.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def list_declared() -> list[str]:
+    """The dependencies of pyproject.toml; read as text, since Python 3.10 has no tomllib."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    return re.findall(r'"([^"]+)"', block[1])
+
+
+def find_missing(declared: list[str]) -> dict[str, str]:
+    """Requirement -> what is wrong with it, of everything needed directly or by another."""
+    missing: dict[str, str] = {}
+    waiting = [(text, "precision-harness") for text in declared]
+    seen: set[str] = set()
+    while waiting:
+        text, by = waiting.pop()
+        needed = Requirement(text)
+        if needed.name in seen or not _applies(needed):
+            continue
+        seen.add(needed.name)
+        try:
+            found = metadata.version(needed.name)
+        except metadata.PackageNotFoundError:
+            missing[needed.name] = f"{needed} is missing (needed by {by})"
+            continue
+        if not needed.specifier.contains(found, prereleases=True):
+            missing[needed.name] = f"{needed} is {found} (needed by {by})"
+        waiting += [(text, needed.name) for text in metadata.requires(needed.name) or []]
+    return missing
+
+
+def _applies(needed: Requirement) -> bool:
+    return needed.marker is None or needed.marker.evaluate({"extra": ""})
+
+
+def main() -> int:
+    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    declared = list_declared()
+    wrong = list(find_missing(declared).values())
+    for text in declared:
+        name = Requirement(text).name
+        if all(not reason.startswith(name) for reason in wrong):
+            print(f"{name} {metadata.version(name)}")
+    try:
+        import torch
+    except ImportError as error:
+        wrong.append(f"torch cannot be imported: {error}")
+    else:
+        if device != "cpu" and not torch.cuda.is_available():
+            wrong.append(f"torch {torch.__version__} sees no CUDA device")
+        elif device != "cpu":
+            print(f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}")
+    for reason in sorted(wrong):
+        print(f"WRONG: {reason}")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
