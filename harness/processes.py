@@ -48,8 +48,8 @@ def join_processes(records: Sequence[Record]) -> Record:
     merged: Measured = load_measurement(first.measurement).merge_processes(
         [Measured(**{name: getattr(r, name) for name in Measured.model_fields}) for r in good]
     )
-    found = [record.validity for record in good] + [merged.validity]
-    if bad:
-        found.append(Validity(status="flagged", reasons=(told, *whys)))
+    lost = Validity(status="flagged", reasons=(told, *whys)) if bad else Validity()
     fields = {name: getattr(merged, name) for name in Measured.model_fields}
-    return first.model_copy(update={**update, **fields, "validity": join_validity(*found)})
+    # Not the merged one: a record's has what telemetry and the loaded cell say as well.
+    fields["validity"] = join_validity(*(record.validity for record in good), lost)
+    return first.model_copy(update={**update, **fields})

@@ -18,7 +18,7 @@ from harness.cell_runner import CellRunner
 from harness.machine import Machine, inspect_machine
 from harness.metrics import throughput
 from harness.processes import join_processes
-from harness.record import Measured, Record, Validity
+from harness.record import Record, Validity
 from harness.statistics import geometric_mean_interval
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec
 
@@ -165,12 +165,6 @@ def test_one_process_makes_no_interval_but_what_it_measured_stays(
         "hot",
     )
     assert record.values["decode_tokens_per_s[1]"].value == 10.0
-
-
-def test_nothing_to_merge_is_not_merged() -> None:
-    measured: list[Measured] = []
-    with pytest.raises((ValueError, IndexError)):
-        throughput.merge_processes(measured)
 
 
 def test_a_suite_asks_for_them_and_shows_the_interval(tmp_path: Path) -> None:
