@@ -161,7 +161,10 @@ def test_the_run_file_names_no_user_no_home_and_no_place_on_this_machine(first: 
 def test_the_summary_shows_the_matrix_and_where_the_run_file_is(first: FirstRun) -> None:
     _, _, summary = first.outcome.text.partition("precision-harness: s ==")
     assert "reference fp32" in summary
-    rows = {line.split()[0]: line for line in summary.splitlines() if line.startswith("m[")}
+    rows: dict[str, str] = {}
+    for line in summary.splitlines():
+        if line.startswith("m["):  # the matrix comes first, then tables of details
+            rows.setdefault(line.split()[0], line)
     assert list(rows) == ["m[bf16]", "m[fp32]", "m[nf4]"]
     nf4 = find_records(first.run)["m[nf4]::perplexity"]
     assert f"{nf4.values['ppl'].value:.3f}  {nf4.paired['ratio'].value:.4f}" in rows["m[nf4]"]
