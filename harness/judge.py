@@ -1,6 +1,6 @@
-"""Records + limits -> values beside the reference, and verdicts. Pure; no torch, no files.
+"""Records -> values beside the reference's, the noise floor, and why some have none. Pure.
 
-Compares plainly: a value is inside its limit or it is not. Intervals come later.
+What the suite's limits say of them is `harness.limits`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.catalog import load_measurement
+from harness.limits import judge_limits
 from harness.options import ValueSpec
-from harness.record import Record, Value, Verdict
-from harness.suite import Limit, Suite
-from harness.values import base_name, qualify
+from harness.record import Record, Value
+from harness.suite import Suite
+from harness.values import base_name
 
 # Keys of a protocol that say how, not what, was measured.
 _HOW = frozenset({"method"})
@@ -110,90 +111,3 @@ def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
     return sorted(
         key for key in (ours.keys() | theirs.keys()) - _HOW if ours.get(key) != theirs.get(key)
     )
-
-
-def judge_limits(
-    limits: Iterable[Limit], record: Record, reference: Record | None, why_not: str
-) -> tuple[Verdict, ...]:
-    """A verdict per limit on this record and per value that it bounds; none without numbers.
-
-    An invalid record is judged too: its limit on ``nonfinite_tokens`` is what it breaks.
-    """
-    if record.validity.status in ("failed", "skipped"):
-        return ()
-    verdicts = []
-    for limit in limits:
-        applies = record.cell.precision in limit.precision and record.cell.model in limit.model
-        if applies and limit.family == record.measurement:
-            names = _bounded_values(limit, record)
-            verdicts += [_judge(limit, name, record, reference, why_not) for name in names]
-    return tuple(verdicts)
-
-
-def _bounded_values(limit: Limit, record: Record) -> list[str]:
-    """The value a limit names; without a qualifier, each of a family such as ``x[1], x[8]``."""
-    if limit.qualifier is not None:
-        return [qualify(limit.value, limit.qualifier)]
-    if record.find(limit.value) is not None:
-        return [limit.value]
-    family = [n for n in (*record.values, *record.paired) if base_name(n) == limit.value]
-    return family or [limit.value]
-
-
-def _judge(
-    limit: Limit, name: str, record: Record, reference: Record | None, why_not: str
-) -> Verdict:
-    metric = f"{limit.family}.{name}"
-    bounds = [
-        f"{side} {b:.15g}" for side, b in (("min", limit.min), ("max", limit.max)) if b is not None
-    ]
-    bound = ", ".join(bounds)
-    found = record.find(name)
-    if found is None or found.value is None:
-        spec = load_measurement(record.measurement).VALUES.get(base_name(name))
-        needs_reference = spec is not None and spec.paired
-        reason = why_not if needs_reference and why_not else f"{name} is unavailable"
-        text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
-        return Verdict(verdict="INCONCLUSIVE", metric=metric, bound=bound, value=None, text=text)
-    too_high = limit.max is not None and found.value > limit.max
-    too_low = limit.min is not None and found.value < limit.min
-    outcome = "FAIL" if too_high or too_low else "PASS"
-    unit = f" {found.unit}" if found.unit else ""
-    shown = _show_beside(found.value, limit.max if too_high else limit.min if too_low else None)
-    text = f"{record.cell.id}: {metric} is {shown}{unit}{_show_spread(found)}, the limit is {bound}"
-    if name in record.paired and reference is not None:
-        text += _describe_pair(name, record, reference)
-    return Verdict(
-        verdict="FAIL" if outcome == "FAIL" else "PASS",
-        metric=metric,
-        bound=bound,
-        value=found.value,
-        text=f"{text} ({limit.position}).",
-    )
-
-
-def _show_spread(value: Value) -> str:
-    """How sure the value is; nothing for what is exact or unknown."""
-    if value.interval is not None:
-        low, high = value.interval
-        return f" (95 % interval {low:.4g} to {high:.4g})"
-    return f" ± {value.stderr:.2g}" if value.stderr else ""
-
-
-def _show_beside(value: float, bound: float | None) -> str:
-    """Six digits; all of them for an integer, and where six would hide what broke ``bound``."""
-    if isinstance(value, int):
-        return str(value)
-    short = f"{value:.6g}"
-    return short if bound is None or (float(short) > bound) == (value > bound) else repr(value)
-
-
-def _describe_pair(name: str, record: Record, reference: Record) -> str:
-    """Both sides of what the paired value ``name`` compares, at the same batch size."""
-    of = load_measurement(record.measurement).VALUES[base_name(name)].of
-    compared = f"{of}{name.removeprefix(base_name(name))}"
-    ours, theirs = record.values.get(compared), reference.values.get(compared)
-    if ours is None or theirs is None or ours.value is None or theirs.value is None:
-        return ""
-    shown = f"{compared} {ours.value:.6g}"
-    return f"; {shown}, reference {reference.cell.precision} {theirs.value:.6g}"

@@ -29,13 +29,31 @@ class OptionsBase(BaseModel):
 
 
 @dataclass(frozen=True)
+class Margin:
+    """How much worse is still the same: the larger of ``absolute`` and ``relative`` of the value.
+
+    Of a paired value whose neutral is 1, ``absolute`` is a share: 0.03 of a speedup is 3 %.
+    """
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+    def of(self, value: float) -> float:
+        """The margin around ``value``, in its unit."""
+        return max(self.absolute, self.relative * abs(value))
+
+
+@dataclass(frozen=True)
 class ValueSpec:
     """One value a measurement reports.
 
     ``per`` names what a bracketed qualifier stands for (``decode_tokens_per_s[8]``: batch size);
     ``paired`` marks values that exist only beside the reference's record; ``of`` names the value
     that such a one compares, ``neutral`` the number that says "no difference" (1 for ratios,
-    None where there is no such number, and so no noise floor).
+    None where there is no such number, and so no noise floor). ``sampled`` says what the value
+    is a sample of, so that a limit on it needs an interval: the items of a text or task, or
+    processes; None for what is exact, or has no known spread. ``margin`` marks the values that
+    runs are compared by (the paired ones) and thresholds kept of (the others).
     """
 
     unit: str
@@ -45,6 +63,8 @@ class ValueSpec:
     paired: bool = False
     of: str | None = None
     neutral: float | None = 0.0
+    sampled: Literal["items", "processes"] | None = None
+    margin: Margin | None = None
 
 
 @dataclass(frozen=True)

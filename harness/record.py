@@ -13,9 +13,14 @@ import os
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-SCHEMA = 1
+from harness.statistics import Outcome
+
+SCHEMA = 2
+# Shipped before: 1 had no `bounds` and `p` of a value, and verdicts of limits only. All of it is
+# optional, so that such a file reads as it is.
+_READABLE = (1, SCHEMA)
 Status = Literal["ok", "flagged", "invalid", "failed", "skipped"]
 
 
@@ -27,9 +32,10 @@ class Value(_Frozen):
     """One number: ``value`` is None where it is unavailable or was not finite.
 
     ``stderr`` is the standard error in the value's own unit, ``interval`` the 95 % interval where
-    that says more, ``n`` how many chunks, items or rounds stand behind it (rounds of one process
-    are not independent, and get no ``stderr``). ``floor`` is what the reference gives when it is
-    compared with itself: a value no farther from equality is noise.
+    that says more, ``bounds`` the one-sided 95 % bounds that verdicts are made of, ``p`` the
+    two-sided p-value of no difference, unadjusted, ``n`` how many chunks, items or rounds stand
+    behind it (rounds of one process are not independent, and get no ``stderr``). ``floor`` is what
+    the reference gives when it is compared with itself: a value no farther from equality is noise.
     """
 
     value: int | float | None
@@ -38,6 +44,8 @@ class Value(_Frozen):
     stderr: float | None = None
     n: int | None = None
     interval: tuple[float, float] | None = None
+    bounds: tuple[float, float] | None = None
+    p: float | None = None
     floor: float | None = None
 
     @field_validator("value", "stderr", "floor", mode="before")
@@ -94,13 +102,20 @@ class CellFacts(_Frozen):
 
 
 class Verdict(_Frozen):
-    """One limit judged on one value; ``text`` is the sentence a person reads."""
+    """One limit, threshold or earlier run judged on one value; ``text`` is what a person reads.
 
-    verdict: Literal["PASS", "FAIL", "INCONCLUSIVE"]
+    ``bounds`` are the value's one-sided 95 % bounds, ``smallest_detectable`` the smallest harm
+    that would have been called FAIL four times in five, in the value's unit.
+    """
+
+    verdict: Outcome
     metric: str
     bound: str
     value: float | None
     text: str
+    against: Literal["limit", "threshold", "run"] = "limit"
+    bounds: tuple[float, float] | None = None
+    smallest_detectable: float | None = None
 
 
 class Record(_Frozen):
@@ -222,16 +237,46 @@ def write_run(run: Run, path: Path) -> Path:
 def read_run(path: Path) -> Run:
     """Read and check a run file; raises ValueError naming the file and what is wrong."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ValueError(f"{path}: not a readable run file: {error}") from error
-    found = data.get("schema") if isinstance(data, dict) else None
-    if found != SCHEMA:
-        raise ValueError(f"{path}: expected a run file of schema {SCHEMA}, found {found!r}")
+    return parse_run(content, str(path))
+
+
+def parse_run(content: bytes, where: str) -> Run:
+    """The run in a run file's bytes, of this schema or an older one; raises as `read_run`."""
     try:
-        return Run.model_validate(data)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a valid run file: {error}") from error
+        data = json.loads(content)
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are
+        raise ValueError(f"{where}: not a readable run file: {error}") from error
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found not in _READABLE:
+        newer = isinstance(found, int) and found > SCHEMA
+        hint = "; a newer precision-harness wrote it: update" if newer else ""
+        raise ValueError(
+            f"{where}: expected a run file of schema {SCHEMA} or older, found {found!r}{hint}"
+        )
+    try:
+        run = Run.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        more = f" ({error.error_count()} mistakes)" if error.error_count() > 1 else ""
+        raise ValueError(f"{where}: not a valid run file: {place}: {first['msg']}{more}") from error
+    twice = _find_twice(run.records)
+    if twice:
+        raise ValueError(f"{where}: not a valid run file: two records of {twice}")
+    return run
+
+
+def _find_twice(records: tuple[Record, ...]) -> str | None:
+    seen = set()
+    for record in records:
+        key = (record.cell.id, record.measurement, record.noise)
+        if key in seen:
+            return f"{record.cell.id}::{record.measurement}"
+        seen.add(key)
+    return None
 
 
 def recover_journals(folder: Path) -> list[Path]:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Mapping
 
 from harness.options import ValueSpec
 from harness.record import Record, Value
-
-_LARGEST_LOG = math.log(sys.float_info.max)
-
-
-def exp_capped(x: float) -> float:
-    """exp, as large as a float can be where it would overflow: a number that limits can judge."""
-    return math.exp(min(x, _LARGEST_LOG))
+from harness.statistics import Estimate, t_quantile
 
 
 def qualify(name: str, qualifier: object) -> str:
@@ -52,6 +44,35 @@ def make_values(
             interval=(interval or {}).get(name),
         )
     return made
+
+
+def to_value(spec: ValueSpec, estimate: Estimate) -> Value:
+    """The value of an estimate, with everything that is known of its spread."""
+    return Value(
+        value=estimate.value,
+        unit=spec.unit,
+        better=spec.better,
+        stderr=estimate.stderr,
+        n=estimate.n,
+        interval=(estimate.low, estimate.high),
+        bounds=(estimate.lower, estimate.upper),
+        p=estimate.p,
+    )
+
+
+def bounds_of(value: Value, spec: ValueSpec) -> tuple[float, float] | None:
+    """One-sided 95 % bounds: the number itself where it is exact, None where nothing is known.
+
+    Those it was given; else ± t(0.95)·SE with one degree of freedom less than samples.
+    """
+    if value.value is None or value.bounds is not None:
+        return value.bounds
+    if spec.sampled is None:
+        return (value.value, value.value)
+    if spec.sampled == "processes" or value.stderr is None or value.n is None or value.n < 2:
+        return None
+    reach = t_quantile(0.95, value.n - 1) * value.stderr
+    return (value.value - reach, value.value + reach)
 
 
 def divide(above: Record, below: Record, name: str) -> float | None:

@@ -18,6 +18,7 @@ from harness.metrics.multiple_choice import Question, Scored
 from harness.models.load import LoadedCell
 from harness.options import DataSource
 from harness.record import Measured
+from harness.statistics import exp_capped
 from harness.tasks._rows import Row
 from harness.tasks.lambada import (
     HEADLINE,
@@ -28,7 +29,6 @@ from harness.tasks.lambada import (
     measure,
     summarise,
 )
-from harness.values import exp_capped
 
 
 @pytest.fixture

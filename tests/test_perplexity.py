@@ -28,15 +28,11 @@ from scipy import stats
 
 from harness.errors import InputError
 from harness.metrics import _forward, _token_nll
-from harness.metrics.perplexity import (
-    Options,
-    compare,
-    measure,
-    ratio_of_sums,
-)
+from harness.metrics.perplexity import Options, compare, measure
 from harness.models.load import LoadedCell
 from harness.options import DataSource
 from harness.record import Measured
+from harness.statistics import clustered_mean
 from harness.tasks._data import load_text
 
 TEXT = "Once upon a time — there was a naïve 🦙 who counted: one, two, three.\n" * 6
@@ -413,19 +409,19 @@ def test_scored_bytes_are_those_of_the_scored_tokens(tmp_path: Path, bos: bool) 
 # Spread
 
 
-def test_ratio_of_sums_by_hand() -> None:
+def test_clustered_mean_by_hand() -> None:
     """mean 12/6 = 2; residuals 1, -2, 1; SE = sqrt(6 * 3/2) / 6 = 0.5."""
-    assert ratio_of_sums([3.0, 2.0, 7.0], [1, 2, 3]) == (2.0, 0.5)
+    assert clustered_mean([3.0, 2.0, 7.0], [1, 2, 3]) == (2.0, 0.5)
 
 
 def test_a_single_chunk_has_no_spread() -> None:
-    assert ratio_of_sums([6.0], [3]) == (2.0, None)
-    assert ratio_of_sums([6.0, 6.0], [3, 3]) == (2.0, 0.0)
+    assert clustered_mean([6.0], [3]) == (2.0, None)
+    assert clustered_mean([6.0, 6.0], [3, 3]) == (2.0, 0.0)
 
 
 def test_chunks_of_one_size_give_the_standard_error_of_their_means() -> None:
     means = np.random.default_rng(0).normal(3, 0.4, 40)
-    mean, stderr = ratio_of_sums(list(means * 16), [16] * 40)
+    mean, stderr = clustered_mean(list(means * 16), [16] * 40)
     assert mean == pytest.approx(means.mean())
     assert stderr == pytest.approx(stats.sem(means), rel=1e-12)
 
@@ -441,14 +437,14 @@ def test_the_spread_of_unequal_chunks_agrees_with_a_bootstrap() -> None:
     resampled = stats.bootstrap(
         (sums, counts), ratio, paired=True, n_resamples=2000, method="basic", rng=random
     )
-    _, stderr = ratio_of_sums(list(sums), [int(c) for c in counts])
+    _, stderr = clustered_mean(list(sums), [int(c) for c in counts])
     assert stderr == pytest.approx(resampled.standard_error, rel=0.08)
 
 
 def test_values_carry_their_spread_and_the_number_of_chunks(cell: LoadedCell, folder: Path) -> None:
     measured = run(cell, folder, context=32, stride=16)
     sums, counts = measured.items["chunk_nll"], measured.items["chunk_tokens"]
-    nll, stderr = ratio_of_sums(sums, counts)
+    nll, stderr = clustered_mean(sums, counts)
     assert measured.values["nll"].stderr == stderr
     assert measured.values["ppl"].stderr == pytest.approx(math.exp(nll) * stderr)
     assert measured.values["nll"].n == measured.values["ppl"].n == len(sums)
@@ -470,7 +466,7 @@ def test_per_byte_and_per_word_values_carry_their_spread(
         measured.items["chunk_nll"],
         measured.items["chunk_tokens"],
     )
-    _, per_byte = ratio_of_sums(sums, [counts[0] - 1, *counts[1:]])  # BOS has no bytes
+    _, per_byte = clustered_mean(sums, [counts[0] - 1, *counts[1:]])  # BOS has no bytes
     assert per_byte is not None
     assert rolling["bits_per_byte"].stderr == pytest.approx(per_byte / math.log(2))
     assert rolling["byte_perplexity"].stderr == pytest.approx(

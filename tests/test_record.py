@@ -16,6 +16,7 @@ import pytest
 from pydantic import ValidationError
 from records import make_record
 
+from harness.catalog import load_measurement
 from harness.record import (
     SCHEMA,
     Journal,
@@ -218,12 +219,13 @@ def test_no_nan_is_ever_written_bare(number: float) -> None:
         ("", "not a readable run file"),
         (dump_json(make_run(FIRST))[:-1], "not a readable run file"),
         ("\udce9", "not a readable run file"),
-        ("[]", f"expected a run file of schema {SCHEMA}, found None"),
-        ("{}", f"expected a run file of schema {SCHEMA}, found None"),
-        ('{"schema": 2}', f"expected a run file of schema {SCHEMA}, found 2"),
-        ('{"schema": 1}', "not a valid run file: .*run\n  Field required"),
+        ("[]", f"expected a run file of schema {SCHEMA} or older, found None"),
+        ("{}", f"expected a run file of schema {SCHEMA} or older, found None"),
+        ('{"schema": 3}', f"expected a run file of schema {SCHEMA} or older, found 3; .*update"),
+        ('{"schema": 0}', f"expected a run file of schema {SCHEMA} or older, found 0$"),
+        ('{"schema": 1}', "not a valid run file: run: Field required"),
     ],
-    ids=["empty", "truncated", "not UTF-8", "list", "no schema", "other schema", "missing"],
+    ids=["empty", "truncated", "not UTF-8", "list", "no schema", "newer", "never", "missing"],
 )
 def test_a_file_that_is_no_run_is_refused_by_name(
     tmp_path: Path, content: str, message: str
@@ -245,6 +247,27 @@ def test_an_unknown_field_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=r"x\.json: not a valid run file: (?s:.*)\.0\.valuess"):
         read_run(tmp_path / "x.json")
+
+
+def test_a_record_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = write_run(make_run(FIRST, SECOND, FIRST), tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"x\.json: .* two records of m\[fp32\]::perplexity"):
+        read_run(path)
+    noise = FIRST.model_copy(update={"noise": True})
+    assert len(read_run(write_run(make_run(FIRST, noise), path)).records) == 2
+
+
+def test_a_run_file_of_the_first_schema_can_be_read() -> None:
+    """A file as version 1 wrote it, of the smoke suite."""
+    run = read_run(Path(__file__).parent / "runs" / "schema-1.json")
+    ours, theirs = (
+        next(r for r in run.records if r.measurement == "mmlu" and r.cell.precision == p)
+        for p in ("nf4", "fp32")
+    )
+    assert ours.values["acc"].value == 498 / 504
+    again = load_measurement("mmlu").compare(ours, theirs)["accuracy_drop"]
+    assert again.value == ours.paired["accuracy_drop"].value
+    assert again.bounds is not None
 
 
 def test_a_record_is_frozen() -> None:
@@ -277,7 +300,7 @@ def test_a_run_file_follows_the_schema(validator: Any, tmp_path: Path) -> None:
     "spoil",
     [
         lambda data: data.pop("schema"),
-        lambda data: data.update(schema=2),
+        lambda data: data.update(schema=3),
         lambda data: data.update(extra=1),
         lambda data: data["run"].pop("utc"),
         lambda data: data["records"][0].pop("cell"),

@@ -12,7 +12,7 @@ from test_matrix import make_suite
 from harness.judge import complete_records
 from harness.metrics._speed_beside import judge_shares, pays_from
 from harness.metrics.throughput import compare, remarks
-from harness.record import Record
+from harness.record import Record, Value
 from harness.report.matrix import list_notes, render_matrix
 
 
@@ -82,6 +82,25 @@ def test_smaller_but_slower_is_told_with_the_batch_size_from_which_it_pays() -> 
         "nf4 is smaller than the reference but slower at batch 1 (×0.50), 8 (×0.75); "
         "it pays at no measured batch size"
     ]
+
+
+def test_slower_is_told_only_where_processes_agree_that_it_is() -> None:
+    def several(precision: str, step_bytes: int, speed: float, spread: float) -> Record:
+        values = {
+            "decode_tokens_per_s[1]": Value(value=speed, stderr=speed * spread, n=3),
+            "step_bytes[1]": step_bytes,
+        }
+        return make_record("throughput", precision, values=values)
+
+    def told(spread: float) -> list[str]:
+        ours, theirs = several("nf4", 25, 90.0, spread), several("fp32", 100, 100.0, spread)
+        record = ours.model_copy(update={"paired": compare(ours, theirs)})
+        low, high = record.paired["decode_speedup[1]"].interval or (0, 0)
+        assert low < 0.9 < high
+        return remarks(record)
+
+    assert "slower at batch 1 (×0.90)" in told(0.005)[0]
+    assert told(0.2) == []
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 from records import make_record
 
 from harness.benchmark_table import list_series
+from harness.metrics._speed_processes import processes_of
 from harness.metrics.throughput import merge_processes
 from harness.record import Measured, Validity, Value
+from harness.statistics import Processes
 
 
 def process(
@@ -47,7 +49,15 @@ def test_a_speed_is_the_geometric_mean_with_its_interval_over_processes() -> Non
         pytest.approx(math.exp(fmean(logs) + reach)),
     )
     assert value.n == 3  # processes, however many rounds each had
-    assert (value.unit, value.better, value.stderr) == ("tokens/s", "higher", None)
+    assert (value.unit, value.better) == ("tokens/s", "higher")
+    assert value.stderr == pytest.approx(value.value * stdev(logs) / math.sqrt(3))
+    assert processes_of(value) == Processes(value.value, pytest.approx(stdev(logs)), 3)
+
+
+def test_a_value_of_one_process_has_no_spread() -> None:
+    value = process(10.0).values["decode_tokens_per_s[1]"]
+    assert processes_of(value) == Processes(10.0, None, 1)
+    assert processes_of(Value(value=None)) is None
 
 
 def test_exact_and_missing_values_stay_what_they_are() -> None:

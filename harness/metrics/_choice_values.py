@@ -7,19 +7,33 @@ Pure and torch-free, shared by every task that asks questions. An item's outcome
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from statistics import NormalDist
 from typing import Any
 
-from harness.options import Column, ValueSpec
+from harness.options import Column, Margin, ValueSpec
 from harness.record import Record, Value
-from harness.values import make_values, qualify
+from harness.statistics import (
+    Estimate,
+    flip_rate_interval,
+    paired_difference,
+    share_interval,
+    wilson,
+)
+from harness.values import base_name, make_values, qualify, to_value
+
+ACC_MARGIN = Margin(absolute=0.01)
+
+
+def _share(text: str, **more: Any) -> ValueSpec:
+    return ValueSpec("", "higher", text, sampled="items", **more)
+
 
 CHOICE_VALUES = {
-    "acc": ValueSpec("", "higher", "share of items right; [subject]: of one", "subject"),
-    "acc_macro": ValueSpec("", "higher", "mean of the subjects' acc"),
+    "acc": _share("share of items right; [subject]: of one", per="subject", margin=ACC_MARGIN),
+    "acc_macro": _share("mean of the subjects' acc"),
     "items": ValueSpec("items", None, "items scored"),
     "ties": ValueSpec("items", None, "items whose two best options are within 1e-3 nats"),
     "too_long": ValueSpec("items", "lower", "items left out: prompt exceeds the model's context"),
@@ -32,24 +46,47 @@ CHOICE_VALUES = {
         "subject",
         paired=True,
         of="acc",
+        sampled="items",
+        margin=ACC_MARGIN,
     ),
     "retention": ValueSpec(
-        "", "higher", "acc / reference acc, same items", paired=True, of="acc", neutral=1.0
+        "",
+        "higher",
+        "acc / reference acc, same items",
+        paired=True,
+        of="acc",
+        neutral=1.0,
+        sampled="items",
     ),
-    "flip_rate": ValueSpec("", "lower", "items right on one side only", paired=True, of="acc"),
+    "flip_rate": ValueSpec(
+        "", "lower", "items right on one side only", paired=True, of="acc", sampled="items"
+    ),
     "answer_change_rate": ValueSpec(
-        "", "lower", "items answered otherwise, right or wrong", paired=True, of="acc"
+        "",
+        "lower",
+        "items answered otherwise, right or wrong",
+        paired=True,
+        of="acc",
+        sampled="items",
     ),
     "right_to_wrong": ValueSpec("items", "lower", "right only in the reference", paired=True),
     "wrong_to_right": ValueSpec("items", None, "right only in the candidate", paired=True),
 }
 NORMED_VALUES = {
-    "acc_norm": ValueSpec(
-        "", "higher", "acc by log-likelihood per character; [subject]: of one", "subject"
+    "acc_norm": _share(
+        "acc by log-likelihood per character; [subject]: of one",
+        per="subject",
+        margin=ACC_MARGIN,
     ),
     **CHOICE_VALUES,
     "accuracy_norm_drop": ValueSpec(
-        "", "lower", "reference acc_norm - acc_norm, same items", paired=True, of="acc_norm"
+        "",
+        "lower",
+        "reference acc_norm - acc_norm, same items",
+        paired=True,
+        of="acc_norm",
+        sampled="items",
+        margin=ACC_MARGIN,
     ),
     "retention_norm": ValueSpec(
         "",
@@ -58,6 +95,7 @@ NORMED_VALUES = {
         paired=True,
         of="acc_norm",
         neutral=1.0,
+        sampled="items",
     ),
 }
 
@@ -70,13 +108,6 @@ def headline(title: str, norm: bool = False) -> tuple[Column, ...]:
             Column("norm drop", "accuracy_norm_drop", "+.3f", stderr=True),
         )
     return (Column(title, "acc", ".3f"), Column("drop", "accuracy_drop", "+.3f", stderr=True))
-
-
-def accuracy_stderr(right: Sequence[bool]) -> float | None:
-    """Standard error of a share of n items: sqrt(p(1-p)/(n-1)); None for fewer than two."""
-    n = len(right)
-    p = sum(right) / n if n else 0.0
-    return math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else None
 
 
 def summarise_groups(
@@ -93,22 +124,27 @@ def summarise_groups(
         if len(subjects) > 1:
             parts = {s: _scored(part) for s, part in split_subjects(row, subjects).items()}
             groups |= {qualify(name, s): part for s, part in parts.items() if part}
-    means = {name: sum(group) / len(group) for name, group in groups.items() if group}
-    spread = {name: accuracy_stderr(groups[name]) for name in means}
-    values = make_values(specs, means, spread, {name: len(groups[name]) for name in means})
-    by_subject = [means[name] for name in means if name.startswith("acc[")] or [means["acc"]]
-    macro = math.fsum(by_subject) / len(by_subject)
-    return values | make_values(specs, {"acc_macro": macro})
+    shares = {
+        name: share_interval(sum(group), len(group)) for name, group in groups.items() if group
+    }
+    values = to_values(specs, shares)
+    each = [shares[name] for name in shares if name.startswith("acc[")] or [shares["acc"]]
+    macro = math.fsum(share.value for share in each) / len(each)
+    spread = [share.stderr for share in each]
+    stderr = None if None in spread else math.hypot(*(s for s in spread if s)) / len(each)
+    n = {"acc_macro": sum(share.n for share in each)}
+    return values | make_values(specs, {"acc_macro": macro}, {"acc_macro": stderr}, n)
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A paired number over ``n`` items, with its standard error or 95 % interval."""
+class Count:
+    """A number over ``n`` items that has no interval."""
 
     value: float | int | None
     n: int
-    stderr: float | None = None
-    interval: tuple[float, float] | None = None
+
+
+Found = Mapping[str, Estimate | Count]
 
 
 def compare_choices(candidate: Record, reference: Record) -> dict[str, Value]:
@@ -122,8 +158,8 @@ def compare_choices(candidate: Record, reference: Record) -> dict[str, Value]:
         return {}
     pairs = _pairs(ours.get("chosen", ""), theirs.get("chosen", ""))
     if pairs:
-        changed = sum(a != b for a, b in pairs) / len(pairs)
-        found["answer_change_rate"] = _share(changed, len(pairs))
+        changed = sum(a != b for a, b in pairs)
+        found["answer_change_rate"] = flip_rate_interval(changed, len(pairs))
     for subject, row, other in _by_subject(ours, theirs):
         part = compare_outcomes(row, other)
         if part:
@@ -133,20 +169,23 @@ def compare_choices(candidate: Record, reference: Record) -> dict[str, Value]:
         if normed:
             found["accuracy_norm_drop"] = normed["accuracy_drop"]
             found["retention_norm"] = normed["retention"]
-    return make_values(
-        NORMED_VALUES,
-        {name: estimate.value for name, estimate in found.items()},
-        {name: estimate.stderr for name, estimate in found.items()},
-        {name: estimate.n for name, estimate in found.items()},
-        {name: estimate.interval for name, estimate in found.items()},
-    )
+    return to_values(NORMED_VALUES, found)
 
 
-def compare_outcomes(ours: str, theirs: str) -> dict[str, Estimate]:
-    """D = (b - c)/n and f = (b + c)/n with SE(D) = sqrt((f - D**2)/n), and what else they give.
+def to_values(specs: Mapping[str, ValueSpec], found: Found) -> dict[str, Value]:
+    """What `compare_outcomes` found, with the units and directions of ``specs``."""
+    return {
+        name: to_value(specs[base_name(name)], one)
+        if isinstance(one, Estimate)
+        else make_values(specs, {name: one.value}, n={name: one.n})[name]
+        for name, one in found.items()
+    }
 
-    b counts the items only the reference has right, c those only the candidate has. Empty where
-    the rows do not match.
+
+def compare_outcomes(ours: str, theirs: str) -> dict[str, Estimate | Count]:
+    """What items right on one side only amount to; see `harness.statistics` for the formulas.
+
+    Empty where the rows do not match.
     """
     pairs = _pairs(ours, theirs) if len(ours) == len(theirs) else []
     if not pairs:
@@ -154,21 +193,21 @@ def compare_outcomes(ours: str, theirs: str) -> dict[str, Estimate]:
     n = len(pairs)
     lost, won = pairs.count(("0", "1")), pairs.count(("1", "0"))
     both = pairs.count(("1", "1"))
-    drop, flips = (lost - won) / n, (lost + won) / n
-    # Without a flip there is no spread to be seen, and up to 3/n of the items may yet flip.
-    unseen = None if flips else (-min(1.0, 3 / n), min(1.0, 3 / n))
-    stderr = math.sqrt((flips - drop**2) / n) if flips else None
+    drop = paired_difference(lost, won, n)
     return {
-        "accuracy_drop": Estimate(drop, n, stderr, unseen),
-        "retention": Estimate(
-            (both + won) / (both + lost) if both + lost else None,
-            n,
-            interval=ratio_interval(both, won, lost),
-        ),
-        "flip_rate": _share(flips, n),
-        "right_to_wrong": Estimate(lost, n),
-        "wrong_to_right": Estimate(won, n),
+        "accuracy_drop": drop,
+        "retention": _retention(both, won, lost, n, drop.p),
+        "flip_rate": flip_rate_interval(lost + won, n),
+        "right_to_wrong": Count(lost, n),
+        "wrong_to_right": Count(won, n),
     }
+
+
+def _retention(both: int, won: int, lost: int, n: int, p: float | None) -> Estimate | Count:
+    two_sided, one_sided = (ratio_interval(both, won, lost, level) for level in (0.95, 0.9))
+    if two_sided is None or one_sided is None:
+        return Count((both + won) / (both + lost) if both + lost else None, n)
+    return Estimate((both + won) / (both + lost), *two_sided, *one_sided, None, n, p)
 
 
 def ratio_interval(
@@ -188,20 +227,8 @@ def ratio_interval(
     difference = math.sqrt((candidate_only + reference_only + 2) / ((ours + 1) * (theirs + 1)))
     alone = sum(math.sqrt((1 - (x + 1) / (n + 2)) / (x + 1)) for x in (ours, theirs))
     z *= difference / alone
-    (low, high), (other_low, other_high) = _wilson(ours, n, z), _wilson(theirs, n, z)
+    (low, high), (other_low, other_high) = wilson(ours, n, z), wilson(theirs, n, z)
     return low / other_high, high / other_low
-
-
-def _wilson(x: int, n: int, z: float) -> tuple[float, float]:
-    half = z * math.sqrt(z**2 + 4 * x * (1 - x / n))
-    return tuple((2 * x + z**2 + sign * half) / (2 * (n + z**2)) for sign in (-1, 1))  # type: ignore[return-value]
-
-
-def _share(share: float, n: int) -> Estimate:
-    """A share with its standard error; where none was seen, up to 3/n are possible at 95 %."""
-    if share == 0:
-        return Estimate(share, n, interval=(0.0, min(1.0, 3 / n)))
-    return Estimate(share, n, math.sqrt(share * (1 - share) / n))
 
 
 def split_subjects(row: str, subjects: Mapping[str, int]) -> dict[str, str]:

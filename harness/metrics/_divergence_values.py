@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.metrics._windows import Window
-from harness.metrics.perplexity import ratio_of_sums
-from harness.options import Column, ValueSpec
+from harness.options import Column, Margin, ValueSpec
 from harness.record import Value
+from harness.statistics import clustered_mean
 from harness.values import make_values, qualify
 
 if TYPE_CHECKING:
@@ -25,22 +25,30 @@ def _paired(unit: str, better: _Better, text: str, **more: Any) -> ValueSpec:
     return ValueSpec(unit, better, text, paired=True, **more)
 
 
+_KL: dict[str, Any] = {"sampled": "items", "margin": Margin(absolute=1e-4, relative=0.05)}
 DIVERGENCE_VALUES = {
-    "kl_mean": _paired("nats/token", "lower", "mean KL(reference‖candidate)", per="quarter"),
+    "kl_mean": _paired("nats/token", "lower", "mean KL(reference‖candidate)", per="quarter", **_KL),
     "kl_median": _paired("nats", "lower", "median over tokens of KL(reference‖candidate)"),
     "kl_p90": _paired("nats", "lower", "its 90th percentile over tokens"),
     "kl_p99": _paired("nats", "lower", "its 99th percentile over tokens"),
     "kl_p999": _paired("nats", "lower", "its 99.9th percentile over tokens"),
     "kl_max": _paired("nats", "lower", "KL at the token farthest from the reference"),
-    "top1_agreement": _paired(
-        "", "higher", "share of tokens with the same likeliest token", per="quarter", neutral=1.0
+    "kl_increase": _paired(
+        "nats/token", "lower", "kl_mean - an earlier run's, same tokens; between runs only",
+        of="kl_mean", **_KL,
     ),
-    "delta_p_mean": _paired("", None, "mean of p(true token) - the reference's p(true token)"),
-    "delta_p_rms": _paired("", "lower", "root mean square of that difference"),
+    "top1_agreement": _paired(
+        "", "higher", "share of tokens with the same likeliest token",
+        per="quarter", neutral=1.0, sampled="items", margin=Margin(absolute=0.005),
+    ),
+    "delta_p_mean": _paired(
+        "", None, "mean of p(true token) - the reference's p(true token)", sampled="items"
+    ),
+    "delta_p_rms": _paired("", "lower", "root mean square of that difference", sampled="items"),
     "tokens": ValueSpec("tokens", None, "tokens scored"),
     "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens without a finite divergence"),
     "stored_bytes": ValueSpec("bytes", None, "what the reference's distribution takes on disk"),
-}
+}  # fmt: skip
 HEADLINE = (Column("KL", "kl_mean", ".4f"), Column("top-1", "top1_agreement", ".3f"))
 # numpy's default: linear between the two nearest ranks.
 _PERCENTILES = {"kl_median": 50, "kl_p90": 90, "kl_p99": 99, "kl_p999": 99.9, "kl_max": 100}
@@ -84,7 +92,7 @@ def summarise(
         sums = np.bincount(window_of[where], per_token[where], minlength=len(windows))
         has = counts > 0
         if has.any():
-            mean, stderr = ratio_of_sums(sums[has].tolist(), counts[has].tolist())
+            mean, stderr = clustered_mean(sums[has].tolist(), counts[has].tolist())
             numbers[name], spread[name], clusters[name] = mean, stderr, int(has.sum())
 
     for name, per_token in (("kl_mean", tokens.kl), ("top1_agreement", tokens.agrees)):

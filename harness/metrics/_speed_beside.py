@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import takewhile
 
-from harness.record import Record
-from harness.values import base_name, divide, qualifier, qualify
-
-Numbers = dict[str, int | float | None]
+from harness.metrics._speed_processes import processes_of
+from harness.options import ValueSpec
+from harness.record import Record, Value
+from harness.statistics import welch_ratio_interval
+from harness.values import base_name, make_values, qualifier, qualify, to_value
 
 _SLOWER = 0.02
 _RATIOS = {
@@ -23,18 +24,35 @@ def name_shape(batch: int, prompt_tokens: int | None) -> str:
     return str(batch) if prompt_tokens is None else f"{batch}x{prompt_tokens}"
 
 
-def compare_speeds(candidate: Record, reference: Record) -> Numbers:
-    """Ratios of what both have, and per prompt length the batch size from which decoding pays."""
-    numbers: Numbers = {}
+def compare_speeds(
+    candidate: Record, reference: Record, specs: Mapping[str, ValueSpec]
+) -> dict[str, Value]:
+    """Ratios of what both have, and per prompt length the batch size from which decoding pays.
+
+    A ratio has an interval where a side was measured in several processes.
+    """
+    found: dict[str, Value] = {}
     for name, of in _RATIOS.items():
-        for measured in candidate.values:
-            ratio = divide(candidate, reference, measured) if base_name(measured) == of else None
-            if ratio is not None:
-                numbers[name + measured.removeprefix(of)] = ratio
+        for measured, ours in candidate.values.items():
+            theirs = reference.values.get(measured)
+            if base_name(measured) == of and theirs is not None:
+                ratio = _divide(ours, theirs, specs[name])
+                if ratio is not None:
+                    found[name + measured.removeprefix(of)] = ratio
+    numbers = {name: value.value for name, value in found.items()}
     for prompt, speedups in _by_prompt(numbers, "decode_speedup").items():
         name = qualify("pays_from_batch", prompt) if prompt else "pays_from_batch"
-        numbers[name] = pays_from(speedups)
-    return numbers
+        found |= make_values(specs, {name: pays_from(speedups)})
+    return found
+
+
+def _divide(ours: Value, theirs: Value, spec: ValueSpec) -> Value | None:
+    above, below = processes_of(ours), processes_of(theirs)
+    if above is None or below is None:
+        return None
+    if spec.sampled is None or (above.spread is None and below.spread is None):
+        return Value(value=above.mean / below.mean, unit=spec.unit, better=spec.better)
+    return to_value(spec, welch_ratio_interval(below, above))
 
 
 def pays_from(speedups: Mapping[int, float]) -> int | None:
@@ -46,10 +64,15 @@ def pays_from(speedups: Mapping[int, float]) -> int | None:
 def tell_smaller_but_slower(record: Record) -> list[str]:
     """A sentence per prompt length at which a smaller cell decodes slower than the reference.
 
-    Slower by more than 2 %, and than the reference differs from itself where that was measured.
+    Slower by more than 2 %, and than the reference differs from itself where that was measured;
+    surely so, where several processes gave an interval.
     """
     paired = {name: value.value for name, value in record.paired.items()}
     floors = {name: value.floor or 0.0 for name, value in record.paired.items()}
+    highest = {
+        name: value.interval[1] if value.interval else value.value
+        for name, value in record.paired.items()
+    }
     sizes = _by_prompt(paired, "step_bytes_ratio")
     told = []
     for prompt, speedups in _by_prompt(paired, "decode_speedup").items():
@@ -57,7 +80,8 @@ def tell_smaller_but_slower(record: Record) -> list[str]:
             f"{batch} (×{speedup:.2f})"
             for batch, speedup in sorted(speedups.items())
             if sizes.get(prompt, {}).get(batch, 1) < 1
-            and speedup < 1 - max(_SLOWER, floors[_speedup_at(batch, prompt)])
+            for name in [_speedup_at(batch, prompt)]
+            if (highest[name] or speedup) < 1 - max(_SLOWER, floors[name])
         ]
         if slower:
             at = f" after {prompt} tokens" if prompt else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from harness.record import Measured, Value, join_validity
-from harness.statistics import geometric_mean_interval
+from harness.statistics import Processes, geometric_mean_interval
 
 
 def merge_speeds(measured: Sequence[Measured]) -> Measured:
@@ -32,7 +33,7 @@ def merge_speeds(measured: Sequence[Measured]) -> Measured:
 def _merge_values(values: Sequence[Value]) -> Value:
     """Their geometric mean; what all agree on, and what is no positive number, has no interval."""
     known = [value.value for value in values if value.value is not None]
-    update: dict[str, Any] = {"n": len(known), "interval": None, "stderr": None}
+    update: dict[str, Any] = {"n": len(known)}
     if not known:
         update |= {"value": None, "n": None}
     elif len(set(known)) == 1:
@@ -41,8 +42,22 @@ def _merge_values(values: Sequence[Value]) -> Value:
         update["value"] = sum(known) / len(known)
     else:
         estimate = geometric_mean_interval(known)
-        update |= {"value": estimate.value, "interval": (estimate.low, estimate.high)}
+        update |= {
+            "value": estimate.value,
+            "stderr": estimate.stderr,
+            "interval": (estimate.low, estimate.high),
+            "bounds": (estimate.lower, estimate.upper),
+        }
     return values[0].model_copy(update=update)
+
+
+def processes_of(value: Value) -> Processes | None:
+    """What `merge_speeds` made a value of; a value without a spread is of one process."""
+    if not value.value or value.value < 0:
+        return None
+    if value.stderr is None or value.n is None:
+        return Processes(value.value, None, 1)
+    return Processes(value.value, value.stderr / value.value * math.sqrt(value.n), value.n)
 
 
 def _merge_samples(measured: Sequence[Measured]) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from harness.metrics._divergence_values import (
 from harness.metrics._forward import MeasureContext, run_in_batches
 from harness.metrics._windows import Window, WindowOptions, plan_windows, step_of
 from harness.record import Measured, Record, Validity, Value
-from harness.values import make_values
+from harness.statistics import clustered_interval
+from harness.values import make_values, to_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,8 +90,16 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """Nothing: what a candidate measures is the comparison."""
-    return {}
+    """Nothing beside the reference, which a candidate is measured against; between runs the change.
+
+    ``kl_increase`` is the mean paired difference of two runs' divergence, clustered by window.
+    """
+    ours, theirs = (side.items.get("chunk_kl") for side in (candidate, reference))
+    counts = candidate.items.get("chunk_tokens")
+    if not counts or not ours or not theirs or counts != reference.items.get("chunk_tokens"):
+        return {}
+    estimate = clustered_interval([a - b for a, b in zip(ours, theirs, strict=True)], counts)
+    return {} if estimate is None else {"kl_increase": to_value(VALUES["kl_increase"], estimate)}
 
 
 def is_intact(record: Record) -> bool:

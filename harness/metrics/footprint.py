@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.options import Column, OptionsBase, ValueSpec
+from harness.options import Column, Margin, OptionsBase, ValueSpec
 from harness.record import Measured, Record, Validity, Value
 from harness.values import divide, make_values
 
@@ -31,6 +31,8 @@ class Options(OptionsBase):
     """footprint has no options."""
 
 
+_STEADY = 0.001
+
 VALUES = {
     "parameters": ValueSpec("parameters", None, "logical parameters; tied ones once"),
     "parameters_stored": ValueSpec("elements", None, "elements of every tensor that is held"),
@@ -41,7 +43,10 @@ VALUES = {
     "buffers_bytes": ValueSpec("bytes", "lower", "buffers, such as rotary frequencies"),
     "weights_bytes": ValueSpec("bytes", "lower", "quantised_bytes and unquantised_bytes"),
     "total_bytes": ValueSpec(
-        "bytes", "lower", "everything the loaded model holds: weights, constants, buffers"
+        "bytes",
+        "lower",
+        "everything the loaded model holds: weights, constants, buffers",
+        margin=Margin(relative=_STEADY),
     ),
     "allocated_bytes": ValueSpec("bytes", "lower", "what the allocator says that loading took"),
     "unaccounted_bytes": ValueSpec("bytes", None, "allocated_bytes less total_bytes"),
@@ -54,6 +59,7 @@ VALUES = {
         paired=True,
         of="total_bytes",
         neutral=1.0,
+        margin=Margin(_STEADY),
     ),
 }
 HEADLINE = (

@@ -16,7 +16,7 @@ from harness.metrics._capacity import CARDS, fit_growth, largest_batch, largest_
 from harness.metrics._generate import check_context
 from harness.metrics._phases import Phase, PhaseReader
 from harness.models.kv_cache import kv_bytes_per_token
-from harness.options import Column, OptionsBase, ValueSpec
+from harness.options import Column, Margin, OptionsBase, ValueSpec
 from harness.record import Measured, Record, Validity, Value
 from harness.values import divide, make_values, qualify
 
@@ -36,14 +36,34 @@ class Options(OptionsBase):
     batch_size: int = Field(1, ge=1)
 
 
+_PHASES = {
+    "load_peak": "highest while loading",
+    "weights": "held after loading",
+    "prefill_peak": "highest while reading the prompt",
+    "generate_peak": "highest while generating",
+}
+# Peaks of one cell in two processes differ by less.
+_STEADY, _STEADY_BYTES = 0.02, 256 << 10
+
+
+def _ratio_of(name: str) -> ValueSpec:
+    return ValueSpec(
+        "",
+        "lower",
+        "over the reference's",
+        paired=True,
+        of=name,
+        neutral=1.0,
+        margin=Margin(_STEADY),
+    )
+
+
 VALUES = {
-    "load_peak_bytes": ValueSpec("bytes", "lower", "highest while loading"),
-    "weights_bytes": ValueSpec("bytes", "lower", "held after loading"),
-    "prefill_peak_bytes": ValueSpec("bytes", "lower", "highest while reading the prompt"),
-    "generate_peak_bytes": ValueSpec("bytes", "lower", "highest while generating"),
-    "generate_peak_ratio": ValueSpec(
-        "", "lower", "over the reference's", paired=True, of="generate_peak_bytes", neutral=1.0
-    ),
+    **{
+        f"{name}_bytes": ValueSpec("bytes", "lower", text, margin=Margin(_STEADY_BYTES, _STEADY))
+        for name, text in _PHASES.items()
+    },
+    **{f"{name}_ratio": _ratio_of(f"{name}_bytes") for name in _PHASES},
     "reserved_peak_bytes": ValueSpec("bytes", "lower", "most that CUDA's allocator has reserved"),
     "device_used_bytes": ValueSpec(
         "bytes", "lower", "in use on the GPU after generating, less before this process: all of it"
@@ -131,9 +151,11 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """Peak over peak."""
-    ratio = divide(candidate, reference, "generate_peak_bytes")
-    return make_values(VALUES, {"generate_peak_ratio": ratio})
+    """Peak over peak, phase by phase."""
+    return make_values(
+        VALUES,
+        {f"{name}_ratio": divide(candidate, reference, f"{name}_bytes") for name in _PHASES},
+    )
 
 
 def _find_capacity(

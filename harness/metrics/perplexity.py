@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
@@ -26,9 +26,10 @@ from harness.metrics._windows import (
     start_token,
     step_of,
 )
-from harness.options import Column, ValueSpec
+from harness.options import Column, Margin, ValueSpec
 from harness.record import Measured, Record, Validity, Value
-from harness.values import exp_capped, make_values
+from harness.statistics import clustered_mean, clustered_ratio, exp_capped
+from harness.values import make_values, to_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,21 +58,28 @@ class Options(WindowOptions):
         return self
 
 
+_MARGIN = Margin(relative=0.005)
+
+
+def _sampled(unit: str, text: str, **more: Any) -> ValueSpec:
+    return ValueSpec(unit, "lower", text, sampled="items", **more)
+
+
 VALUES = {
-    "ppl": ValueSpec("", "lower", "exp(nll)"),
-    "nll": ValueSpec("nats/token", "lower", "mean negative log-likelihood of the scored tokens"),
-    "bits_per_byte": ValueSpec("bits/byte", "lower", "nll in bits over the text's UTF-8 bytes"),
-    "word_perplexity": ValueSpec("", "lower", "exp(total nll / words); protocol lm-eval only"),
-    "byte_perplexity": ValueSpec("", "lower", "exp(total nll / bytes); protocol lm-eval only"),
+    "ppl": _sampled("", "exp(nll)", margin=_MARGIN),
+    "nll": _sampled("nats/token", "mean negative log-likelihood of the scored tokens"),
+    "bits_per_byte": _sampled("bits/byte", "nll in bits over the text's UTF-8 bytes"),
+    "word_perplexity": _sampled("", "exp(total nll / words); protocol lm-eval only"),
+    "byte_perplexity": _sampled("", "exp(total nll / bytes); protocol lm-eval only"),
     "tokens": ValueSpec("tokens", None, "tokens scored"),
     "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens whose NLL is NaN or infinite"),
-    "ratio": ValueSpec(
+    "ratio": _sampled(
         "",
-        "lower",
         "exp(mean(nll - reference nll)), same tokens",
         paired=True,
         of="ppl",
         neutral=1.0,
+        margin=Margin(absolute=0.005),
     ),
 }
 # Protocols whose windows start with a token of the tokenizer's rather than the text's.
@@ -133,39 +141,16 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """``ratio`` from the chunks' paired differences, clustered by chunk.
-
-    Its 95 % interval is exp(d ± t se), d the mean difference and se its standard error, with
-    Student's t of one degree of freedom less than there are chunks.
-    """
+    """``ratio`` from the chunks' paired differences, clustered by chunk."""
     tokens = candidate.items.get("chunk_tokens")
     ours, theirs = candidate.items.get("chunk_nll"), reference.items.get("chunk_nll")
     if not tokens or not ours or not theirs or tokens != reference.items.get("chunk_tokens"):
         return {}
-    difference, stderr = ratio_of_sums([a - b for a, b in zip(ours, theirs, strict=True)], tokens)
-    ratio = exp_capped(difference)
-    n = {"ratio": len(tokens)}
-    if stderr is None:
-        return make_values(VALUES, {"ratio": ratio}, n=n)
-    # A fifth of a second that only a comparison is to cost: pytest imports this module to collect.
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(len(tokens) - 1, 0.975)) * stderr
-    interval = (exp_capped(difference - half), exp_capped(difference + half))
-    return make_values(VALUES, {"ratio": ratio}, {"ratio": ratio * stderr}, n, {"ratio": interval})
-
-
-def ratio_of_sums(sums: list[float], counts: list[int]) -> tuple[float, float | None]:
-    """sum(sums)/sum(counts) and its standard error over clusters; None for a single cluster.
-
-    The linearised variance of a ratio estimator (Cochran, Sampling Techniques, 1977, 6.4).
-    """
-    total, k = sum(counts), len(counts)
-    mean = math.fsum(sums) / total
-    if k < 2:
-        return mean, None
-    squares = math.fsum((s - mean * c) ** 2 for s, c in zip(sums, counts, strict=True))
-    return mean, math.sqrt(squares * k / (k - 1)) / total
+    estimate = clustered_ratio(ours, theirs, tokens)
+    if estimate is not None:
+        return {"ratio": to_value(VALUES["ratio"], estimate)}
+    difference, _ = clustered_mean([a - b for a, b in zip(ours, theirs, strict=True)], tokens)
+    return make_values(VALUES, {"ratio": exp_capped(difference)}, n={"ratio": 1})
 
 
 def _plan(
@@ -232,14 +217,14 @@ def _summarise(
 
     ``lm-eval`` counts the bytes and words of the whole text, the others the scored tokens' bytes.
     """
-    nll, stderr = ratio_of_sums(sums, [window.scored for window in windows])
+    nll, stderr = clustered_mean(sums, [window.scored for window in windows])
     numbers: dict[str, float | None] = {"ppl": exp_capped(nll), "nll": nll, "bits_per_byte": None}
     spread = {"nll": stderr, "ppl": None if stderr is None else exp_capped(nll) * stderr}
     chunk_bytes = _scored_bytes(windows, text.ends)
     scored_bytes = sum(chunk_bytes)
     if not scored_bytes:
         return numbers, spread
-    per_byte, byte_stderr = ratio_of_sums(sums, chunk_bytes)
+    per_byte, byte_stderr = clustered_mean(sums, chunk_bytes)
     total = math.fsum(sums)
     whole = protocol == "lm-eval"
     per_byte = total / text.text_bytes if whole else per_byte

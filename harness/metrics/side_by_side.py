@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from harness.metrics._choice_values import accuracy_stderr
 from harness.options import Column, OptionsBase, ValueSpec
 from harness.record import Measured, Record, Validity, Value
+from harness.statistics import share_stderr
 from harness.values import make_values
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
             numbers,
             {
                 "repetition_rate": repetition["repetition_rate_stderr"],
-                "empty_rate": accuracy_stderr(empty),
+                "empty_rate": share_stderr(sum(empty), len(empty)),
             },
             {"repetition_rate": repetition["n"], "empty_rate": len(empty)},
         ),
@@ -146,7 +146,7 @@ def compare_texts(
     middle = median(first_difference(a, b) for a, b in pairs)
     return Agreement(
         {"identical_rate": fmean(same), "first_difference_median": middle},
-        {"identical_rate": accuracy_stderr(same)},
+        {"identical_rate": share_stderr(sum(same), len(same))},
         len(pairs),
     )
 

@@ -17,7 +17,7 @@ from harness.metrics._speed_beside import (
     tell_smaller_but_slower,
 )
 from harness.metrics._speed_processes import merge_speeds
-from harness.options import Column, ValueSpec
+from harness.options import Column, Margin, ValueSpec
 from harness.record import Measured, Record, Validity, Value
 from harness.values import make_values, qualify
 
@@ -91,19 +91,42 @@ class Options(RoundOptions):
                 yield name_shape(batch, prompt_tokens if several else None), batch, prompt_tokens
 
 
-def _speedup_of(name: str) -> ValueSpec:
+# A prompt is a single pass, and so less steady than the many steps of decoding.
+_PREFILL, _DECODE = 0.05, 0.03
+
+
+def _speed(text: str, margin: float) -> ValueSpec:
     return ValueSpec(
-        "", "higher", "over the reference", "batch size", paired=True, of=name, neutral=1.0
+        "tokens/s",
+        "higher",
+        text,
+        "batch size",
+        sampled="processes",
+        margin=Margin(relative=margin),
+    )
+
+
+def _speedup_of(name: str, margin: float) -> ValueSpec:
+    return ValueSpec(
+        "",
+        "higher",
+        "over the reference",
+        "batch size",
+        paired=True,
+        of=name,
+        neutral=1.0,
+        sampled="processes",
+        margin=Margin(absolute=margin),
     )
 
 
 def _time(help_text: str, per: str | None = "batch size") -> ValueSpec:
-    return ValueSpec("s", "lower", help_text, per)
+    return ValueSpec("s", "lower", help_text, per, sampled="processes")
 
 
 VALUES = {
-    "prefill_tokens_per_s": ValueSpec("tokens/s", "higher", "batch*prompt/TTFT", "batch size"),
-    "decode_tokens_per_s": ValueSpec("tokens/s", "higher", "batch/TPOT", "batch size"),
+    "prefill_tokens_per_s": _speed("batch*prompt/TTFT", _PREFILL),
+    "decode_tokens_per_s": _speed("batch/TPOT", _DECODE),
     "ttft_s": _time("time to first token, median"),
     "tpot_s": _time("time per output token, median"),
     "itl_p50_s": _time("single gap between tokens, over all rounds: median"),
@@ -113,15 +136,19 @@ VALUES = {
     "tpot_device_s": _time("time per output token by CUDA events"),
     "compile_s": _time("torch.compile, and the first generation with it"),
     "energy_j_per_token": ValueSpec(
-        "J", "lower", "of the whole GPU per new token, prompt included", "batch size"
+        "J", "lower", "of the whole GPU per new token, prompt included", "batch size",
+        sampled="processes",
     ),
     "step_bytes": ValueSpec(
         "bytes", "lower", "read per decode step: weights, and cache at the mean context",
         "batch size",
     ),
-    "mbu": ValueSpec("", "higher", "step_bytes/TPOT over the bandwidth", "batch size"),
+    "mbu": ValueSpec(
+        "", "higher", "step_bytes/TPOT over the bandwidth", "batch size", sampled="processes"
+    ),
     "prefill_flop_utilisation": ValueSpec(
-        "", "higher", "FLOP of the prompt/TTFT over the matmul peak", "batch size"
+        "", "higher", "FLOP of the prompt/TTFT over the matmul peak", "batch size",
+        sampled="processes",
     ),
     "load_s": _time("loading the model", None),
     "load_read_s": _time("of it, reading the files", None),
@@ -129,8 +156,8 @@ VALUES = {
     "load_move_s": _time("of it, moving to the device", None),
     "bandwidth_bytes_per_s": ValueSpec("bytes/s", None, "copy in this process, read plus write"),
     "matmul_flop_per_s": ValueSpec("FLOP/s", None, "matrix product in this process, at best"),
-    "prefill_speedup": _speedup_of("prefill_tokens_per_s"),
-    "decode_speedup": _speedup_of("decode_tokens_per_s"),
+    "prefill_speedup": _speedup_of("prefill_tokens_per_s", _PREFILL),
+    "decode_speedup": _speedup_of("decode_tokens_per_s", _DECODE),
     "step_bytes_ratio": ValueSpec(
         "", "lower", "over the reference's", "batch size", paired=True, of="step_bytes", neutral=1.0
     ),
@@ -225,7 +252,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     """Ratios of the medians, per batch size that both have, and from which one it pays."""
-    return make_values(VALUES, compare_speeds(candidate, reference))
+    return compare_speeds(candidate, reference, VALUES)
 
 
 def merge_processes(measured: Sequence[Measured]) -> Measured:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from harness.errors import InputError
-from harness.metrics._choice_values import accuracy_stderr, compare_outcomes
+from harness.metrics._choice_values import ACC_MARGIN, compare_outcomes, to_values
 from harness.options import Column, DataSource, ValueSpec
 from harness.record import Measured, Record, Validity, Value
+from harness.statistics import share_interval
 from harness.tasks._rows import Row, RowOptions, load_rows
 from harness.values import make_values
 
@@ -58,25 +59,37 @@ class Options(RowOptions):
 _STRICT, _FLEXIBLE = "exact_match", "exact_match_flexible"
 
 
+def _share(better: Any, text: str, **more: Any) -> ValueSpec:
+    return ValueSpec("", better, text, sampled="items", **more)
+
+
 def _paired(better: Any, text: str, of: str = _STRICT, **more: Any) -> ValueSpec:
-    return ValueSpec(more.pop("unit", ""), better, text, paired=True, of=of, **more)
+    return _share(better, text, paired=True, of=of, **more)
+
+
+def _drop(of: str) -> ValueSpec:
+    return _paired("lower", "reference - own, same items", of, margin=ACC_MARGIN)
+
+
+def _count(better: Any, text: str) -> ValueSpec:
+    return ValueSpec("items", better, text, paired=True, of=_STRICT)
 
 
 VALUES = {
-    _STRICT: ValueSpec("", "higher", "right numbers behind '####' (strict-match)"),
-    _FLEXIBLE: ValueSpec("", "higher", "right last numbers (flexible-extract)"),
+    _STRICT: _share("higher", "right numbers behind '####' (strict-match)", margin=ACC_MARGIN),
+    _FLEXIBLE: _share("higher", "right last numbers (flexible-extract)", margin=ACC_MARGIN),
     "items": ValueSpec("items", None, "items answered"),
     "no_answer": ValueSpec("items", "lower", "answers without any number"),
     "unfinished": ValueSpec("items", "lower", "answers cut off at max_new_tokens"),
     "too_long": ValueSpec("items", "lower", "items left out: no room for prompt and answer"),
     "new_tokens": ValueSpec("tokens", None, "tokens generated"),
-    "accuracy_drop": _paired("lower", "reference - own, same items"),
+    "accuracy_drop": _drop(_STRICT),
     "retention": _paired("higher", "own / reference, same items", neutral=1.0),
     "flip_rate": _paired("lower", "items right on one side only"),
     "answer_change_rate": _paired("lower", "items with another strict number, or none"),
-    "right_to_wrong": _paired("lower", "right in the reference only", unit="items"),
-    "wrong_to_right": _paired(None, "right in the candidate only", unit="items"),
-    "accuracy_flexible_drop": _paired("lower", "reference - own, same items", _FLEXIBLE),
+    "right_to_wrong": _count("lower", "right in the reference only"),
+    "wrong_to_right": _count(None, "right in the candidate only"),
+    "accuracy_flexible_drop": _drop(_FLEXIBLE),
     "retention_flexible": _paired("higher", "own / reference, same items", _FLEXIBLE, neutral=1.0),
 }
 HEADLINE = (
@@ -141,13 +154,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     if found:
         same = _mark_same(ours, theirs)
         found["answer_change_rate"] = compare_outcomes(same, "1" * len(same))["flip_rate"]
-    return make_values(
-        VALUES,
-        {name: estimate.value for name, estimate in found.items()},
-        {name: estimate.stderr for name, estimate in found.items()},
-        {name: estimate.n for name, estimate in found.items()},
-        {name: estimate.interval for name, estimate in found.items()},
-    )
+    return to_values(VALUES, found)
 
 
 def _mark_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
@@ -211,20 +218,15 @@ def score_answers(
         name: [mark == "1" for mark in marks if mark != "-"]
         for name, marks in ((_STRICT, right), (_FLEXIBLE, right_flexible))
     }
-    numbers: dict[str, int | float] = {
-        **{name: sum(row) / len(row) for name, row in rows.items()},
+    counts = {
         "items": len(given),
         "no_answer": sum(not _has_digit(number) for _, number in given),
         "unfinished": sum(a.stopped == "length" for a, _ in given),
         "too_long": generation.too_long,
         "new_tokens": sum(len(a.tokens) for a, _ in given),
     }
-    values = make_values(
-        VALUES,
-        numbers,
-        {name: accuracy_stderr(row) for name, row in rows.items()},
-        {name: len(row) for name, row in rows.items()},
-    )
+    shares = {name: share_interval(sum(row), len(row)) for name, row in rows.items()}
+    values = to_values(VALUES, shares) | make_values(VALUES, counts)
     items = {
         "ids": "number in its data, in order",
         "right": right,

@@ -6,16 +6,15 @@ GPT-2, as lambada_openai of lm-evaluation-harness: right is a word that greedy d
 
 from __future__ import annotations
 
-import math
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from harness.errors import InputError
 from harness.metrics._choice_values import (
+    ACC_MARGIN,
     CHOICE_VALUES,
-    accuracy_stderr,
     compare_choices,
     headline,
 )
@@ -27,10 +26,11 @@ from harness.metrics.multiple_choice import (
     hash_questions,
     score_questions,
 )
-from harness.options import DataSource, ValueSpec
+from harness.options import DataSource, Margin, ValueSpec
 from harness.record import Measured, Record, Validity, Value
+from harness.statistics import clustered_ratio, exp_capped, share_interval
 from harness.tasks._rows import Row, load_rows, refuse_duplicates
-from harness.values import exp_capped, make_values
+from harness.values import make_values, to_value
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
@@ -40,8 +40,20 @@ NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
 _NOT_OF_ONE_OPTION = ("acc_macro", "ties", "answer_change_rate")
 VALUES = {
-    "acc": ValueSpec("", "higher", "share of last words that greedy decoding says"),
-    "perplexity": ValueSpec("", "lower", "exp(mean NLL of the last word, all its tokens)"),
+    "acc": ValueSpec(
+        "",
+        "higher",
+        "share of last words that greedy decoding says",
+        sampled="items",
+        margin=ACC_MARGIN,
+    ),
+    "perplexity": ValueSpec(
+        "",
+        "lower",
+        "exp(mean NLL of the last word, all its tokens)",
+        sampled="items",
+        margin=Margin(relative=0.01),
+    ),
     **{
         name: spec
         for name, spec in CHOICE_VALUES.items()
@@ -54,6 +66,8 @@ VALUES = {
         paired=True,
         of="perplexity",
         neutral=1.0,
+        sampled="items",
+        margin=Margin(absolute=0.01),
     ),
 }
 HEADLINE = headline("lambada")
@@ -123,16 +137,14 @@ def make_question(row: Row, number: int) -> Question:
 
 
 def summarise(scored: list[Scored]) -> dict[str, Value]:
-    """acc and perplexity = exp(-mean log-likelihood of a word), standard error by delta method."""
+    """acc, and perplexity = exp(-mean log-likelihood of a word)."""
     answered = [s for s in scored if s.log_likelihoods is not None]
-    right = [s.greedy[0] for s in answered]
-    perplexity, stderr = _exp_mean([-s.log_likelihoods[0] for s in answered if s.log_likelihoods])
-    return make_values(
-        VALUES,
-        {"acc": fmean(right), "perplexity": perplexity},
-        {"acc": accuracy_stderr(right), "perplexity": stderr},
-        {"acc": len(right), "perplexity": len(right)},
-    )
+    right = sum(s.greedy[0] for s in answered)
+    nats = [-s.log_likelihoods[0] for s in answered if s.log_likelihoods]
+    return {
+        "acc": to_value(VALUES["acc"], share_interval(right, len(answered))),
+        **_exp_mean("perplexity", nats),
+    }
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
@@ -142,17 +154,12 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     if not found or len(ours) != len(theirs):
         return found
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if None not in (a, b)]
-    ratio, stderr = _exp_mean([b - a for a, b in pairs])
-    made = make_values(
-        VALUES,
-        {"perplexity_ratio": ratio},
-        {"perplexity_ratio": stderr},
-        {"perplexity_ratio": len(pairs)},
-    )
-    return found | made
+    return found | _exp_mean("perplexity_ratio", [b - a for a, b in pairs])
 
 
-def _exp_mean(nats: list[float]) -> tuple[float, float | None]:
-    """exp(mean) and its standard error, exp(mean) * sd / sqrt(n), None for fewer than two."""
-    value = exp_capped(fmean(nats))
-    return value, value * stdev(nats) / math.sqrt(len(nats)) if len(nats) > 1 else None
+def _exp_mean(name: str, nats: list[float]) -> dict[str, Value]:
+    """exp of the mean over words, each of which is independent."""
+    estimate = clustered_ratio(nats, [0.0] * len(nats), [1] * len(nats))
+    if estimate is None:
+        return make_values(VALUES, {name: exp_capped(fmean(nats))}, n={name: 1})
+    return {name: to_value(VALUES[name], estimate)}

@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from harness.metrics._choice_values import accuracy_stderr
 from harness.metrics.scores._offline import OfflineMetric
+from harness.statistics import share_stderr
 
 
 class Accuracy(OfflineMetric):
@@ -32,5 +32,5 @@ class Accuracy(OfflineMetric):
         right = [a == b for a, b in zip(predictions, references, strict=True)]
         return {
             "accuracy": sum(right) / len(right) if right else None,
-            "accuracy_stderr": accuracy_stderr(right),
+            "accuracy_stderr": share_stderr(sum(right), len(right)),
         }

@@ -14,8 +14,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from harness.metrics._choice_values import accuracy_stderr
 from harness.metrics.scores._offline import OfflineMetric
+from harness.statistics import share_stderr
 
 
 class ExactMatch(OfflineMetric):
@@ -62,6 +62,6 @@ class ExactMatch(OfflineMetric):
         ]
         return {
             "exact_match": sum(matches) / len(matches) if matches else None,
-            "exact_match_stderr": accuracy_stderr(matches),
+            "exact_match_stderr": share_stderr(sum(matches), len(matches)),
             "matches": matches,
         }
