@@ -12,13 +12,12 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 from harness.environment import scrub
 from harness.errors import InputError
 from harness.record import Record
-from harness.statistics import Estimate, paired_ratio_interval
+from harness.statistics import Estimate, geometric_mean_interval, paired_ratio_interval
 
 SCHEMA = 1
 ENOUGH_PAIRS = 6
@@ -64,7 +63,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One value of both sides: medians, and B over A with its 95 % interval over pairs."""
+    """One value of both sides: geometric means, and B over A with its 95 % interval over pairs."""
 
     value: str
     unit: str
@@ -133,10 +132,19 @@ def compare_sides(samples: Sequence[Sample]) -> list[Ratio]:
             continue
         a, b = [pair[0] for pair in numbers], [pair[1] for pair in numbers]
         ratio = paired_ratio_interval(a, b)
-        found.append(
-            Ratio(name, value.unit, value.better, median(a), median(b), ratio, len(numbers))
-        )
+        found.append(Ratio(name, value.unit, value.better, _mean(a), _mean(b), ratio, len(numbers)))
     return found
+
+
+def _mean(samples: Sequence[float]) -> float:
+    """The geometric mean, so that the ratio of two is the ratio that stands beside them."""
+    return geometric_mean_interval(samples).value
+
+
+def count_pairs(samples: Sequence[Sample]) -> int:
+    """How many pairs are whole and usable."""
+    sides = [sample.pair for sample in samples if sample.record.usable]
+    return sum(sides.count(pair) == 2 for pair in set(sides))
 
 
 def list_differences(samples: Sequence[Sample]) -> list[str]:

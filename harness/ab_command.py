@@ -16,6 +16,7 @@ from harness.ab import (
     SideError,
     check_python,
     compare_sides,
+    count_pairs,
     list_concerns,
     list_differences,
     run_plan,
@@ -59,8 +60,12 @@ def run_ab(
         problem, status = "interrupted", 130
     notes = [*list_differences(samples), *list_concerns(samples)]
     ratios = compare_sides(samples)
-    click.echo(dump_ratios(ratios, notes) if form == "json" else render_ratios(plan, ratios, notes))
-    click.echo(f"every measurement: {path}", err=form == "json")
+    if form == "json":
+        click.echo(dump_ratios(ratios, notes))
+    elif samples:
+        click.echo(render_ratios(plan, ratios, notes, count_pairs(samples)))
+    if path.exists():
+        click.echo(f"every measurement: {path}", err=form == "json")
     if problem:
         click.echo(f"Error: {problem}", err=True)
     return status

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.processes import LEFT_OUT
 from harness.record import Record
 
 
@@ -34,10 +35,13 @@ class _Node:
 def list_series(record: Record) -> list[Series]:
     """Prefill and decode per batch size; empty for a record without timings.
 
-    Rounds of several processes are one series, as pytest-benchmark knows no processes.
+    Rounds of several processes are one series, as pytest-benchmark knows no processes; those that
+    do not count, of an invalid process, are left out.
     """
     series = []
     for shape, samples in record.samples.items():
+        if shape == LEFT_OUT:
+            continue
         batch, prompt_tokens = samples["batch_size"], samples["prompt_tokens"]
         tokens = {"prefill": prompt_tokens, "decode": record.protocol["new_tokens"] - 1}
         prompt = f", prompt {prompt_tokens}" if "x" in shape else ""

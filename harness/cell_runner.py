@@ -18,7 +18,7 @@ from harness.models.load import CellJob
 from harness.models.resolve import find_files
 from harness.models.sources import ModelFiles
 from harness.processes import is_hopeless, join_processes
-from harness.record import CellFacts, Measured, Record, Validity, join_validity
+from harness.record import CellFacts, Measured, Record, Status, Validity, join_validity
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.telemetry import Telemetry, judge_telemetry
 from harness.worker.probe import DeviceFacts
@@ -27,6 +27,14 @@ from harness.worker.protocol import Failure, MeasureRequest, Progress
 
 # Called with the cell's id, the measurement's name and how far it is.
 OnProgress = Callable[[str, str, Progress], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a measurement; ``record`` is of what was measured until then."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
 
 
 class CellRunner:
@@ -49,6 +57,8 @@ class CellRunner:
         self._process_cell = ""
         self._files: dict[str, ModelFiles | Failure] = {}
         self._unloadable: dict[str, Failure] = {}
+        self._loadable: set[str] = set()
+        self._interrupted = False
 
     def measure(
         self,
@@ -61,19 +71,27 @@ class CellRunner:
         """One record: numbers, or the reason why there are none.
 
         ``reference`` is the reference's record of the same measurement, for those that are
-        compared while they are made; ``is_reference`` tells that this will be that record.
+        compared while they are made; ``is_reference`` tells that this will be that record. Ctrl-C
+        raises `Interrupted` where anything was measured before it.
         """
         count = getattr(measurement.options, "processes", 1)
         if count == 1 or not self._isolate:
             return self._measure_once(model, precision, measurement, reference, is_reference)
         records: list[Record] = []
-        for _ in range(count):
-            self.close()  # every sample is a process of its own
-            records.append(
-                self._measure_once(model, precision, measurement, reference, is_reference)
-            )
-            if is_hopeless(records[-1]):
-                return records[-1]
+        try:
+            while len(records) < count:
+                self.close()  # every sample is a process of its own
+                record = self._measure_once(model, precision, measurement, reference, is_reference)
+                if is_hopeless(record) and not any(earlier.values for earlier in records):
+                    return record
+                records.append(record)
+        except KeyboardInterrupt as stop:
+            told = f"interrupted after {len(records)} of {count} processes"
+            if isinstance(stop, Interrupted):
+                records.append(stop.record)
+            if not any(record.values for record in records):
+                raise
+            raise Interrupted(join_processes(records, told)) from None
         self.close()
         return join_processes(records)
 
@@ -111,20 +129,19 @@ class CellRunner:
             failure = process.load(tell)
             loaded = process.loaded
             if failure is not None:
-                answer = self._unloadable[cell] = failure  # what does not load is not loaded again
+                answer = failure
+                if cell not in self._loadable:
+                    self._unloadable[cell] = failure  # what does not load is not loaded again
             else:
-                watched = getattr(module, "NEEDS_TELEMETRY", False)
-                watch = self._start_telemetry(process.pid) if watched else None
+                self._loadable.add(cell)
                 request = MeasureRequest(
                     measurement.name,
                     measurement.options,
                     reference if compares else None,
                     is_reference,
                 )
-                try:
-                    answer = process.measure(request, tell)
-                finally:
-                    telemetry = watch.stop() if watch is not None else None
+                watched = getattr(module, "NEEDS_TELEMETRY", False)
+                answer, telemetry = self._ask(process, request, watched, tell)
             if isinstance(answer, Failure) and answer.traceback:
                 self.close()  # CUDA is of no use to a process once a kernel has failed in it
         known = None if isinstance(files, Failure) else files
@@ -143,7 +160,30 @@ class CellRunner:
         # "total" holds the start of the process and the loading where this was a cell's first.
         seconds = {**(loaded.seconds if loaded else {}), "total": time.monotonic() - start}
         flags = loaded.flags if loaded else ()
-        return _make_record(facts, measurement.name, answer, seconds, flags, telemetry)
+        record = _make_record(facts, measurement.name, answer, seconds, flags, telemetry)
+        if self._interrupted:
+            raise Interrupted(record)
+        return record
+
+    def _ask(
+        self,
+        process: CellProcess | CellInProcess,
+        request: MeasureRequest,
+        watched: bool,
+        tell: Callable[[Progress], None],
+    ) -> tuple[Measured | Failure, dict[str, Any] | None]:
+        """The answer, and what telemetry saw meanwhile; what Ctrl-C leaves is a failure."""
+        watch = self._start_telemetry(process.pid) if watched else None
+        try:
+            answer = process.measure(request, tell)
+        except KeyboardInterrupt:
+            if process.partial is None:
+                raise
+            self._interrupted = True
+            answer = Failure("failed", "interrupted").after(process.partial)
+        finally:
+            telemetry = watch.stop() if watch is not None else None
+        return answer, telemetry
 
     def _start_telemetry(self, worker: int | None) -> Telemetry:
         device = self._machine.device
@@ -239,13 +279,18 @@ def _make_record(
         seconds=seconds,
         telemetry=() if telemetry is None else (telemetry,),
     )
-    if isinstance(answer, Failure):
-        validity = Validity(status=answer.status, reasons=(answer.reason,))
-        return record.model_copy(update={"validity": validity, "traceback": answer.traceback})
-    fields = {name: getattr(answer, name) for name in Measured.model_fields}
-    fields["validity"] = join_validity(
-        answer.validity,
+    measured = answer.measured or answer if isinstance(answer, Failure) else answer
+    if isinstance(measured, Failure):
+        validity = Validity(status=measured.status, reasons=(measured.reason,))
+        return record.model_copy(update={"validity": validity, "traceback": measured.traceback})
+    fields = {name: getattr(measured, name) for name in Measured.model_fields}
+    fields["validity"] = found = join_validity(
+        measured.validity,
         Validity(status="flagged" if flags else "ok", reasons=flags),
         judge_telemetry(telemetry or {}),
     )
+    if isinstance(answer, Failure):  # some numbers are lacking; are those that are there sound?
+        status: Status = "invalid" if found.status == "invalid" else "failed"
+        fields["validity"] = Validity(status=status, reasons=(answer.reason, *found.reasons))
+        fields["traceback"] = answer.traceback
     return record.model_copy(update=fields)

@@ -6,7 +6,9 @@ Writes to the stream that it is given and forgets; knows nothing of pytest.
 from __future__ import annotations
 
 import time
-from typing import TextIO
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TextIO
 
 from harness.worker.protocol import Progress
 
@@ -15,10 +17,20 @@ _REDRAW_EVERY_S = 0.2
 
 
 class ProgressLine:
-    """Shows where a run is; on a terminal it leaves no trace once cleared."""
+    """Shows where a run is; on a terminal it leaves no trace once cleared.
 
-    def __init__(self, stream: TextIO, is_terminal: bool, width: int) -> None:
+    ``uncaptured`` gives a context in which what is written reaches the terminal.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        is_terminal: bool,
+        width: int,
+        uncaptured: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
         self._stream = stream
+        self._uncaptured = uncaptured
         self._is_terminal = is_terminal
         self._width = width
         self._shown = 0
@@ -39,23 +51,25 @@ class ProgressLine:
         if self._is_terminal:
             self._draw(text)
         else:
-            self._stream.write(f"\n{text}\n")
-            self._stream.flush()
+            self._write(f"\n{text}\n")
 
     def clear(self) -> None:
         """Erase the line, leaving the cursor where it was."""
         if self._shown:
-            self._stream.write(" " * self._shown + "\b" * self._shown)
-            self._stream.flush()
+            self._write(" " * self._shown + "\b" * self._shown)
             self._shown = 0
 
     def _draw(self, text: str) -> None:
         """Write and step back, so that whatever pytest prints next overwrites it."""
         text = f" {text}"[: max(10, self._width // 2)]
         padded = text.ljust(self._shown)
-        self._stream.write(padded + "\b" * len(padded))
-        self._stream.flush()
+        self._write(padded + "\b" * len(padded))
         self._shown = len(text)
+
+    def _write(self, text: str) -> None:
+        with self._uncaptured():
+            self._stream.write(text)
+            self._stream.flush()
 
 
 def describe(progress: Progress, elapsed_s: float) -> str:

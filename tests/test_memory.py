@@ -61,6 +61,8 @@ def test_peaks_are_integers_in_their_order(checkpoint: Path) -> None:
     assert tuple(values)[:4] == JUDGED
     assert all(isinstance(values[name], int) and values[name] >= 0 for name in JUDGED)
     assert measured.validity.status == "ok"
+    phases = ("load_peak_bytes", "prefill_peak_bytes", "generate_peak_bytes")
+    assert values["peak_bytes"] == max(values[name] for name in phases)
     allocator = measured.protocol.pop("allocator")
     assert allocator["mmap_threshold_bytes"] == 64 << 10
     assert allocator["name"].startswith("glibc")

@@ -14,11 +14,12 @@ from cells_in_process import write_llama
 from projects import FAST_THROUGHPUT, Project, find_records
 from records import make_record
 
+from harness.benchmark_table import list_series
 from harness.cell_runner import CellRunner
 from harness.machine import Machine, inspect_machine
 from harness.metrics import throughput
 from harness.processes import join_processes
-from harness.record import Record, Validity
+from harness.record import Record, Validity, dump_json
 from harness.statistics import geometric_mean_interval
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec
 
@@ -126,10 +127,16 @@ def made(rate: float, status: str = "ok", reasons: tuple[str, ...] = ()) -> Reco
         "decode_tokens_per_s[1]": rate,
     }
     samples = {"1": {"ttft_s": [1 / rate], "decode_s": [2 / rate], "itl_s": [[1 / rate] * 2]}}
+    samples["1"] |= {"batch_size": 1, "prompt_tokens": 8}
     return make_record(
         "throughput", values=values, samples=samples, status=status, reasons=reasons,
         seconds={"load": 1.0, "total": 2.0}, telemetry=({"samples": 3},),
+        protocol={"new_tokens": 3},
     )  # fmt: skip
+
+
+def died(reason: str) -> Record:
+    return make_record("throughput", status="failed", reasons=(reason,))
 
 
 def test_two_processes_by_hand() -> None:
@@ -154,11 +161,51 @@ def test_flags_are_joined_and_an_invalid_process_does_not_count() -> None:
     assert record.values["decode_tokens_per_s[1]"].value == pytest.approx(10)
 
 
+def test_the_rounds_of_an_invalid_process_are_kept_apart() -> None:
+    hot = made(99.0, "invalid", ("hot",))
+    record = join_processes([hot, made(10.0), made(10.0)])
+    assert record.samples["1"]["ttft_s"] == [0.1, 0.1]
+    assert record.samples["left_out"] == [{"reasons": ("hot",), "samples": hot.samples}]
+    shown = list_series(record)
+    assert [series.name for series in shown] == ["m[fp32]::prefill[1]", "m[fp32]::decode[1]"]
+    assert shown[0].seconds == (0.1, 0.1)
+    one = join_processes([hot, made(10.0), died("gone")])
+    assert one.validity.status == "failed"
+    assert one.samples["1"]["ttft_s"] == [0.1]
+    assert one.samples["left_out"][0]["samples"] == hot.samples
+    assert Record.model_validate_json(dump_json(one)).samples["left_out"][0]["reasons"] == ["hot"]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_numbers_of_an_invalid_process_make_no_failed_record(order: tuple[int, int]) -> None:
+    """Whose numbers are taken for sound."""
+    given = (made(99.0, "invalid", ("hot",)), died("gone"))
+    record = join_processes([given[index] for index in order])
+    assert record.validity.status == "invalid"
+    assert set(record.validity.reasons[1:]) == {"hot", "gone"}
+    assert record.samples["1"]["ttft_s"] == [1 / 99]
+    assert "left_out" not in record.samples
+
+
+def test_what_a_process_had_finished_before_it_failed_counts() -> None:
+    part = made(40.0, "failed", ("gone at batch 2",))
+    record = join_processes([made(10.0), part, died("gone")])
+    assert record.values["decode_tokens_per_s[1]"].value == pytest.approx(20)
+    assert record.validity.status == "failed"
+    assert record.validity.reasons == (
+        "2 of 3 processes gave not all numbers, and an interval needs 2 that do",
+        "gone at batch 2",
+        "gone",
+    )
+    assert join_processes([made(10.0), part, made(40.0)]).validity.status == "flagged"
+
+
 @pytest.mark.parametrize(("status", "expected"), [("invalid", "invalid"), ("failed", "failed")])
 def test_one_process_makes_no_interval_but_what_it_measured_stays(
     status: str, expected: str
 ) -> None:
-    record = join_processes([made(10.0), made(1.0, status, ("hot",)), made(1.0, status, ("hot",))])
+    lost = died("hot") if status == "failed" else made(1.0, status, ("hot",))
+    record = join_processes([made(10.0), lost, lost])
     assert record.validity.status == expected
     assert record.validity.reasons == (
         "2 of 3 processes gave no numbers, and an interval needs 2 that do",

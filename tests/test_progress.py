@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from cells_in_process import write_checkpoint
+from projects import Project
 
 from harness import progress
 from harness.progress import ProgressLine, describe
@@ -122,3 +130,31 @@ def test_a_new_measurement_starts_the_clock_again(clock: Clock) -> None:
     clock.now += 1
     line.show("b", Progress(3, 9, "windows"))
     assert log.getvalue() == "\nb: 3 of 9 windows, 0.1/s, about 60 s left\n"
+
+
+def test_a_person_at_a_terminal_sees_it_while_pytest_captures(tmp_path: Path) -> None:
+    """A real pytest on a real terminal: what a running test writes is captured otherwise."""
+    project = Project(tmp_path)
+    write_checkpoint(tmp_path / "model", num_hidden_layers=1)
+    project.write(
+        "suites/s.yaml",
+        "name: s\nmodels: [{name: m, source: ../model}]\nprecisions: [fp32]\n"
+        "measure:\n  perplexity: {text: ../text.txt, context: 16, stride: 8, batch_size: 1}\n",
+    )
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "suites"],
+        cwd=tmp_path,
+        env={**project.environment, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the other end is closed: how a terminal says the end
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    os.close(ours)
+    assert process.wait() == 0, seen.decode()
+    assert b"cell 1/1 m[fp32] perplexity" in seen

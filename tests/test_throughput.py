@@ -17,9 +17,11 @@ from suite_files import PARTS, check_marked, load_parts, suite_text
 from harness.errors import InputError
 from harness.metrics import _shapes
 from harness.metrics._forward import is_out_of_memory
+from harness.metrics._growth import GrowthWatch
 from harness.metrics._speed_values import summarise_device, summarise_rounds
 from harness.metrics.throughput import Options, measure
 from harness.models.load import LoadedCell
+from harness.record import Measured
 
 QUICK = {
     "prompt_tokens": 8,
@@ -208,11 +210,76 @@ def test_a_longer_prompt_that_does_not_fit_leaves_the_shorter_s_batches(
     cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_shapes, "free_bytes", lambda device: 4 * (8 * 16 + 19 * 512 + 264 * 4) - 1)
+    monkeypatch.setattr(GrowthWatch, "predict", lambda *_: None)
     measured = measure(cell, options(prompt_tokens=(16, 8), batch_sizes=(1, 4, 5)), CONTEXT)
     assert list(measured.samples) == ["1x16", "1x8", "4x8", "5x8"]
     told = [reason for reason in measured.validity.reasons if "settled" not in reason]
     assert told[0].startswith("out of memory at batch 4x16: it needs at least 4.36e-05 GB")
     assert told[1] == "batch 5x16 not tried: batch 4x16 did not fit"
+
+
+def test_a_larger_batch_is_judged_by_what_a_smaller_one_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What must be there at least is a fraction of what the activations of a real model take."""
+    wide = load(write_llama(tmp_path, hidden_size=256, intermediate_size=1024))
+    given = options(prompt_tokens=200, batch_sizes=(4, 64, 128))
+    least = 64 * (8 * 200 + 203 * 2 * 2 * 2 * 64 * 4 + 264 * 4)
+    monkeypatch.setattr(_shapes, "free_bytes", lambda device: least + (8 << 20))
+    measured = measure(wide, given, CONTEXT)
+    told = [reason for reason in measured.validity.reasons if "settled" not in reason]
+    assert set(measured.samples) == {"4"}
+    assert told[0].startswith("out of memory at batch 64: by what a smaller batch took it needs ")
+    assert told[0].endswith(f" {(least + (8 << 20)) / 1e9:.3g} GB were free; not run")
+    assert told[1] == "batch 128 not tried: batch 64 did not fit"
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_what_a_batch_takes_is_foretold(tmp_path: Path, cache: str) -> None:
+    """Within what the C library's heap may add: a tenth too little, half too much."""
+    wide = load(write_llama(tmp_path, hidden_size=256, intermediate_size=1024))
+    timer = _shapes.ShapeTimer(wide, options(prompt_tokens=200, cache=cache))
+    timer.time(16, 200)
+    expected = timer._expected_bytes(48, 200)
+    timer.time(48, 200)
+    took = timer._growth._taken[200][48] + (timer._cache_bytes(48, 200) if cache == "static" else 0)
+    assert expected is not None
+    assert 0.9 * took < expected < 1.5 * took
+    assert took > 2 * timer._least_bytes(48, 200)
+
+
+def test_every_shape_is_kept_before_the_next_is_begun(cell: LoadedCell) -> None:
+    """The roofline included; without the values that it gives."""
+    kept: list[tuple[str, Measured]] = []
+    context = dataclasses.replace(CONTEXT, keep=lambda m, before: kept.append((before, m)))
+    given = options(batch_sizes=(1, 2, 3), roofline=True)
+    measured = measure(cell, given, context)
+    assert [(before, list(m.samples)) for before, m in kept] == [
+        ("batch 2", ["1"]),
+        ("batch 3", ["1", "2"]),
+        ("the roofline", ["1", "2", "3"]),
+    ]
+    last = kept[-1][1]
+    assert last.samples == measured.samples
+    lacking = measured.values.keys() - last.values.keys()
+    assert {name.partition("[")[0] for name in lacking} == {
+        "mbu", "prefill_flop_utilisation", "bandwidth_bytes_per_s", "matmul_flop_per_s",
+    }  # fmt: skip
+    assert all(measured.values[name] == value for name, value in last.values.items())
+
+
+def test_a_roofline_that_does_not_fit_leaves_the_shapes(
+    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(device: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(_shapes, "measure_bandwidth", fail)
+    measured = measure(cell, options(roofline=True, batch_sizes=(1, 2)), CONTEXT)
+    assert measured.validity.status == "flagged"
+    assert any(r.startswith("out of memory at the roofline: ") for r in measured.validity.reasons)
+    assert set(measured.samples) == {"1", "2"}
+    assert "mbu[1]" not in measured.values
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import torch
 
-    from harness.record import Record
+    from harness.record import Measured, Record
 
 T = TypeVar("T")
 
 # Called with items done, items in all and what an item is.
 Progress = Callable[[int, int, str], None]
+# Called with what is measured so far and the name of what comes next.
+Keep = Callable[["Measured", str], None]
 
 _MAX_LOGIT_BYTES = 1 << 28
 
@@ -28,6 +30,7 @@ class MeasureContext:
 
     ``reference`` is the reference cell's record of this very measurement, where this cell is
     compared with one; ``is_reference`` tells that this cell is the one others are compared with.
+    ``keep`` takes what shall stand should the process not survive what comes next.
     """
 
     suite_folder: Path
@@ -35,6 +38,7 @@ class MeasureContext:
     progress: Progress
     reference: Record | None = None
     is_reference: bool = False
+    keep: Keep = lambda measured, before: None
 
 
 def logits_at(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

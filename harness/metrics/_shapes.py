@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.metrics._forward import free_memory, is_out_of_memory, keeps_logits
 from harness.metrics._generate import Generation, Generator, make_prompt
+from harness.metrics._growth import GrowthWatch
 from harness.metrics._roofline import (
     last_level_cache_bytes,
     measure_bandwidth,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from harness.metrics.throughput import Options
     from harness.models.load import LoadedCell
 
+T = TypeVar("T")
 Numbers = dict[str, int | float | None]
 
 
@@ -45,27 +47,46 @@ class ShapeTimer:
         self._loaded = loaded
         self._options = options
         self._work = count_work(loaded)
+        self._growth = GrowthWatch(loaded.meter, loaded.device)
 
     def time(self, batch: int, prompt_tokens: int) -> Timed | str:
         """Warm-up and rounds; a sentence with what was free where memory runs out.
 
-        What the shape needs at least is compared with that first: on a CPU the kernel would kill
-        the process instead of refusing.
+        What the shape needs is compared with that first: on a CPU the kernel would kill the process
+        instead of refusing.
         """
+        self._growth.settle()
         free = free_bytes(self._loaded.device)
-        needed = self._least_bytes(batch, prompt_tokens)
-        if free is not None and needed > free:
-            return f"it needs at least {_gb(needed)}, {_gb(free)} were free; not run"
+        if free is not None:
+            least = self._least_bytes(batch, prompt_tokens)
+            if least > free:
+                return f"it needs at least {_gb(least)}, {_gb(free)} were free; not run"
+            expected = self._expected_bytes(batch, prompt_tokens)
+            if expected is not None and expected > free:
+                return (
+                    f"by what a smaller batch took it needs about {_gb(expected)}, {_gb(free)} "
+                    "were free; not run"
+                )
+        return self._within_memory(lambda: self._time(batch, prompt_tokens))
+
+    def compare_with_peaks(self, numbers: Numbers, samples: Mapping[str, Any]) -> Numbers | str:
+        """MBU and FLOP utilisation of every shape, and the peaks they are shares of.
+
+        A sentence with what was free where memory runs out.
+        """
+        return self._within_memory(lambda: self._compare_with_peaks(numbers, samples))
+
+    def _within_memory(self, work: Callable[[], T]) -> T | str:
+        free = free_bytes(self._loaded.device)
         try:
-            return self._time(batch, prompt_tokens)
+            return work()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         free_memory()  # out here, where the error's frames no longer hold the batch
         return f"{_gb(free)} were free"
 
-    def compare_with_peaks(self, numbers: Numbers, samples: Mapping[str, Any]) -> Numbers:
-        """MBU and FLOP utilisation of every shape, and the peaks they are shares of."""
+    def _compare_with_peaks(self, numbers: Numbers, samples: Mapping[str, Any]) -> Numbers:
         device = self._loaded.device
         bandwidth = measure_bandwidth(device)
         peak = measure_matmul_peak(device, find_compute_dtype(self._loaded))
@@ -101,7 +122,9 @@ class ShapeTimer:
 
         try:
             compile_s = generator.compile(prompt, new_tokens) if options.compile else None
-            settled = warm_up(lambda: run().ready[-1], options)
+            settled = warm_up(
+                lambda: self._growth.watch(batch, prompt_tokens, run).ready[-1], options
+            )
             before = read_energy_j(device)
             rounds = take_rounds(run, options)
             after = read_energy_j(device)
@@ -122,13 +145,26 @@ class ShapeTimer:
         return Timed(from_rounds, others, shape | _keep(rounds), len(rounds), settled)
 
     def _least_bytes(self, batch: int, prompt_tokens: int) -> int:
-        """Token ids, keys and values of the whole length, and the logits that the prompt gives."""
+        """Token ids, keys and values of the whole length, and the logits that the prompt gives.
+
+        No activations: how large they are depends on the model's code.
+        """
         model = self._loaded.model
         vocabulary: int = model.get_input_embeddings().num_embeddings
         rows = 1 if keeps_logits(model) else prompt_tokens
-        cached = (self._work.kv_bytes or 0) * (prompt_tokens + self._options.new_tokens)
         logits = rows * vocabulary * int(model.dtype.itemsize)
-        return batch * (8 * prompt_tokens + cached + logits)
+        return batch * (8 * prompt_tokens + logits) + self._cache_bytes(batch, prompt_tokens)
+
+    def _expected_bytes(self, batch: int, prompt_tokens: int) -> int | None:
+        """All of it, from a smaller batch of this length; None where none has run on a CPU."""
+        grown = self._growth.predict(batch, prompt_tokens)
+        if grown is None or self._options.cache == "dynamic":
+            return grown
+        return grown + self._cache_bytes(batch, prompt_tokens)  # a static one outlives a generation
+
+    def _cache_bytes(self, batch: int, prompt_tokens: int) -> int:
+        length = prompt_tokens + self._options.new_tokens
+        return batch * length * (self._work.kv_bytes or 0)
 
 
 def _keep(rounds: Sequence[Generation]) -> dict[str, list[Any]]:

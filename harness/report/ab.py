@@ -14,10 +14,13 @@ from rich.text import Text
 from harness.ab import ENOUGH_PAIRS, Plan, Ratio
 
 
-def render_ratios(plan: Plan, ratios: Sequence[Ratio], notes: Sequence[str]) -> str:
-    """A row per value; the better side is named where the interval leaves 1 out."""
+def render_ratios(plan: Plan, ratios: Sequence[Ratio], notes: Sequence[str], pairs: int) -> str:
+    """A row per value; the better side is named where the interval leaves 1 out.
+
+    ``pairs`` is how many whole pairs were measured. Means are geometric.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("median over processes", no_wrap=True)
+    table.add_column("mean over processes", no_wrap=True)
     for title in ("A", "B", "B/A", "95 % interval"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("better", no_wrap=True)
@@ -32,10 +35,10 @@ def render_ratios(plan: Plan, ratios: Sequence[Ratio], notes: Sequence[str]) -> 
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
-    used = max((row.pairs for row in ratios), default=0)
-    told = [*_describe_sides(plan), "", *(lines if ratios else ["no value that both sides have"])]
-    told += ["", f"{used} of {plan.pairs} pairs of fresh processes, in the order A B, B A, …"]
-    if used < ENOUGH_PAIRS:
+    nothing = "no ratio: an interval needs 2 whole pairs, and a value that both sides have"
+    told = [*_describe_sides(plan), "", *(lines if ratios else [nothing])]
+    told += ["", f"{pairs} of {plan.pairs} pairs of fresh processes, in the order A B, B A, …"]
+    if ratios and pairs < ENOUGH_PAIRS:
         told.append(
             f"warning: a comparison that must hold uses at least {ENOUGH_PAIRS} pairs (--pairs)"
         )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.record import Measured
-from harness.worker.protocol import Failure, Loaded, MeasureRequest, Progress
+from harness.worker.protocol import Failure, Loaded, MeasureRequest, Partial, Progress
 
 if TYPE_CHECKING:
     from harness.models.load import CellJob
@@ -36,6 +36,7 @@ class CellProcess:
     def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
         self.loaded: Loaded | None = None
         self.measured = 0
+        self.partial: Partial | None = None
         self._timeout_s = timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._log = tempfile.NamedTemporaryFile(prefix="harness-cell-", suffix=".log")  # noqa: SIM115
@@ -64,7 +65,11 @@ class CellProcess:
         return None
 
     def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
-        """Load the cell if it is not, measure, and return the outcome, whatever happens to it."""
+        """Load the cell if it is not, measure, and return the outcome, whatever happens to it.
+
+        ``partial`` is then, and when Ctrl-C ends the waiting, the last thing that was kept.
+        """
+        self.partial = None
         failure = self.load(on_progress)
         if failure is not None:
             return failure
@@ -74,7 +79,7 @@ class CellProcess:
             return self._explain_death(f"before {request.measurement}")
         self.measured += 1
         answer: Measured | Failure = self._await(on_progress, f"measuring {request.measurement}")
-        return answer
+        return answer.after(self.partial) if isinstance(answer, Failure) else answer
 
     def close(self) -> None:
         """End the process: ask, wait two seconds, kill."""
@@ -86,7 +91,7 @@ class CellProcess:
         self._log.close()
 
     def _await(self, on_progress: OnProgress, doing: str) -> Any:
-        """The worker's next answer that is no progress; a `Failure` where it died or hung."""
+        """The worker's next answer that is final; a `Failure` where it died or hung."""
         while True:
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -102,9 +107,12 @@ class CellProcess:
                     answer = self._connection.recv()
                 except (EOFError, OSError):
                     return self._explain_death(f"while {doing}")
-                if not isinstance(answer, Progress):
+                if isinstance(answer, Partial):
+                    self.partial = answer
+                elif isinstance(answer, Progress):
+                    on_progress(answer)
+                else:
                     return answer
-                on_progress(answer)
             elif ready:
                 return self._explain_death(f"while {doing}")
 
@@ -133,6 +141,7 @@ class CellInProcess:
     def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
         self.loaded: Loaded | None = None
         self.measured = 0
+        self.partial: Partial | None = None
         self._job = job
         self._cell: Any = None
 
@@ -156,11 +165,20 @@ class CellInProcess:
         """Load the cell if it is not, and measure."""
         from harness.worker.serve import measure
 
+        self.partial = None
         failure = self.load(on_progress)
         if failure is not None:
             return failure
         self.measured += 1
-        return _explain_mistake(lambda: measure(self._cell, request, on_progress))
+
+        def receive(message: Partial | Progress) -> None:
+            if isinstance(message, Partial):
+                self.partial = message
+            else:
+                on_progress(message)
+
+        answer = _explain_mistake(lambda: measure(self._cell, request, receive))
+        return answer.after(self.partial) if isinstance(answer, Failure) else answer
 
     def close(self) -> None:
         """Let go of the model."""

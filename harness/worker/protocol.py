@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from harness.record import Record
+from harness.record import Measured, Record
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` units are measured."""
+    """``done`` of ``total`` units are measured; 0 of so many "items" comes before the first."""
 
     done: int
     total: int
@@ -43,12 +43,29 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """No number: ``failed``, or ``skipped`` where something cannot be had on this machine.
+class Partial:
+    """What is measured so far, and stands even if the process does not survive ``before``."""
 
-    ``traceback`` is empty for a user's mistake, whose ``reason`` stands alone.
+    measured: Measured
+    before: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No number, or not all: ``failed``, or ``skipped`` where this machine cannot have one.
+
+    ``traceback`` is empty for a user's mistake, whose ``reason`` stands alone. ``measured`` is
+    what was finished before.
     """
 
     status: Literal["failed", "skipped"]
     reason: str
     traceback: str = ""
+    measured: Measured | None = None
+
+    def after(self, partial: Partial | None) -> Failure:
+        """The same of a measurement that had kept ``partial``."""
+        if partial is None:
+            return self
+        reason = f"{self.reason} (at {partial.before}; what was finished before it stands)"
+        return replace(self, reason=reason, measured=partial.measured)

@@ -17,11 +17,11 @@ from harness.catalog import load_measurement
 from harness.errors import InputError, UnavailableError
 from harness.models.load import CellJob, LoadedCell, load_cell
 from harness.record import Measured
-from harness.worker.protocol import Failure, Loaded, MeasureRequest, Progress
+from harness.worker.protocol import Failure, Loaded, MeasureRequest, Partial, Progress
 
 
 def serve(connection: Connection, job: CellJob, log_path: str) -> None:
-    """Send `Loaded` or `Failure`; then per `MeasureRequest` progress and `Measured` or `Failure`.
+    """Send `Loaded` or `Failure`; then per `MeasureRequest` what `measure` sends, and its outcome.
 
     Ends when the other side closes the pipe. What the libraries print goes to ``log_path``.
     """
@@ -47,7 +47,7 @@ def describe_loaded(loaded: LoadedCell) -> Loaded:
 
 
 def measure(loaded: LoadedCell, request: MeasureRequest, send: Callable[[Any], None]) -> Measured:
-    """Run one measurement on a loaded model; ``send`` takes its `Progress`."""
+    """Run one measurement on a loaded model; ``send`` takes its `Progress` and `Partial`s."""
     from harness.metrics._forward import MeasureContext
 
     context = MeasureContext(
@@ -56,6 +56,7 @@ def measure(loaded: LoadedCell, request: MeasureRequest, send: Callable[[Any], N
         progress=lambda done, total, unit: send(Progress(done, total, unit)),
         reference=request.reference,
         is_reference=request.is_reference,
+        keep=lambda measured, before: send(Partial(measured, before)),
     )
     module = load_measurement(request.measurement)
     measured: Measured = module.measure(loaded, request.options, context)
