@@ -18,10 +18,10 @@ from pathlib import Path
 from harness.errors import InputError
 from harness.places import cache_folder
 
-KINDS = ("references", "tokens", "distributions")
+KINDS = ("references", "tokens", "distributions", "questions")
 LIMIT_VARIABLE = "PRECISION_HARNESS_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
-# Records are small, and removing one costs a whole measurement.
+# Records and questions are small, and removing a record costs a whole measurement.
 _REMOVED_FOR_ROOM = ("tokens", "distributions")
 # Between two cells of a run no process holds the reference's distribution: what was used within
 # this time may belong to such a run.

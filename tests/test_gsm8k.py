@@ -137,7 +137,9 @@ def test_a_prompt_is_the_question_behind_drawn_examples(tmp_path: Path) -> None:
     for problem, drawn, asked in zip(problems, DRAWN, (50, 51), strict=True):
         shown = "".join(f"Question: How many is {n}?\nAnswer: Count.\n#### {n}\n\n" for n in drawn)
         assert problem == Problem(
-            f"{shown}Question: How many is {asked}?\nAnswer:", f"Count.\n#### {asked}"
+            f"{shown}Question: How many is {asked}?\nAnswer:",
+            f"Count.\n#### {asked}",
+            f"How many is {asked}?",
         )
 
 

@@ -80,6 +80,7 @@ def generate_texts(
             f"the shortest prompt has {min(map(len, rows))} tokens; with {max_new_tokens} new ones "
             f"that exceeds the {limit} of {loaded.job.model.name}: shorten it, or `max_new_tokens`"
         )
+    context.progress(0, len(fitting), "items")
     answers: list[Generated | None] = [None] * len(rows)
     done = 0
 

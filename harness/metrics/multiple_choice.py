@@ -22,6 +22,7 @@ from harness.metrics._prefix_forward import Cost, Target, predict_tokens
 from harness.metrics._prefix_tree import Tokens
 from harness.metrics._prompts import encode_all, prompt_protocol, render_prompt
 from harness.options import DataSource, OptionsBase, ValueSpec
+from harness.questions import KEY, Item, keep_questions
 from harness.record import Measured, Validity
 from harness.values import base_name, make_values
 
@@ -50,7 +51,9 @@ class ChoiceOptions(OptionsBase):
 class Question:
     """A prompt, the texts that may follow it behind ``delimiter``, and the index of the right one.
 
-    ``prompts`` holds one per option where they differ, as in WinoGrande.
+    ``prompts`` holds one per option where they differ, as in WinoGrande. ``asked`` and ``choices``
+    are for a reader: the question without examples, and what is to be chosen from, where these are
+    not the prompt and the options.
     """
 
     id: str
@@ -60,10 +63,17 @@ class Question:
     answer: int
     delimiter: str = " "
     prompts: tuple[str, ...] | None = None
+    asked: str | None = None
+    choices: tuple[str, ...] | None = None
 
     def prompt_of(self, option: int) -> str:
         """What option number ``option`` follows."""
         return self.prompt if self.prompts is None else self.prompts[option]
+
+    def for_reader(self) -> Item:
+        """What is kept of it beside the run file."""
+        asked = self.prompt if self.asked is None else self.asked
+        return Item(self.id, asked, self.choices or self.options, self.answer)
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,7 @@ def measure_questions(
     values = summarise_groups(specs, outcomes, subjects) | make_values(specs, counts)
     items = {
         "ids": "subject/number in its data, in order",
+        KEY: keep_questions(question.for_reader() for question in questions),
         "subjects": subjects,
         "chosen": _row(scored, LETTERS, lambda s: s.chosen or 0),
         "right": outcomes["acc"],
@@ -202,6 +213,7 @@ def score_questions(
             targets += [
                 Target(number, start + at, token, (i, option)) for at, token in enumerate(tokens)
             ]
+    context.progress(0, len(questions) - len(too_long), "items")
     sums: dict[Any, float] = {}
     greedy: dict[Any, bool] = {}
 

@@ -172,6 +172,7 @@ def build_questions(
                 id=f"{question.subject}/{i}",
                 prompt=shown + question.prompt,
                 prompts=question.prompts and tuple(shown + prompt for prompt in question.prompts),
+                asked=question.prompt if question.asked is None else question.asked,
             )
         )
     return questions

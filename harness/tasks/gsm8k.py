@@ -19,6 +19,7 @@ from pydantic import Field
 from harness.errors import InputError
 from harness.metrics._choice_values import ACC_MARGIN, compare_outcomes, to_values
 from harness.options import Column, DataSource, ValueSpec
+from harness.questions import KEY, Item, keep_questions
 from harness.record import Measured, Record, Validity, Value
 from harness.statistics import share_interval
 from harness.tasks._rows import Row, RowOptions, load_rows
@@ -100,10 +101,14 @@ HEADLINE = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt and the answer it was published with, reasoning included."""
+    """A prompt and the answer it was published with, reasoning included.
+
+    ``question`` is what the prompt asks, without examples.
+    """
 
     prompt: str
     answer: str
+    question: str = ""
 
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
@@ -188,7 +193,7 @@ def load_problems(options: Options, context: MeasureContext) -> list[Problem]:
                 )
             shots = draw.sample(others, options.shots)
         shown = "".join(f"{_ask(shot)} {_read_answer(shot)}\n\n" for shot in shots)
-        problems.append(Problem(shown + _ask(row), _read_answer(row)))
+        problems.append(Problem(shown + _ask(row), _read_answer(row), row.text("question")))
     return problems
 
 
@@ -229,6 +234,10 @@ def score_answers(
     values = to_values(VALUES, shares) | make_values(VALUES, counts)
     items = {
         "ids": "number in its data, in order",
+        KEY: keep_questions(
+            Item(f"gsm8k/{i}", problem.question, (), problem.answer)
+            for i, problem in enumerate(problems)
+        ),
         "right": right,
         "right_flexible": right_flexible,
         "answers": strict,

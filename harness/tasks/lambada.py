@@ -27,6 +27,7 @@ from harness.metrics.multiple_choice import (
     score_questions,
 )
 from harness.options import DataSource, Margin, ValueSpec
+from harness.questions import KEY, Item, keep_questions
 from harness.record import Measured, Record, Validity, Value
 from harness.statistics import clustered_ratio, exp_capped, share_interval
 from harness.tasks._rows import Row, load_rows, refuse_duplicates
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
+_MARGIN = Margin(relative=0.01)
 _NOT_OF_ONE_OPTION = ("acc_macro", "ties", "answer_change_rate")
 VALUES = {
     "acc": ValueSpec(
@@ -52,7 +54,7 @@ VALUES = {
         "lower",
         "exp(mean NLL of the last word, all its tokens)",
         sampled="items",
-        margin=Margin(relative=0.01),
+        margin=_MARGIN,
     ),
     **{
         name: spec
@@ -67,7 +69,7 @@ VALUES = {
         of="perplexity",
         neutral=1.0,
         sampled="items",
-        margin=Margin(absolute=0.01),
+        margin=_MARGIN,
     ),
 }
 HEADLINE = headline("lambada")
@@ -110,6 +112,10 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         },
         items={
             "ids": "number in its data, in order",
+            KEY: keep_questions(
+                Item(question.id, question.prompt, (), question.options[0].strip())
+                for question in questions
+            ),
             "right": "".join(
                 "-" if word is None else "01"[s.greedy[0]]
                 for word, s in zip(words, scored, strict=True)

@@ -93,6 +93,8 @@ def build_questions(
             prompt=heading + examples + _render(row, letters),
             options=_answers(row, letters),
             answer=row.answer,
+            asked=row.question.strip(),
+            choices=row.choices,
         )
         for i, row in enumerate(test)
     ]

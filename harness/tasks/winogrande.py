@@ -40,19 +40,23 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
 def make_question(row: Row) -> Question:
     """Two beginnings, one end."""
-    start, blank, end = row.text("sentence").partition("_")
+    sentence = row.text("sentence")
+    start, blank, end = sentence.partition("_")
     if not blank:
         raise InputError(f"{row.where}: field 'sentence' has no blank, '_': {start!r}")
     if row.own and "_" in end:
         raise InputError(f"{row.where}: field 'sentence' has more than one blank, '_'")
     if row.own and not end.strip():
         raise InputError(f"{row.where}: field 'sentence' has nothing behind its blank to score")
+    choices = (row.filled("option1"), row.filled("option2"))
     question = Question(
         id=row.where,
         subject="winogrande",
         prompt=start,
         options=(end.strip(),) * 2,
         answer=row.index("answer", "12"),
-        prompts=(start + row.filled("option1"), start + row.filled("option2")),
+        prompts=(start + choices[0], start + choices[1]),
+        asked=sentence,
+        choices=choices,
     )
     return check_question(row, question, "'option1', 'option2'")
