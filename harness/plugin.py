@@ -6,6 +6,7 @@ Loaded by one line in a root conftest.py: ``pytest_plugins = ["harness.plugin"]`
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -14,17 +15,16 @@ from typing import Any
 import pytest
 
 from harness.catalog import UnknownNameError
-from harness.cells import Cell, Selection, build_cells, check_selection
-from harness.node_ids import NamedNodes
-from harness.progress import ProgressLine
+from harness.cells import Cell, build_cells, check_selection
+from harness.errors import InputError
+from harness.invocation import Invocation
+from harness.junit import list_properties
 from harness.record import Record
-from harness.runner import RunSettings, SuiteRun
-from harness.session import Planned, Session
+from harness.session import Planned
 from harness.suite import MeasurementSpec, Suite, load_suite
 from harness.worker.process import start_server
-from harness.worker.protocol import Progress
 
-_STATE = pytest.StashKey["HarnessState"]()
+_STATE = pytest.StashKey[Invocation]()
 _SUITE_KEYS = re.compile(rb"^(models|precisions|measure)[ \t]*:", re.MULTILINE)
 
 
@@ -49,6 +49,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="where run files go, under the root folder (default: results/runs)",
     )
+    group.addoption(
+        "--against",
+        metavar="FILE|REV|none",
+        help="judge by these thresholds or this earlier run, beside the suite's limits "
+        "(default: results/thresholds/<suite>/<device>.json, where it exists)",
+    )
+    group.addoption(
+        "--bless", action="store_true", help="make thresholds of this run; takes --reason"
+    )
+    group.addoption("--reason", default="", metavar="TEXT", help="why, for --bless")
     group.addoption(
         "--on-inconclusive",
         choices=("warn", "fail"),
@@ -78,7 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
     device = config.getoption("--device")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise pytest.UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {device!r}")
-    state = HarnessState(config)
+    if config.getoption("--bless") and not config.getoption("--reason").strip():
+        raise pytest.UsageError("--bless needs --reason 'why these numbers are the new ones'")
+    state = Invocation(config)
     config.stash[_STATE] = state
     config.args[:] = [state.named.split(argument) for argument in config.args]
 
@@ -155,45 +167,46 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     except OSError as error:
         state.problem = f"the run file was not written, its journal is kept: {error}"
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+    if session.config.getoption("--bless") and not state.problem:
+        try:
+            state.blessed = state.bless()
+        except InputError as error:
+            state.problem = f"not blessed: {error}"
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if state.broken_suites and session.exitstatus == pytest.ExitCode.INTERRUPTED:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    from harness.report.details import render_details
-    from harness.report.flips import render_flips
-    from harness.report.matrix import list_notes, render_matrix
+@pytest.hookimpl(wrapper=True)
+def pytest_terminal_summary(
+    terminalreporter: Any, config: pytest.Config
+) -> Generator[None, None, None]:
+    """Last, and also where another plugin's summary ends in an error, as a regression's does."""
+    try:
+        return (yield)
+    finally:
+        _summarise(terminalreporter, config)
+
+
+def _summarise(terminalreporter: Any, config: pytest.Config) -> None:
+    from harness.report.summary import summarise_run
 
     state = config.stash[_STATE]
     if state.problem:
         terminalreporter.write_line(state.problem, red=True)
+    markup = terminalreporter._tw
+    details = config.get_verbosity() > 0
     for run in state.session.finished:
-        records = run.completed()
-        writer = terminalreporter._tw
         terminalreporter.section(f"precision-harness: {run.suite.name}", "=")
-        reference = f"; reference {run.suite.reference}" if run.suite.reference else ""
-        terminalreporter.write_line(f"{state.session.describe_device()}{reference}")
-        terminalreporter.write_line("")
-        terminalreporter.write_line(
-            render_matrix(run.suite, records, writer.fullwidth, writer.hasmarkup)
-        )
-        terminalreporter.write_line("")
-        tables = [render_flips(records, writer.fullwidth)]
-        if config.get_verbosity() > 0:
-            tables.append(render_details(run.suite, records))
-        for table in filter(None, tables):
-            terminalreporter.write_line(table)
-            terminalreporter.write_line("")
-        if run.missing:
-            made = f"{len(run.planned) - len(run.missing)} of {len(run.planned)} measurements made"
-            terminalreporter.write_line(f"interrupted: {made}", yellow=True)
-        for note in list_notes(records):
-            terminalreporter.write_line(note)
-        for recovered in run.recovered:
-            path = state.show_path(recovered)
-            terminalreporter.write_line(f"recovered from a run that was cut off: {path}")
-        terminalreporter.write_line(f"run file: {state.show_path(run.path)}")
+        device = state.session.describe_device()
+        for line in summarise_run(
+            run, device, state.show_path, markup.fullwidth, markup.hasmarkup, details
+        ):
+            terminalreporter.write_line(line)
+    for line in state.blessed:
+        terminalreporter.write_line(line)
+    for line in state.publish(os.environ):
+        terminalreporter.write_line(line)
 
 
 class SuiteFile(pytest.File):
@@ -277,7 +290,10 @@ class MeasurementItem(pytest.Item):
                 "spoil each other's timings and memory. Run suites without -n."
             )
         state = self.config.stash[_STATE]
-        run = state.open_run(self.suite)
+        try:
+            run = state.session.open_run(self.suite)
+        except (ValueError, OSError, RuntimeError) as error:  # this machine cannot run it at all
+            pytest.exit(str(error), pytest.ExitCode.USAGE_ERROR)
         record = run.measure(self.cell, self.measurement)
         state.clear_progress()
         self._publish(record)
@@ -289,9 +305,8 @@ class MeasurementItem(pytest.Item):
             raise MeasurementError(
                 f"{self.cell.id} {self.name} {status}: {reasons}\n{where}", record.traceback
             )
-        bad = {"FAIL"}
-        strict = self.config.getoption("--on-inconclusive") == "fail"
-        if strict or self.config.getoption("--require-all") or run.lacks_reference(record):
+        bad = {"FAIL", *state.also_failing}
+        if run.lacks_reference(record):
             bad.add("INCONCLUSIVE")
         broken = [verdict.text for verdict in record.verdicts if verdict.verdict in bad]
         if broken:
@@ -299,8 +314,7 @@ class MeasurementItem(pytest.Item):
 
     def _publish(self, record: Record) -> None:
         """Show the values to JUnit reports and to pytest-benchmark."""
-        for name, value in {**record.values, **record.paired}.items():
-            self.user_properties.append((f"{self.name}.{name}", value.value))
+        self.user_properties.extend(list_properties(record))
         session = getattr(self.config, "_benchmarksession", None)
         if session is not None and not session.disabled and record.samples and record.usable:
             from harness.benchmark_table import list_series, replay
@@ -324,94 +338,6 @@ class MeasurementError(Exception):
     def __init__(self, text: str, traceback: str = "") -> None:
         super().__init__(text)
         self.traceback = traceback
-
-
-class HarnessState:
-    """What the plugin adds to a `Session`: node ids, paths and progress as pytest shows them."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.broken_suites: list[Path] = []
-        self.problem = ""
-        self._config = config
-        self._progress: ProgressLine | None = None
-        self.named = NamedNodes(config.invocation_params.dir)
-        self._markers: set[str] = set()
-        self._failed: dict[str, Any] | None = None  # ids in --lf's cache
-        self.session = Session(
-            root=config.rootpath,
-            device=config.getoption("--device"),
-            selection=Selection(
-                precisions=_names(config.getoption("--precision")),
-                models=_names(config.getoption("--model")),
-                measures=_names(config.getoption("--measure")),
-            ),
-            settings=RunSettings(
-                results=config.rootpath / config.getoption("--results"),
-                argv=("pytest", *config.invocation_params.args),
-                isolate=not config.getoption("--no-isolate"),
-                cell_timeout_s=config.getoption("--cell-timeout"),
-            ),
-            on_progress=self._show_progress,
-        )
-
-    def register_markers(self, suite: Suite) -> None:
-        """Make the names that ``-m`` may use known to pytest, which can be strict about them."""
-        names = {m.name: "measurements of this kind" for m in suite.measurements}
-        for precision in suite.precisions:
-            names |= dict.fromkeys((precision.name, precision.use), "cells of this precision")
-        for name in names.keys() - self._markers:
-            self._config.addinivalue_line("markers", f"{name}: {names[name]}")
-        self._markers |= names.keys()
-
-    def recall_failure(self, node: pytest.Item | pytest.Collector) -> None:
-        """Have ``--lf`` know a node again.
-
-        From 9.2 on pytest keeps ids in parts and takes those in its cache apart at the first
-        bracket, so that ``model[precision]::measurement`` read back is unlike the one collected.
-        """
-        plugin = self._config.pluginmanager.get_plugin("lfplugin")
-        failed: dict[Any, bool] = getattr(plugin, "lastfailed", {})
-        if self._failed is None:
-            self._failed = {str(key): key for key in failed}
-        key = self._failed.get(node.nodeid)
-        if key in failed:
-            failed[getattr(node, "id", node.nodeid)] = failed.pop(key)
-
-    def open_run(self, suite: Suite) -> SuiteRun:
-        """The suite's run; ends pytest where this machine cannot run it at all."""
-        try:
-            return self.session.open_run(suite)
-        except (ValueError, OSError, RuntimeError) as error:
-            pytest.exit(str(error), pytest.ExitCode.USAGE_ERROR)
-
-    def show_path(self, path: Path) -> str:
-        """A path as a person in the invocation folder would type it."""
-        for folder in (self._config.invocation_params.dir, self._config.rootpath):
-            if path.is_relative_to(folder):
-                return str(path.relative_to(folder))
-        return str(path)
-
-    def clear_progress(self) -> None:
-        """Erase the progress line before pytest prints."""
-        if self._progress is not None:
-            self._progress.clear()
-
-    def _show_progress(self, cell: str, measurement: str, progress: Progress) -> None:
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is None:
-            return
-        if self._progress is None:
-            writer = reporter._tw
-            self._progress = ProgressLine(writer._file, writer.hasmarkup, writer.fullwidth)
-        cells = list(dict.fromkeys(planned.cell.id for planned in self.session.planned))
-        # A reference that was not selected is measured on behalf of the cells that were.
-        number = f"cell {cells.index(cell) + 1}/{len(cells)}" if cell in cells else "reference"
-        self._progress.show(f"{number} {cell} {measurement}", progress)
-
-
-def _names(given: list[str]) -> tuple[str, ...]:
-    """The names of a repeatable, comma-separated option."""
-    return tuple(name.strip() for part in given for name in part.split(",") if name.strip())
 
 
 def _positive_seconds(text: str) -> float:

@@ -90,7 +90,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         inherited = client_environment(self.hub, self.folder / "hf")
-        dropped = ("PYTEST_", "COV_", "CI", "BUILD_NUMBER", "GIT_", "PRECISION_HARNESS")
+        dropped = ("PYTEST_", "COV_", "CI", "BUILD_NUMBER", "GIT", "PRECISION_HARNESS")
         kept = {name: v for name, v in inherited.items() if not name.startswith(dropped)}
         return {
             **kept,

@@ -27,6 +27,7 @@ from projects import (
 )
 from safetensors.torch import load_file, save_file
 
+from harness.junit import list_properties
 from harness.record import Run
 
 # Order matters: footprint, perplexity and throughput share a process, memory needs its own.
@@ -113,7 +114,8 @@ def test_a_broken_limit_is_one_paragraph_that_says_all(first: FirstRun) -> None:
             f"m[nf4]: perplexity.ratio is {ours.paired['ratio'].value:.6g} "
             f"(95 % interval {low:.4g} to {high:.4g}), the limit is max 0.5; "
             f"ppl {ours.values['ppl'].value:.6g}, "
-            f"reference fp32 {theirs.values['ppl'].value:.6g} (suites/s.yaml:{line}:5).\n"
+            f"reference fp32 {theirs.values['ppl'].value:.6g}; harm is seen with 80 % power from "
+            f"{ours.verdicts[0].smallest_detectable:.4g} on (suites/s.yaml:{line}:5).\n"
             f"Run file: results/runs/s/{first.path.name}"
         )
     }
@@ -177,11 +179,10 @@ def test_junit_carries_the_values_as_properties(first: FirstRun) -> None:
     cases = read_junit(first.project.folder / "junit.xml")
     assert set(cases) == set(find_records(first.run))
     record = find_records(first.run)["m[nf4]::perplexity"]
-    shown = {
-        f"perplexity.{name}": str(value.value)
-        for name, value in {**record.values, **record.paired}.items()
-    }
-    assert cases["m[nf4]::perplexity"] == shown
+    shown = cases["m[nf4]::perplexity"]
+    assert shown == {name: str(value) for name, value in list_properties(record)}
+    assert shown["perplexity.ppl"] == str(record.values["ppl"].value)
+    assert shown["verdict.perplexity.ratio.limit"] == "FAIL"
     text = (first.project.folder / "junit.xml").read_text()
     assert 'failures="1"' in text
 

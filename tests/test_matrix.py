@@ -73,7 +73,7 @@ def test_a_row_per_cell_with_the_reference_marked() -> None:
     suite = make_suite("footprint", limits=(limit("footprint.size_ratio", 0.25),))
     heading, *rows = render(suite, SIZES)
     assert heading.split("  ")[0] == "cell"
-    assert words(heading) == ["cell", "weights", "MB", "×ref", "bits/w", "limits"]
+    assert words(heading) == ["cell", "weights", "MB", "×ref", "bits/w", "verdicts"]
     assert [words(row) for row in rows] == [
         ["m[fp32]", "1.00", "ref", "32.00", "reference"],
         ["m[int8]", "0.30", "0.300", "9.60", "FAIL", "0/1"],
@@ -113,8 +113,8 @@ def test_what_does_not_fit_goes_into_further_tables(width: int) -> None:
             "m[nf4]",
         ]
     assert "…" not in "\n".join(lines)
-    assert sum("limits" in table for table in tables) == 1
-    assert "limits" in tables[-1]
+    assert sum("verdicts" in table for table in tables) == 1
+    assert "verdicts" in tables[-1]
     whole = render(suite, records, 200)
     assert sorted(words("\n".join(lines)), key=str).count("12,346") == 6
     assert "\n\n" not in "\n".join(whole)
