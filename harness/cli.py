@@ -57,8 +57,8 @@ def cache(context: click.Context) -> None:
     """Show what the harness keeps, and how much room it takes.
 
     References are records that spare measuring the reference again, tokens are texts as a model's
-    tokens, distributions are what a reference says at every token of a text. All of it is made
-    again when it is needed.
+    tokens, distributions are what a reference says at every token of a text, questions are the
+    items of tasks, for a reader. All of it is made again when it is needed.
     """
     if context.invoked_subcommand is None:
         _show_cache()
@@ -67,7 +67,7 @@ def cache(context: click.Context) -> None:
 @cache.command()
 @click.argument("kind", required=False)
 def clear(kind: str | None) -> None:
-    """Remove everything kept, or one KIND of it: references, tokens or distributions."""
+    """Remove everything kept, or one KIND: references, tokens, distributions or questions."""
     from harness.cache import KINDS
     from harness.cache import clear as clear_cache
 
@@ -115,6 +115,61 @@ def ab(**given: Any) -> int:
     from harness.ab_command import run_ab
 
     return run_ab(**given)
+
+
+@harness.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--allow", multiple=True, metavar="FIELD", help="a field that may differ: flagged")
+@click.option("--format", "form", default="text", type=click.Choice(["text", "md", "json"]))
+@click.option("--on-inconclusive", default="warn", type=click.Choice(["warn", "fail"]))
+@click.option(
+    "--flips", default=0, type=click.IntRange(min=0), help="show so many items that B lost"
+)
+@click.option(
+    "--root", default=".", type=click.Path(path_type=Path), help="the repository of revisions"
+)
+def compare(**given: Any) -> int:
+    """Compare B with A, each a run file, a folder of them, or a git revision.
+
+    Exits with 0 where nothing got worse, 1 where something did, 2 where something is open under
+    --on-inconclusive fail, 3 where the runs are incomparable, 4 for wrong input.
+    """
+    from harness.compare_command import run_compare
+
+    return run_compare(**given)
+
+
+@harness.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--metric", "metrics", multiple=True, help="such as perplexity.ppl; default: judged")
+@click.option("--cell", "cells", multiple=True, help="such as tiny-world[nf4]; default: all")
+@click.option("--suite", "suites", multiple=True, help="default: all")
+@click.option("--last", type=click.IntRange(min=1), help="only so many runs of a suite and device")
+@click.option("--format", "form", default="text", type=click.Choice(["text", "md", "json"]))
+def history(**given: Any) -> int:
+    """Show how values moved over the run files in FOLDER, and the commits where they shifted.
+
+    A single lucky or unlucky night is no shift. Series without one are summed up, unless the
+    metric is named.
+    """
+    from harness.history_command import run_history
+
+    return run_history(**given)
+
+
+@harness.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--reason", required=True, help="why these numbers are the new ones")
+@click.option("--root", default=".", type=click.Path(path_type=Path), help="where results/ lies")
+def bless(**given: Any) -> int:
+    """Make thresholds of RUNS: what later runs on this device are judged by.
+
+    Several runs of one commit tell how much runs differ by themselves.
+    """
+    from harness.bless_command import run_bless
+
+    return run_bless(**given)
 
 
 def _show_cache() -> None:

@@ -16,7 +16,7 @@ from harness.suite import Suite
 from harness.values import base_name
 
 # Keys of a protocol that say how, not what, was measured.
-_HOW = frozenset({"method"})
+HOW = frozenset({"method"})
 
 
 def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:
@@ -109,5 +109,5 @@ def explain_refusal(record: Record, reference: Record | None, name: str | None) 
 def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """The protocol fields in which two records differ, so that their numbers are incomparable."""
     return sorted(
-        key for key in (ours.keys() | theirs.keys()) - _HOW if ours.get(key) != theirs.get(key)
+        key for key in (ours.keys() | theirs.keys()) - HOW if ours.get(key) != theirs.get(key)
     )

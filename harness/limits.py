@@ -107,7 +107,7 @@ def _judge(
     if outcome == "INCONCLUSIVE":
         text += f"; {_say_why(side, found, spec, bounds)}"
     if smallest is not None and outcome != "PASS":
-        text += f"; FAIL would be seen four times in five from {smallest:.4g} on"
+        text += f"; harm is seen with 80 % power from {smallest:.4g} on"
     return Verdict(
         verdict=outcome,
         metric=metric,

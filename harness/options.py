@@ -32,7 +32,7 @@ class OptionsBase(BaseModel):
 class Margin:
     """How much worse is still the same: the larger of ``absolute`` and ``relative`` of the value.
 
-    Of a paired value whose neutral is 1, ``absolute`` is a share: 0.03 of a speedup is 3 %.
+    Of a paired value it is that of the value it compares (``of``), and in its unit.
     """
 
     absolute: float = 0.0

@@ -6,30 +6,38 @@ Every record goes to the journal as soon as it exists and into one run file at t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from harness.announce import announce_items, announce_processes
+from harness.baseline import find_baseline
 from harness.catalog import load_measurement
-from harness.cell_runner import CellRunner, OnProgress
+from harness.cell_runner import CellRunner, Interrupted, OnProgress
 from harness.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.environment import scrub
 from harness.judge import complete_record, complete_records
 from harness.machine import Machine
 from harness.options import vary_batch
+from harness.questions import fetch_questions
 from harness.record import SCHEMA, Journal, Record, Run, RunFacts, recover_journals, write_run
 from harness.references import find_reference, keep_reference, reference_key
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec, Suite, resolved, suite_sha256
-from harness.worker.protocol import Failure
+from harness.worker.protocol import Failure, Progress
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run: where results go, whether cells get a process, how long one may take."""
+    """How to run: where results go, whether cells get a process, how long one may take.
+
+    ``against`` names what the run is judged by beside its limits, see `find_baseline`.
+    """
 
     results: Path
     argv: tuple[str, ...]
+    root: Path
+    against: str | None = None
     isolate: bool = True
     cell_timeout_s: float | None = None
 
@@ -44,16 +52,21 @@ class SuiteRun:
         machine: Machine,
         settings: RunSettings,
         on_progress: OnProgress,
+        on_notice: Callable[[str], None],
     ) -> None:
         self.suite = suite
+        self._on_progress = on_progress
+        self._on_notice = on_notice
+        self._announced: set[str] = set()
         self.planned = tuple(planned)
         self._isolate = settings.isolate
         self._machine = machine
+        self._interrupted = False
         self._records: dict[tuple[str, str], Record] = {}
         self._noise: dict[tuple[str, str], Record] = {}
         self._reference = next((p for p in suite.precisions if p.name == suite.reference), None)
         self._cells = CellRunner(
-            suite.folder, machine, on_progress, settings.isolate, settings.cell_timeout_s
+            suite.folder, machine, self._follow, settings.isolate, settings.cell_timeout_s
         )
         self._start = time.monotonic()
         folder = settings.results / suite.name
@@ -76,7 +89,11 @@ class SuiteRun:
             suite={**scrub(resolved(suite)), "sha256": suite_sha256(suite)},
             records=(),
         )
+        self.baseline = find_baseline(settings.against, suite.name, machine.slug, settings.root)
         self._journal = Journal(folder / f"{stem}.journal.jsonl", self._header)
+        for cell, spec in self.planned:
+            names = cell.model.name, cell.precision.name
+            self._announce(announce_processes(suite.limits, *names, spec))
 
     def measure(self, cell: Cell, measurement: MeasurementSpec) -> Record:
         """Measure, journal, then set beside the reference and judge: the returned record."""
@@ -86,12 +103,40 @@ class SuiteRun:
         noise = None
         if self._reference is not None:
             noise = self._noise.get((cell_id(cell.model, self._reference), measurement.name))
-        return complete_record(self.suite, record, reference, noise)
+        return self._judge(complete_record(self.suite, record, reference, noise))
 
     @property
     def missing(self) -> list[tuple[Cell, MeasurementSpec]]:
         """What was planned and has no record: not yet, or cut off."""
         return [(c, spec) for c, spec in self.planned if (c.id, spec.name) not in self._records]
+
+    def _follow(self, cell: str, measurement: str, progress: Progress) -> None:
+        """Hand progress on; the number of items tells which limits cannot be decided."""
+        if progress.done == 0 and progress.unit == "items":
+            for planned, spec in self.planned:
+                names = planned.model.name, planned.precision.name
+                if spec.name == measurement and cell.startswith(f"{names[0]}["):
+                    self._announce(
+                        announce_items(self.suite.limits, *names, spec.name, progress.total)
+                    )
+        self._on_progress(cell, measurement, progress)
+
+    def _announce(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            if text not in self._announced:
+                self._announced.add(text)
+                self._on_notice(text)
+
+    def remarks(self) -> list[str]:
+        """What a reader must know of the run as a whole."""
+        told = []
+        if self.missing:
+            made = len(self.planned) - len(self.missing)
+            told = [f"interrupted: {made} of {len(self.planned)} measurements made"]
+        if self.baseline is not None:
+            told.append(f"judged against {self.baseline.name}")
+            told += self.baseline.remarks(self._machine.environment, self.completed())
+        return told
 
     def lacks_reference(self, record: Record) -> bool:
         """Whether the record's reference failed, rather than not being there to be measured."""
@@ -114,7 +159,7 @@ class SuiteRun:
             [*self._records.values(), *self._noise.values()],
             key=lambda record: order[record.cell.id],
         )
-        return complete_records(self.suite, records)
+        return tuple(map(self._judge, complete_records(self.suite, records)))
 
     def finish(self) -> Path | None:
         """End the last cell and write the run file; None where nothing was measured.
@@ -128,7 +173,7 @@ class SuiteRun:
         facts = self._header.run.model_copy(
             update={
                 "duration_s": round(time.monotonic() - self._start, 3),
-                "interrupted": bool(self.missing),
+                "interrupted": self._interrupted or bool(self.missing),
             }
         )
         update = {"run": facts, "records": self.completed()}
@@ -139,6 +184,13 @@ class SuiteRun:
             raise
         self._journal.remove()
         return self.path
+
+    def _judge(self, record: Record) -> Record:
+        """With what the baseline says of it behind the verdicts of the limits."""
+        if self.baseline is None:
+            return record
+        verdicts = self.baseline.judge(self._header, record)
+        return record.model_copy(update={"verdicts": (*record.verdicts, *verdicts)})
 
     def _prepare_reference(self, cell: Cell) -> None:
         """Have the reference's record of everything planned for this model, all in one go."""
@@ -160,6 +212,7 @@ class SuiteRun:
             self._cells.close()  # another process than the one that measured the reference
             for spec in sort_fresh_first(missing):
                 self._noise[key, spec.name] = self._measure_noise(cell.model, reference, spec)
+                self._go_on()
             self._cells.close()
 
     def _measure_noise(
@@ -173,7 +226,7 @@ class SuiteRun:
         stored = self._reference_key(model, reference, varied, noise=True)
         record = find_reference(stored) if first is not None and first.reused_from else None
         if record is None:
-            record = self._cells.measure(model, reference, varied, first)
+            record = self._measure(model, reference, varied, first)
             keep_reference(stored, record, self._header.run.id)
         record = record.model_copy(
             update={
@@ -213,7 +266,7 @@ class SuiteRun:
         if record is None:
             is_reference = precision == self._reference
             reference = None if is_reference else self._reference_of(model, measurement)
-            record = self._cells.measure(model, precision, measurement, reference, is_reference)
+            record = self._measure(model, precision, measurement, reference, is_reference)
             keep_reference(stored, record, self._header.run.id)
         record = record.model_copy(
             update={
@@ -222,9 +275,31 @@ class SuiteRun:
             }
         )
         record = Record.model_validate(scrub(record.model_dump()))
+        fetch_questions(record, self.path.parent)
         self._journal.append(record)
         self._records[key] = record
+        self._go_on()
         return record
+
+    def _measure(
+        self,
+        model: ModelSpec,
+        precision: PrecisionSpec,
+        measurement: MeasurementSpec,
+        reference: Record | None,
+        is_reference: bool = False,
+    ) -> Record:
+        """A new record; what Ctrl-C has left of one is kept like any other, then `_go_on` ends."""
+        try:
+            return self._cells.measure(model, precision, measurement, reference, is_reference)
+        except Interrupted as stop:
+            self._interrupted = True
+            return stop.record
+
+    def _go_on(self) -> None:
+        """Nothing, or the Ctrl-C that came while a record was made, now that it is kept."""
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _reference_key(
         self,

@@ -32,6 +32,7 @@ class Session:
         selection: Selection,
         settings: RunSettings,
         on_progress: OnProgress,
+        on_notice: Callable[[str], None],
     ) -> None:
         self.selection = selection
         self.suites: dict[Path, Suite] = {}
@@ -41,6 +42,7 @@ class Session:
         self._device = device
         self._settings = settings
         self._on_progress = on_progress
+        self._on_notice = on_notice
         self._machine: Machine | None = None
         self._run: SuiteRun | None = None
 
@@ -73,7 +75,9 @@ class Session:
             machine = self.machine
             self.finish()
             own = [(p.cell, p.measurement) for p in self.planned if p.suite.path == suite.path]
-            self._run = SuiteRun(suite, own, machine, self._settings, self._on_progress)
+            self._run = SuiteRun(
+                suite, own, machine, self._settings, self._on_progress, self._on_notice
+            )
         return self._run
 
     def finish(self) -> None:

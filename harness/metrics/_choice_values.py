@@ -161,9 +161,9 @@ def compare_choices(candidate: Record, reference: Record) -> dict[str, Value]:
         changed = sum(a != b for a, b in pairs)
         found["answer_change_rate"] = flip_rate_interval(changed, len(pairs))
     for subject, row, other in _by_subject(ours, theirs):
-        part = compare_outcomes(row, other)
-        if part:
-            found[qualify("accuracy_drop", subject)] = part["accuracy_drop"]
+        lost, won, _, n = _tally(row, other)
+        if n:
+            found[qualify("accuracy_drop", subject)] = paired_difference(lost, won, n)
     if "right_norm" in ours:
         normed = compare_outcomes(ours["right_norm"], theirs.get("right_norm", ""))
         if normed:
@@ -187,12 +187,9 @@ def compare_outcomes(ours: str, theirs: str) -> dict[str, Estimate | Count]:
 
     Empty where the rows do not match.
     """
-    pairs = _pairs(ours, theirs) if len(ours) == len(theirs) else []
-    if not pairs:
+    lost, won, both, n = _tally(ours, theirs) if len(ours) == len(theirs) else (0, 0, 0, 0)
+    if not n:
         return {}
-    n = len(pairs)
-    lost, won = pairs.count(("0", "1")), pairs.count(("1", "0"))
-    both = pairs.count(("1", "1"))
     drop = paired_difference(lost, won, n)
     return {
         "accuracy_drop": drop,
@@ -201,6 +198,17 @@ def compare_outcomes(ours: str, theirs: str) -> dict[str, Estimate | Count]:
         "right_to_wrong": Count(lost, n),
         "wrong_to_right": Count(won, n),
     }
+
+
+def _tally(ours: str, theirs: str) -> tuple[int, int, int, int]:
+    """Items right only in ``theirs``, only in ``ours``, in both, and all that both have scored."""
+    pairs = _pairs(ours, theirs)
+    return (
+        pairs.count(("0", "1")),
+        pairs.count(("1", "0")),
+        pairs.count(("1", "1")),
+        len(pairs),
+    )
 
 
 def _retention(both: int, won: int, lost: int, n: int, p: float | None) -> Estimate | Count:

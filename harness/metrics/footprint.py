@@ -59,7 +59,7 @@ VALUES = {
         paired=True,
         of="total_bytes",
         neutral=1.0,
-        margin=Margin(_STEADY),
+        margin=Margin(relative=_STEADY),
     ),
 }
 HEADLINE = (

@@ -79,7 +79,7 @@ VALUES = {
         paired=True,
         of="ppl",
         neutral=1.0,
-        margin=Margin(absolute=0.005),
+        margin=_MARGIN,
     ),
 }
 # Protocols whose windows start with a token of the tokenizer's rather than the text's.

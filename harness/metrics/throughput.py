@@ -23,6 +23,7 @@ from harness.values import make_values, qualify
 
 if TYPE_CHECKING:
     from harness.metrics._forward import MeasureContext
+    from harness.metrics._shapes import Timed
     from harness.models.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
@@ -116,7 +117,7 @@ def _speedup_of(name: str, margin: float) -> ValueSpec:
         of=name,
         neutral=1.0,
         sampled="processes",
-        margin=Margin(absolute=margin),
+        margin=Margin(relative=margin),
     )
 
 
@@ -173,7 +174,7 @@ VALUES = {
 HEADLINE = (
     Column("prefill\ntok/s", "prefill_tokens_per_s", ",.0f"),
     Column("decode\ntok/s", "decode_tokens_per_s", ",.1f"),
-    Column("decode\n×ref", "decode_speedup", ".2f"),
+    Column("decode\n×ref", "decode_speedup", ".2f", stderr=True),
 )
 DETAILS = (
     Column("load\ns", "load_s", ".2f"),
@@ -199,55 +200,78 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
     Every round is kept in ``samples``; values are medians. No standard error is given: rounds of
     one process are not independent samples. A batch size that does not fit is reported, larger
-    ones are not tried, and the others stand.
+    ones are not tried, and the others stand; so do they should the process die later.
     """
     from harness.metrics._shapes import ShapeTimer
 
     check_context(loaded, max(options.prompt_lengths) + options.new_tokens)
-    numbers: dict[str, int | float | None] = {}
-    counts: dict[str, int] = {}
-    samples: dict[str, Any] = {}
-    reasons: list[str] = []
     timer = ShapeTimer(loaded, options)
+    found = _Found(options, loaded.seconds)
     shapes = list(options.shapes())
     full: dict[int, str] = {}  # prompt length -> what did not fit
     for done, (qualifier, batch, prompt_tokens) in enumerate(shapes):
+        if found.samples:
+            context.keep(found.as_measured(), f"batch {qualifier}")
         context.progress(done, len(shapes), "batch sizes")
         if prompt_tokens in full:
-            reasons.append(f"batch {qualifier} not tried: {full[prompt_tokens]} did not fit")
+            found.reasons.append(f"batch {qualifier} not tried: {full[prompt_tokens]} did not fit")
             continue
         timed = timer.time(batch, prompt_tokens)
         if isinstance(timed, str):
-            reasons.append(f"out of memory at batch {qualifier}: {timed}")
+            found.reasons.append(f"out of memory at batch {qualifier}: {timed}")
             full[prompt_tokens] = f"batch {qualifier}"
-            continue
-        if not timed.settled:
-            reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
-        found = {**timed.from_rounds, **timed.others}
-        numbers |= {qualify(name, qualifier): value for name, value in found.items()}
-        counts |= {qualify(name, qualifier): timed.rounds for name in timed.from_rounds}
-        samples[qualifier] = timed.samples
-    if not samples:
-        raise InputError("no batch size fits: " + "; ".join(reasons))
-    method = {"clock": "perf_counter_ns, device synchronised"}
+        else:
+            found.add(qualifier, timed)
+    if not found.samples:
+        raise InputError("no batch size fits: " + "; ".join(found.reasons))
     if options.roofline:
-        numbers |= timer.compare_with_peaks(numbers, samples)
-        method |= timer.describe_peaks()
-    numbers |= {
-        f"load_{part}_s" if part != "load" else "load_s": loaded.seconds.get(part)
-        for part in _LOADING
-    }
-    reasons += _judge(numbers, method)[0]
-    return Measured(
-        values=make_values(VALUES, numbers, n=counts),
-        protocol={
-            **options.model_dump(mode="json"),
-            "prompt": "random token ids, seed 0",
-            "method": method,
-        },
-        samples=samples,
-        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
-    )
+        context.keep(found.as_measured(), "the roofline")
+        peaks = timer.compare_with_peaks(found.numbers, found.samples)
+        if isinstance(peaks, str):
+            found.reasons.append(f"out of memory at the roofline: {peaks}")
+        else:
+            found.numbers |= peaks
+        found.method |= timer.describe_peaks()
+    return found.as_measured()
+
+
+class _Found:
+    """What is measured so far."""
+
+    def __init__(self, options: Options, seconds: Mapping[str, float]) -> None:
+        self.numbers: dict[str, int | float | None] = {}
+        self.samples: dict[str, Any] = {}
+        self.reasons: list[str] = []
+        self.method: dict[str, Any] = {"clock": "perf_counter_ns, device synchronised"}
+        self._options = options
+        self._loading = {
+            f"load_{part}_s" if part != "load" else "load_s": seconds.get(part) for part in _LOADING
+        }
+        self._counts: dict[str, int] = {}
+
+    def add(self, qualifier: str, timed: Timed) -> None:
+        """Values and rounds of one shape."""
+        if not timed.settled:
+            self.reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
+        values = {**timed.from_rounds, **timed.others}
+        self.numbers |= {qualify(name, qualifier): value for name, value in values.items()}
+        self._counts |= {qualify(name, qualifier): timed.rounds for name in timed.from_rounds}
+        self.samples[qualifier] = timed.samples
+
+    def as_measured(self) -> Measured:
+        """A measurement of its own, whatever is found later."""
+        numbers = {**self.numbers, **self._loading}
+        reasons = (*self.reasons, *_judge(numbers, self.method)[0])
+        return Measured(
+            values=make_values(VALUES, numbers, n=self._counts),
+            protocol={
+                **self._options.model_dump(mode="json"),
+                "prompt": "random token ids, seed 0",
+                "method": dict(self.method),
+            },
+            samples=dict(self.samples),
+            validity=Validity(status="flagged" if reasons else "ok", reasons=reasons),
+        )
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:

@@ -1,0 +1,56 @@
+"""`harness bless`: make thresholds of run files, and say what changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from harness.bless import Result, bless
+from harness.environment import device_slug
+from harness.errors import InputError
+from harness.record import Run
+from harness.run_sources import find_runs
+from harness.thresholds import path_of, read_thresholds, write_thresholds
+
+
+def run_bless(runs: Sequence[str], reason: str, root: Path) -> int:
+    """The command. Raises `InputError` for what cannot be blessed."""
+    found = [one.run for name in runs for one in find_runs(name, root)]
+    path, result = bless_runs(found, reason, root)
+    for line in report(path, result):
+        click.echo(line)
+    return 0
+
+
+def bless_runs(runs: Sequence[Run], reason: str, root: Path) -> tuple[Path, Result]:
+    """Write the thresholds of these runs under ``root``; earlier ones of other cells stay."""
+    if not runs:
+        raise InputError("no run to bless")
+    latest = runs[-1]
+    device = slug_of(latest)
+    path = path_of(root, str(latest.suite.get("name")), device)
+    previous = read_thresholds(path) if path.exists() else None
+    when = f"{datetime.now(timezone.utc):%Y-%m-%d}"
+    result = bless(runs, device, previous, reason, when)
+    write_thresholds(result.thresholds, path)
+    return path, result
+
+
+def report(path: Path, result: Result) -> list[str]:
+    """The lines that a person reads after a bless."""
+    left = [f"not blessed: {line}" for line in result.left_out]
+    changes = list(result.changes) or ["no value changed"]
+    return [*changes, *left, f"thresholds: {path}: review and commit it"]
+
+
+def slug_of(run: Run) -> str:
+    """The device's name as run files have it."""
+    environment = run.environment
+    boards = environment.get("gpu", {}).get("devices", ())
+    kind, _, index = run.run.device.partition(":")
+    number = int(index or 0)
+    gpu = boards[number].get("name") if kind == "cuda" and number < len(boards) else None
+    return device_slug(run.run.device, gpu, environment.get("cpu", {}).get("name", ""))
