@@ -22,8 +22,9 @@ bench-peers: parity
 parity: $(PEERS_VENV)/.installed
 	$(PEERS) benchmarks/parity.py $(PEERS_GIVEN) $(if $(MODEL),--model $(MODEL))
 
+# One thread a worker: two workers that take both cores each slow one another down.
 test: install
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,8 +15,8 @@ from harness.record import Record, Value
 from harness.suite import Suite
 from harness.values import base_name
 
-# Keys of a protocol that say how, not what, was measured.
-HOW = frozenset({"method"})
+# Keys of a protocol that say how, or how often, not what was measured.
+HOW = frozenset({"method", "processes"})
 
 
 def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:

@@ -488,7 +488,7 @@ def test_reference_and_candidate_meet_on_the_disk_only(folder: Path, tmp_path: P
     """Two processes; then a run in which what the first one left is damaged: measured again."""
     project = Project(tmp_path)
     (tmp_path / "model").symlink_to(folder / "model")
-    project.write("suites/s.yaml", SUITE.replace("0.000001", "9"))
+    project.write("suites/s.yaml", SUITE.replace("0.000001", "9").replace("max: 0.5", "max: 2"))
 
     def run_candidate() -> dict[str, Record]:
         outcome = project.run("suites", "--precision", "bf16", "--results", "out")

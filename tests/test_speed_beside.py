@@ -192,5 +192,5 @@ def test_both_kinds_of_names_are_readable_in_the_matrix() -> None:
     titles = [f"{unit} {b}" for unit in ("tok/s", "×ref") for b in ("b1×64", "b8×512")]
     assert [re.split(r"  +", line.strip()) for line in heading] == [
         ["decode", "decode", "decode", "decode"],
-        ["cell", *titles, "limits"],
+        ["cell", *titles, "verdicts"],
     ]

@@ -236,7 +236,7 @@ def test_a_larger_batch_is_judged_by_what_a_smaller_one_took(
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_what_a_batch_takes_is_foretold(tmp_path: Path, cache: str) -> None:
-    """Within what the C library's heap may add: a tenth too little, half too much."""
+    """Within what the C library's heap may add: a fifth too little, half too much."""
     wide = load(write_llama(tmp_path, hidden_size=256, intermediate_size=1024))
     timer = _shapes.ShapeTimer(wide, options(prompt_tokens=200, cache=cache))
     timer.time(16, 200)
@@ -244,7 +244,7 @@ def test_what_a_batch_takes_is_foretold(tmp_path: Path, cache: str) -> None:
     timer.time(48, 200)
     took = timer._growth._taken[200][48] + (timer._cache_bytes(48, 200) if cache == "static" else 0)
     assert expected is not None
-    assert 0.9 * took < expected < 1.5 * took
+    assert 0.8 * took < expected < 1.5 * took
     assert took > 2 * timer._least_bytes(48, 200)
 
 
@@ -299,11 +299,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
 
 def test_prompt_and_new_tokens_must_fit_the_context(cell: LoadedCell) -> None:
     assert measure(cell, options(prompt_tokens=253), CONTEXT).values
-    for length in (254, (8, 254)):
-        with pytest.raises(
-            InputError, match="prompt and new tokens make 257, m has a context of 256"
-        ):
-            measure(cell, options(prompt_tokens=length), CONTEXT)
+    told = "make 257, m has a context of 256: with 3 new ones .* be 253 at most"
+    with pytest.raises(InputError, match=told):
+        measure(cell, options(prompt_tokens=254), CONTEXT)
+
+
+def test_a_prompt_that_is_too_long_leaves_the_shorter_ones_standing(cell: LoadedCell) -> None:
+    measured = measure(cell, options(prompt_tokens=(8, 254), batch_sizes=(1, 2)), CONTEXT)
+    assert list(measured.samples) == ["1x8", "2x8"]
+    assert measured.validity.status == "flagged"
+    assert "prompt and new tokens make 257" in measured.validity.reasons[0]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ def replay(
     planned = [(cell, spec) for cell in build_cells(suite) for spec in cell.measurements]
     with patch("harness.runner.CellRunner", Replayed):
         start = time.perf_counter()
-        run = SuiteRun(suite, planned, machine, RunSettings(results, ()), lambda *_: None)
+        settings = RunSettings(results, (), root=results)
+        run = SuiteRun(suite, planned, machine, settings, lambda *_: None, lambda _: None)
         for cell, spec in planned:
             run.measure(cell, spec)
         records = run.completed()

@@ -131,13 +131,15 @@ def make_prompt(model: Any, batch: int, tokens: int, device: str) -> torch.Tenso
     return torch.randint(0, vocabulary, (batch, tokens), generator=generator).to(device)
 
 
-def check_context(loaded: LoadedCell, tokens: int) -> None:
-    """Refuse a prompt and generation longer than the model's context."""
-    limit = loaded.max_context
-    if limit is not None and tokens > limit:
-        raise InputError(
-            f"prompt and new tokens make {tokens}, {loaded.job.model.name} has a context of {limit}"
-        )
+def explain_excess(loaded: LoadedCell, prompt_tokens: int, new_tokens: int) -> str | None:
+    """Why a prompt and what follows it are longer than the model's context; None where not."""
+    limit, tokens = loaded.max_context, prompt_tokens + new_tokens
+    if limit is None or tokens <= limit:
+        return None
+    return (
+        f"prompt and new tokens make {tokens}, {loaded.job.model.name} has a context of {limit}: "
+        f"with {new_tokens} new ones `prompt_tokens` may be {max(0, limit - new_tokens)} at most"
+    )
 
 
 class _Events:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from harness.errors import InputError
 from harness.metrics._capacity import CARDS, fit_growth, largest_batch, largest_context
-from harness.metrics._generate import check_context
+from harness.metrics._generate import explain_excess
 from harness.metrics._phases import Phase, PhaseReader
 from harness.models.kv_cache import kv_bytes_per_token
 from harness.options import Column, Margin, OptionsBase, ValueSpec
@@ -112,7 +113,9 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
 
     Where memory runs out, what was read before stands, in a record that has failed.
     """
-    check_context(loaded, options.prompt_tokens + options.new_tokens)
+    excess = explain_excess(loaded, options.prompt_tokens, options.new_tokens)
+    if excess is not None:
+        raise InputError(excess)
     meter = loaded.meter
     meter.settle()
     load_anonymous = meter.anonymous_bytes()

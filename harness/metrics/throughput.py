@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.errors import InputError
-from harness.metrics._generate import check_context
+from harness.metrics._generate import explain_excess
 from harness.metrics._rounds import RoundOptions
 from harness.metrics._speed_beside import (
     compare_speeds,
@@ -204,10 +204,13 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     """
     from harness.metrics._shapes import ShapeTimer
 
-    check_context(loaded, max(options.prompt_lengths) + options.new_tokens)
+    excess = {p: explain_excess(loaded, p, options.new_tokens) for p in options.prompt_lengths}
+    if all(excess.values()):
+        raise InputError("; ".join(filter(None, excess.values())))
     timer = ShapeTimer(loaded, options)
     found = _Found(options, loaded.seconds)
-    shapes = list(options.shapes())
+    found.reasons += [why for why in excess.values() if why is not None]
+    shapes = [shape for shape in options.shapes() if excess[shape[2]] is None]
     full: dict[int, str] = {}  # prompt length -> what did not fit
     for done, (qualifier, batch, prompt_tokens) in enumerate(shapes):
         if found.samples:
