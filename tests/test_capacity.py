@@ -9,8 +9,9 @@ from harness.metrics._capacity import CARDS, Growth, fit_growth, largest_batch, 
 GB = 10**9
 
 
-def test_the_cards_are_decimal() -> None:
-    assert list(CARDS.items())[:3] == [("8GB", 8 * GB), ("16GB", 16 * GB), ("24GB", 24 * GB)]
+def test_the_cards_are_decimal_less_six_in_a_hundred() -> None:
+    assert CARDS["16GB"] == 15_040_000_000  # a T4 has 14.56 GiB, 15.63e9 bytes, context included
+    assert CARDS["24GB"] == pytest.approx(0.94 * 24 * GB)
     assert list(CARDS) == ["8GB", "16GB", "24GB", "40GB", "80GB", "141GB"]
 
 
@@ -50,6 +51,15 @@ def test_the_largest_context() -> None:
     curved = Growth(1000, 10, 2)  # 2 n² + 10 n = 300: n = (sqrt(2500) - 10) / 4 = 10
     assert largest_context(1300, curved, None) == 10
     assert largest_context(1299, curved, None) == 9
+
+
+def test_what_each_further_sequence_takes_is_no_part_of_what_all_share() -> None:
+    """A quarter of a gigabyte of logits a sequence, seen between one and two of 100 tokens."""
+    growth = Growth(0.3 * GB, 1_000_000).with_second(100, GB // 2, int(0.85 * GB))
+    assert growth.each == pytest.approx(0.25 * GB)
+    # 0.05 GB are shared; 0.25 + 0.1 GB for each of 100 tokens: 7.95 / 0.35 = 22.7
+    assert largest_batch(8 * GB, growth, 100, 0.0) == 22
+    assert Growth(0.3 * GB, 1_000_000).with_second(100, GB, GB).each == 0
 
 
 def test_the_largest_batch() -> None:

@@ -99,7 +99,7 @@ def test_free_memory_is_what_the_control_group_leaves(
     for folder, limit, used in ((tmp_path, "900000", "500000"), (inner, "max", "400000")):
         (folder / "memory.max").write_text(limit)
         (folder / "memory.current").write_text(used)
-        (folder / "memory.stat").write_text("anon 300000\ninactive_file 70000\n")
+        (folder / "memory.stat").write_text("anon 300000\ninactive_file 20000\nactive_file 50000\n")
     monkeypatch.setattr(free_memory, "list_cgroups", lambda: [inner, tmp_path])
     assert free_bytes("cpu") == 900_000 - 500_000 + 70_000
     monkeypatch.setattr(free_memory, "list_cgroups", lambda: [inner])
@@ -133,6 +133,8 @@ class Gpu:
             monkeypatch.setattr(torch.cuda, name, answer)
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
         monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _: "a board")
         monkeypatch.setattr(
             pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=self.used)
         )
@@ -195,6 +197,21 @@ def test_the_use_of_a_gpu_is_unavailable_where_cuda_was_in_use_before_or_nvml_sa
     reader = MemoryMeter("cuda:0")
     assert reader.device_used_bytes() is None
     assert reader.reserved_peak_bytes() == 0
+
+
+def test_among_boards_of_several_kinds_nothing_is_read_unless_the_order_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CUDA counts the fastest board first, NVML the first on the bus."""
+    Gpu(monkeypatch)
+    names = ["T4", "H100"]
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(names))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda index: names[index])
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    assert MemoryMeter("cuda:0").device_used_bytes() is None
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    Gpu(monkeypatch)
+    assert MemoryMeter("cuda:0").device_used_bytes() is not None
 
 
 def test_without_proc_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,20 @@ def call_eager_in_one_layer(model: Any) -> None:
     model.model.layers[1].self_attn.config = config
 
 
+def quantise_by_torch(model: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.model = torch.ao.quantization.quantize_dynamic(
+            model.model, {torch.nn.Linear}, torch.qint8
+        )
+
+
 SPOILT = {
+    "int8 by torch itself": (
+        *("fp32", {}, quantise_by_torch),
+        "layers are quantised by another library than the declared one: "
+        "model.layers.*.self_attn.q_proj",
+    ),
     "one layer in another dtype": (
         *("bf16", {}, cast("model.layers.0.mlp.up_proj", to=torch.float16)),
         "declared bfloat16, but 1 tensors hold float16, such as model.layers.*.mlp.up_proj.weight",
@@ -201,6 +215,14 @@ def test_a_model_that_is_not_as_declared_throughout_is_refused(
     with pytest.raises(InputError) as caught:
         load(checkpoint, precision, **given)
     assert reason in str(caught.value)
+
+
+def test_autocast_is_refused(checkpoint: Path) -> None:
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(InputError, match="autocast is on: products are computed in another dtype"),
+    ):
+        load(checkpoint, "fp32")
 
 
 def test_blocks_of_another_size_are_refused(

@@ -11,6 +11,7 @@ from harness.metrics._capacity import fit_growth
 from harness.metrics._forward import free_memory, is_out_of_memory
 from harness.metrics._generate import generate, make_prompt
 from harness.models.kv_cache import cache_bytes
+from harness.worker.free_memory import format_gb
 from harness.worker.meter import free_bytes
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ class PhaseReader:
         meter, device = self._loaded.meter, self._loaded.device
         meter.settle()
         needed, free = self._predict(phase), free_bytes(device)
-        told = f"needs at least {_gb(needed)} beside what is held, {_gb(free)} were free"
+        told = (
+            f"needs at least {format_gb(needed)} beside what is held, {format_gb(free)} were free"
+        )
         if device == "cpu" and free is not None and needed > free:
             # The kernel would kill the process, and no number would be left.
             self.failure = f"out of memory ahead of {phase}, which was not run: it {told}"
@@ -131,7 +134,3 @@ class PhaseReader:
             yield cached
         finally:
             handle.remove()
-
-
-def _gb(size: float | None) -> str:
-    return "an unknown number of bytes" if size is None else f"{size / 1e9:.3g} GB"

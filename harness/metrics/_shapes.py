@@ -19,6 +19,7 @@ from harness.metrics._speed_values import gaps_of, summarise_device, summarise_r
 from harness.metrics._utilisation import count_work, find_compute_dtype, share
 from harness.values import qualify
 from harness.worker.energy import read_energy_j
+from harness.worker.free_memory import format_gb
 from harness.worker.meter import free_bytes
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ class ShapeTimer:
         if free is not None:
             least = self._least_bytes(batch, prompt_tokens)
             if least > free:
-                return f"it needs at least {_gb(least)}, {_gb(free)} were free; not run"
+                return f"it needs at least {format_gb(least)}, {format_gb(free)} were free; not run"
             expected = self._expected_bytes(batch, prompt_tokens)
             if expected is not None and expected > free:
                 return (
-                    f"by what a smaller batch took it needs about {_gb(expected)}, {_gb(free)} "
-                    "were free; not run"
+                    f"by what a smaller batch took it needs about {format_gb(expected)}, "
+                    f"{format_gb(free)} were free; not run"
                 )
         return self._within_memory(lambda: self._time(batch, prompt_tokens))
 
@@ -84,7 +85,7 @@ class ShapeTimer:
             if not is_out_of_memory(error):
                 raise
         free_memory()  # out here, where the error's frames no longer hold the batch
-        return f"{_gb(free)} were free"
+        return f"{format_gb(free)} were free"
 
     def _compare_with_peaks(self, numbers: Numbers, samples: Mapping[str, Any]) -> Numbers:
         device = self._loaded.device
@@ -179,7 +180,3 @@ def _keep(rounds: Sequence[Generation]) -> dict[str, list[Any]]:
         kept["ttft_device_s"] = [first for first, _ in on_device]
         kept["decode_device_s"] = [last - first for first, last in on_device]
     return kept
-
-
-def _gb(size: float | None) -> str:
-    return "an unknown number of bytes" if size is None else f"{size / 1e9:.3g} GB"

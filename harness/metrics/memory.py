@@ -47,6 +47,7 @@ _PHASES = {
 }
 # Peaks of one cell in two processes differ by less: what a CPU's allocator keeps here and there is
 # most of a megabyte, however small the model.
+_NOISE_BYTES = 8 << 20  # a growth below is too near to that to be prolonged
 _MARGIN = Margin(absolute=1 << 20, relative=0.02)
 
 
@@ -125,7 +126,8 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     generate = Phase("generate", options.batch_size, options.prompt_tokens, options.new_tokens)
     lengths = {max(1, options.prompt_tokens // part) for part in (4, 2, 1)}
     short = [Phase("prefill", 1, length, 1) for length in sorted(lengths)]
-    plan = list(dict.fromkeys((*short, prefill, generate)))
+    pair = Phase("prefill", 2, min(lengths), 1)  # tells what each further sequence takes
+    plan = list(dict.fromkeys((short[0], pair, *short, prefill, generate)))
     for done, phase in enumerate(plan):
         context.progress(done, len(plan), "phases")
         reader.read(phase)
@@ -141,7 +143,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         "generate_anonymous_bytes": reader.anonymous,
         "kv_bytes_per_token": in_formula,
         "kv_bytes_per_token_measured": reader.cache_growth,
-        **_find_capacity(loaded, reader, prefill, generate),
+        **_find_capacity(loaded, reader, prefill, generate, (short[0], pair)),
     }
     numbers["peak_bytes"] = _highest(numbers)
     meter.steady()
@@ -175,11 +177,21 @@ def _highest(numbers: Mapping[str, int | float | None]) -> int | float | None:
 
 
 def _find_capacity(
-    loaded: LoadedCell, reader: PhaseReader, prefill: Phase, generate: Phase
+    loaded: LoadedCell,
+    reader: PhaseReader,
+    prefill: Phase,
+    generate: Phase,
+    pair: tuple[Phase, Phase],
 ) -> dict[str, int | None]:
-    """The largest context and batch per card; None where a peak is missing."""
+    """The largest context and batch per card; None where a peak is missing, or is mostly noise."""
     kv = reader.cache_growth or reader.least_slope
-    growth = fit_growth(reader.grown_by_length(), kv, _attention_curve(loaded.model))
+    by_length = reader.grown_by_length()
+    growth = fit_growth(by_length, kv, _attention_curve(loaded.model))
+    if loaded.device == "cpu" and max(by_length.values(), default=0) < _NOISE_BYTES:
+        growth = None
+    one, two = (reader.grown.get(phase) for phase in pair)
+    if growth is not None and one is not None and two is not None:
+        growth = growth.with_second(pair[0].prompt_tokens, one, two)
     seen = [reader.grown[phase] for phase in (prefill, generate) if phase in reader.grown]
     found: dict[str, int | None] = {}
     for card, capacity in CARDS.items():

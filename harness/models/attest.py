@@ -17,6 +17,7 @@ from harness.models.kernels import describe_kernels
 from harness.models.layers import (
     dtype_name,
     find_constants,
+    is_foreign,
     is_packed,
     layer_kind,
     linear_layers,
@@ -33,8 +34,9 @@ def attest(model: Any) -> dict[str, Any]:
 
     ``quantisation`` is None, 'int8', 'nf4', 'fp4' or 'mixed'; ``linear_dtypes`` counts the linear
     layers by the dtype they store, ``dtypes`` every tensor of floats, and ``odd_dtypes`` names the
-    fewer of them. Tensors that the architecture itself holds in another dtype than the rest are in
-    ``kept_by_architecture`` instead. Of a quantised model also: ``unquantised`` (the weight
+    fewer of them. ``foreign_layers`` are quantised by another library, in tensors that no walk
+    over parameters sees. Tensors that the architecture itself holds in another dtype than the rest
+    are in ``kept_by_architecture`` instead. Of a quantised model also: ``unquantised`` (the weight
     matrices left alone, by reason), ``skipped_linears`` (those among them without a good one),
     ``unquantised_share`` (how much of the weights between the embedding and the head they are) and
     the settings of the quantised layers. Names have * for a layer's number.
@@ -42,14 +44,17 @@ def attest(model: Any) -> dict[str, Any]:
     linears = list(linear_layers(model))
     quantised = {kind for _, layer in linears if (kind := layer_kind(layer)) is not None}
     head = model.get_output_embeddings()
+    own_head = head is not None and not is_foreign(head)
     found: dict[str, Any] = {
         "quantisation": None if not quantised else "mixed",
         "linear_dtypes": _count(dtype_name(layer.weight) for _, layer in linears),
         **_attest_dtypes(model),
-        "output_head": None if head is None else layer_kind(head) or dtype_name(head.weight),
+        "output_head": (layer_kind(head) or dtype_name(head.weight)) if own_head else None,
         "tied_head": _has_tied_head(model),
         "tf32": _tf32_in_force(),
         "tf32_switches": _read_tf32_switches(),
+        "autocast": _autocast_in_force(model),
+        "foreign_layers": _group(name for name, m in model.named_modules() if is_foreign(m)),
         "attention": _attest_attention(model),
         "kernels": describe_kernels(model),
     }
@@ -220,7 +225,9 @@ def _group(names: Iterable[str]) -> list[str]:
 
 def _has_tied_head(model: Any) -> bool:
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    return head is not None and head.weight.data_ptr() == embedding.weight.data_ptr()
+    if head is None or is_foreign(head) or is_foreign(embedding):
+        return False
+    return bool(head.weight.data_ptr() == embedding.weight.data_ptr())
 
 
 def _read_tf32_switches() -> dict[str, Any]:
@@ -231,6 +238,13 @@ def _read_tf32_switches() -> dict[str, Any]:
         "cudnn_allow_tf32": bool(torch.backends.cudnn.allow_tf32),
         "NVIDIA_TF32_OVERRIDE": os.environ.get("NVIDIA_TF32_OVERRIDE"),
     }
+
+
+def _autocast_in_force(model: Any) -> bool:
+    """Whether products are computed in another dtype than that of what is multiplied."""
+    import torch
+
+    return torch.is_autocast_enabled(model.device.type)
 
 
 def _tf32_in_force() -> bool:

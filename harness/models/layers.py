@@ -23,6 +23,16 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def is_foreign(module: Any) -> bool:
+    """Whether a module is quantised by something else than bitsandbytes: torch.ao, torchao …"""
+    import torch
+
+    if type(module).__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torchao")):
+        return True
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, torch.Tensor) and type(weight).__module__.startswith("torchao")
+
+
 def layer_kind(layer: Any) -> str | None:
     """How a linear layer is quantised: 'int8', 'nf4', 'fp4' or None."""
     name = type(layer).__name__

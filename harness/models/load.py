@@ -30,6 +30,7 @@ from harness.models.half import (
 )
 from harness.models.quantise_clock import QuantiseClock
 from harness.models.sources import ModelFiles
+from harness.precisions._loaded import check_nothing_else
 from harness.suite import Architecture, ModelSpec, PrecisionSpec
 from harness.worker.meter import MemoryMeter, give_back_freed
 
@@ -146,6 +147,7 @@ def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
     precision = load_precision(job.precision.use)
     wrong = precision.check(attested, job.precision.options, job.device.split(":")[0])
     wrong += check_attention(attested, job.model.attention)
+    wrong += check_nothing_else(attested)
     if wrong:
         raise InputError(
             f"{job.model.name} declared as {job.precision.name} was loaded as something else: "

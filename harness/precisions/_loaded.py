@@ -24,6 +24,17 @@ def check_tf32(attested: dict[str, Any], on: bool) -> list[str]:
     return [f"declared TF32 {_switch(on)}, in force it is {_switch(attested['tf32'])}"]
 
 
+def check_nothing_else(attested: dict[str, Any]) -> list[str]:
+    """What no precision declares: layers of another library's quantisation, autocast."""
+    wrong = []
+    if attested["foreign_layers"]:
+        named = ", ".join(attested["foreign_layers"][:3])
+        wrong.append(f"layers are quantised by another library than the declared one: {named}")
+    if attested["autocast"]:
+        wrong.append("autocast is on: products are computed in another dtype than was declared")
+    return wrong
+
+
 def _describe_odd(attested: dict[str, Any], other: str, dtype: str) -> str:
     count = attested["dtypes"][other]
     names = attested["odd_dtypes"].get(other)

@@ -42,5 +42,12 @@ def _left_in_group(folder: Path, limit_name: str, usage_name: str) -> int | None
         facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # absent, or "max"
         return None
-    cached = int(facts.get("total_inactive_file") or facts.get("inactive_file") or 0)
+    # A checkpoint that was read twice is among the active ones, which can be dropped as well.
+    kinds = ("inactive_file", "active_file")
+    cached = sum(int(facts.get(f"total_{kind}") or facts.get(kind) or 0) for kind in kinds)
     return max(0, limit - used + cached)
+
+
+def format_gb(size: float | None) -> str:
+    """``1.5 GB``, of 10**9 bytes."""
+    return "an unknown number of bytes" if size is None else f"{size / 1e9:.3g} GB"

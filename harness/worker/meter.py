@@ -192,7 +192,8 @@ def _read_device_before(device: str) -> int | None:
 def _read_device_used(device: str) -> int | None:
     """Bytes in use on the whole device, by NVML, which needs no CUDA context.
 
-    Not by `torch.cuda.device_memory_used`, which makes one.
+    Not by `torch.cuda.device_memory_used`, which makes one. None among boards of several kinds,
+    unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID``: CUDA counts the fastest first, NVML by the bus.
     """
     import torch
 
@@ -200,8 +201,15 @@ def _read_device_used(device: str) -> int | None:
         import pynvml
 
         pynvml.nvmlInit()
+        if _are_boards_mixed(pynvml) and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+            return None
         index = torch.cuda._get_nvml_device_index(device)  # as CUDA_VISIBLE_DEVICES has it
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
     except Exception:  # no library, driver, permission or such device: each raises its own kind
         return None
+
+
+def _are_boards_mixed(nvml: Any) -> bool:
+    handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
+    return len(set(map(nvml.nvmlDeviceGetName, handles))) > 1
