@@ -6,27 +6,29 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from harness.comparability import find_differences
-from harness.compare import Compared, compare_records
+from harness.bless_command import slug_of
+from harness.compare import Compared, compare_pair
 from harness.errors import InputError
 from harness.record import Record, Run, Verdict
 from harness.run_sources import (
+    Found,
     find_runs,
     list_at_revision,
     list_run_files,
     read_at_revision,
     resolve_revision,
 )
+from harness.statistics import Outcome
+from harness.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.thresholds import (
     FOLDER,
     Thresholds,
-    judge_thresholds,
+    find_changes,
     list_unmeasured,
     parse_thresholds,
     path_of,
-    propose_tighter,
     read_thresholds,
 )
 
@@ -39,7 +41,12 @@ class Baseline:
     stored: Thresholds | Run
 
     def judge(self, now: Run, record: Record) -> tuple[Verdict, ...]:
-        """The verdicts on one record of run ``now``; none where the baseline does not have it."""
+        """The verdicts on one record of run ``now``; none where the baseline does not have it.
+
+        None either on a reference that nobody asked for: no item would fail by it.
+        """
+        if record.reference_only:
+            return ()
         if isinstance(self.stored, Thresholds):
             return judge_thresholds(self.stored, now.environment, record)
         return self._judge_by_run(self.stored, now, record)
@@ -47,7 +54,8 @@ class Baseline:
     def remarks(self, environment: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
         """What should be blessed anew, and how much of the baseline was not measured."""
         if isinstance(self.stored, Run):
-            return []
+            judged = any(v.against == "run" for record in records for v in record.verdicts)
+            return [] if judged else [f"nothing here is in {self.name}: nothing was judged by it"]
         proposals = propose_tighter(self.stored, environment, records)
         lost = list_unmeasured(self.stored, records)
         if not lost:
@@ -55,29 +63,77 @@ class Baseline:
         named = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
         return [*proposals, f"{len(lost)} of the blessed measurements were not made: {named}"]
 
+    def judge_lost(self, records: Sequence[Record]) -> list[Verdict]:
+        """Of thresholds: a FAIL for what failed now, and INCONCLUSIVE for what is missing."""
+        if isinstance(self.stored, Run):
+            return []
+        found = {(r.cell.id, r.measurement): r for r in records if not r.noise}
+        return [
+            _tell_loss(self.name, cell, name, found.get((cell, name)))
+            for cell, measurements in self.stored.cells.items()
+            for name in measurements
+            if (cell, name) not in found
+            or found[cell, name].validity.status in ("failed", "skipped")
+        ]
+
+    def list_changed(self, run: Run) -> list[str]:
+        """Of thresholds: the records that differ in what a threshold depends on."""
+        if isinstance(self.stored, Run):
+            return []
+        blessed = ((record, self.stored.find(record)) for record in run.records)
+        return [
+            record.cell.id
+            for record, threshold in blessed
+            if threshold is not None
+            and not record.noise
+            and find_changes(threshold, run.environment, record)
+        ]
+
     def _judge_by_run(self, earlier: Run, now: Run, record: Record) -> tuple[Verdict, ...]:
+        """As `harness compare` judges this record, before many are weighed together."""
         key = (record.cell.id, record.measurement)
         alike = [r for r in earlier.records if (r.cell.id, r.measurement) == key and not r.noise]
-        before = alike[0] if alike else None
-        if before is None or not before.usable or not record.usable or record.noise:
+        if not alike or not record.usable or record.noise:
             return ()
-        differences = find_differences(earlier, before, now, record)
-        if differences:
-            fields = ", ".join(map(str, differences))
-            text = (
-                f"{record.cell.id} {record.measurement} is incomparable with {self.name}: {fields}"
-            )
-            return (
-                Verdict(
-                    verdict="INCONCLUSIVE",
-                    metric=record.measurement,
-                    bound=self.name,
-                    value=None,
-                    text=text,
-                    against="run",
-                ),
-            )
-        return tuple(_to_verdict(self.name, one) for one in compare_records(before, record))
+        found = compare_pair(earlier, alike[0], now, record, key)
+        told = [
+            (one.verdict, f"{key[0]} {key[1]}: {one.reason} (A is {self.name})")
+            for one in found.missing
+        ]
+        told += [
+            ("INCONCLUSIVE", f"{key[0]} {key[1]} is incomparable with {self.name}: {fields}")
+            for one in found.refused
+            for fields in [", ".join(map(str, one.differences))]
+        ]
+        return (
+            *(_to_verdict(self.name, one) for one in found.compared),
+            *(_plain(self.name, key[1], outcome, text, "run") for outcome, text in told),
+        )
+
+
+def pick_run(found: Sequence[Found], suite: str, device: str) -> Found | None:
+    """The newest run of a suite, of the same device where there is one; None without any."""
+    same = [one for one in found if one.run.suite.get("name") == suite]
+    same = [one for one in same if slug_of(one.run) == device] or same
+    return max(same, key=lambda one: one.run.run.utc, default=None)
+
+
+def _tell_loss(name: str, cell: str, measurement: str, record: Record | None) -> Verdict:
+    if record is None or record.validity.status == "skipped":
+        why = "was not measured" if record is None else "was skipped"
+        text = f"{cell} {measurement} {why}; {name} has thresholds of it"
+        return _plain(name, measurement, "INCONCLUSIVE", text, "threshold")
+    reasons = "; ".join(record.validity.reasons)
+    text = f"{cell} {measurement} failed: {reasons}; {name} has thresholds of it"
+    return _plain(name, measurement, "FAIL", text, "threshold")
+
+
+def _plain(
+    name: str, metric: str, outcome: Outcome, text: str, against: Literal["threshold", "run"]
+) -> Verdict:
+    return Verdict(
+        verdict=outcome, metric=metric, bound=name, value=None, text=text, against=against
+    )
 
 
 def find_baseline(against: str | None, suite: str, device: str, root: Path) -> Baseline | None:
@@ -101,10 +157,10 @@ def find_baseline(against: str | None, suite: str, device: str, root: Path) -> B
         if content is not None:
             where = f"{against}:{name}"
             return Baseline(where, parse_thresholds(content, where))
-    same = [found for found in find_runs(against, root) if found.run.suite.get("name") == suite]
-    if not same:
+    found = pick_run(find_runs(against, root), suite, device)
+    if found is None:
         raise InputError(f"--against {against}: no run of suite {suite!r} there")
-    return Baseline(same[-1].name, same[-1].run)
+    return Baseline(found.name, found.run)
 
 
 def names_thresholds(argument: str, root: Path) -> bool:

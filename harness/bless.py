@@ -6,7 +6,7 @@ Several runs of one commit are A/A runs: how they differ is each value's spread.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -15,7 +15,17 @@ from harness.metrics._speed_processes import processes_of
 from harness.options import ValueSpec
 from harness.record import Record, Run, Value
 from harness.statistics import Processes
-from harness.thresholds import Blessed, Threshold, Thresholds, facts_of, hash_items, list_judged
+from harness.thresholds import (
+    SCHEMA,
+    Blessed,
+    Threshold,
+    Thresholds,
+    facts_of,
+    hash_items,
+    list_judged,
+)
+
+_Key = tuple[str, str]  # cell, measurement
 
 ENOUGH_PROCESSES = 3
 # Processes farther apart than this do not agree: something disturbed some of them.
@@ -39,84 +49,100 @@ def bless(
     """Thresholds of these runs; cells and measurements that they do not have stay as they were.
 
     ``device`` is the slug in the runs' names. Raises `InputError` for runs that cannot be blessed:
-    interrupted, of a dirty tree or no commit, of different suites, commits or devices, with a
-    record that is invalid or failed, or that breaks a limit; without a reason; and where nothing
-    can be blessed. Speeds of too few processes, or of such that disagree, are left out and told.
+    interrupted, of a dirty tree or no commit, of different suites, commits or devices, one given
+    twice, with a record that is invalid or failed, or that breaks a limit; without a reason; and
+    where nothing can be blessed. Left out and told are flagged speeds, those of too few processes,
+    and of such that disagree. A measurement of which a value would lose its threshold by that
+    stays as it was.
     """
     if not reason.strip():
         raise InputError("a reason is needed: --reason 'why these numbers are the new ones'")
     _check_runs(runs)
-    first = runs[-1]
-    blessed: dict[str, dict[str, Blessed]] = {}
+    suite = str(runs[-1].suite.get("name"))
+    if previous is not None and (previous.suite, previous.device) != (suite, device):
+        raise InputError(
+            f"the thresholds to be changed are of {previous.suite} on {previous.device}, "
+            f"the runs of {suite} on {device}"
+        )
+    cells = dict(previous.cells) if previous else {}
     left_out: list[str] = []
-    for record in first.records:
-        if record.reference_only or record.noise or record.reused_from or not record.usable:
-            continue
-        values = _bless_record(runs, record, left_out)
-        if values:
-            blessed.setdefault(record.cell.id, {})[record.measurement] = Blessed(
-                commit=first.run.git_sha or "",
-                run=first.run.id,
+    made = False
+    for (cell, measurement), found in _group(runs).items():
+        values, lacking = _bless_records(found)
+        label = f"{cell} {measurement}"
+        left_out += [f"{label}.{name}: {why}" for name, why in lacking.items()]
+        old = cells.get(cell, {}).get(measurement)
+        lost = [name for name in lacking if old is not None and name in old.values]
+        if lost and values:
+            left_out.append(
+                f"{label} stays as it was: {', '.join(lost)} would no longer have a threshold; "
+                "where that is meant, remove it from the file"
+            )
+        elif values:
+            run, record = found[-1]
+            now = Blessed(
+                commit=run.run.git_sha or "",
+                run=run.run.id,
                 when=when,
                 reason=reason.strip(),
                 items=hash_items(record),
-                facts=facts_of(first.environment, record),
+                facts=facts_of(run.environment, record),
                 values=values,
             )
-    if not blessed:
+            cells[cell] = {**cells.get(cell, {}), measurement: now}
+            made = True
+    if not made:
         why = "; ".join(left_out) or "no record with a value that thresholds are kept of"
         raise InputError(f"nothing to bless: {why}")
-    cells = dict(previous.cells) if previous else {}
-    for cell, measurements in blessed.items():
-        cells[cell] = {**cells.get(cell, {}), **measurements}
-    made_of = Thresholds(schema=1, suite=_name(first), device=device, cells=cells)
-    return Result(made_of, tuple(_list_changes(previous, made_of)), tuple(left_out))
+    after = Thresholds(schema=SCHEMA, suite=suite, device=device, cells=cells)
+    return Result(after, tuple(_list_changes(previous, after)), tuple(left_out))
 
 
-def _bless_record(runs: Sequence[Run], record: Record, left_out: list[str]) -> dict[str, Threshold]:
-    """The thresholds of one measurement; adds to ``left_out`` what has none, and why."""
-    label = f"{record.cell.id} {record.measurement}"
-    alike = [(run, _find(run, record)) for run in runs]
-    found = [(run, other) for run, other in alike if other is not None and other.usable]
-    if len(found) < len(runs):
-        left_out.append(f"{label}: not every run has it")
-        return {}
-    facts = [facts_of(run.environment, other) for run, other in found]
-    differing = sorted({name for f in facts for name in f if f.get(name) != facts[-1].get(name)})
+def _group(runs: Sequence[Run]) -> dict[_Key, list[tuple[Run, Record]]]:
+    """The records that were asked for and measured, with their runs, by cell and measurement."""
+    found: dict[_Key, list[tuple[Run, Record]]] = {}
+    for run in runs:
+        for record in run.records:
+            if record.usable and not (record.reference_only or record.noise or record.reused_from):
+                found.setdefault((record.cell.id, record.measurement), []).append((run, record))
+    return found
+
+
+def _bless_records(
+    found: Sequence[tuple[Run, Record]],
+) -> tuple[dict[str, Threshold], dict[str, str]]:
+    """The thresholds of one measurement, and why its other values have none."""
+    latest = found[-1][1]
+    facts = [facts_of(run.environment, record) for run, record in found]
+    differing = sorted(
+        {name for one in facts for name in one | facts[-1] if one.get(name) != facts[-1].get(name)}
+    )
     if differing:
+        label = f"{latest.cell.id} {latest.measurement}"
         raise InputError(f"{label}: the runs differ in {', '.join(differing)}")
-    values = {}
-    for name, spec, value in list_judged(record):
-        samples = [other.values.get(name, Value(value=None)) for _, other in found]
-        made = _make_threshold(spec, value, samples)
+    values: dict[str, Threshold] = {}
+    lacking: dict[str, str] = {}
+    flags = [why for _, r in found if r.validity.status == "flagged" for why in r.validity.reasons]
+    for name, spec, value in list_judged(latest):
+        if flags and spec.sampled == "processes":
+            lacking[name] = f"flagged, and a flagged speed is no anchor: {'; '.join(flags)}"
+            continue
+        made = _make_threshold(
+            spec, value, [r.values.get(name, Value(value=None)) for _, r in found]
+        )
         if isinstance(made, Threshold):
             values[name] = made
         else:
-            left_out.append(f"{label}.{name}: {made}")
-    return values
+            lacking[name] = made
+    return values, lacking
 
 
 def _check_runs(runs: Sequence[Run]) -> None:
     for run in runs:
-        name = run.run.id
-        if run.run.interrupted:
-            raise InputError(f"{name} was interrupted: run the suite to its end")
-        if run.run.git_sha is None:
-            raise InputError(f"{name} is of no commit: thresholds name the commit they are from")
-        if run.run.git_dirty:
-            raise InputError(f"{name} is of a dirty tree: commit first, then measure again")
-        for record in run.records:
-            if record.validity.status in ("invalid", "failed"):
-                reasons = "; ".join(record.validity.reasons)
-                raise InputError(
-                    f"{name}: {record.cell.id} {record.measurement} is "
-                    f"{record.validity.status}: {reasons}"
-                )
-            broken = [
-                v.text for v in record.verdicts if v.verdict == "FAIL" and v.against == "limit"
-            ]
-            if broken:
-                raise InputError(f"{name} breaks a limit of its suite: {broken[0]}")
+        _check_run(run)
+    for place, run in enumerate(runs):
+        if run in runs[:place]:
+            raise InputError(f"{run.run.id} was given twice: a copy does not tell how runs differ")
     for what, found in (
         ("suites", {str(run.suite.get("sha256")) for run in runs}),
         ("commits", {run.run.git_sha for run in runs}),
@@ -124,6 +150,26 @@ def _check_runs(runs: Sequence[Run]) -> None:
     ):
         if len(found) > 1:
             raise InputError(f"the runs are of different {what}: bless runs of one only")
+
+
+def _check_run(run: Run) -> None:
+    name = run.run.id
+    if run.run.interrupted:
+        raise InputError(f"{name} was interrupted: run the suite to its end")
+    if run.run.git_sha is None:
+        raise InputError(f"{name} is of no commit: thresholds name the commit they are from")
+    if run.run.git_dirty:
+        raise InputError(f"{name} is of a dirty tree: commit first, then measure again")
+    for record in run.records:
+        status = record.validity.status
+        if status in ("invalid", "failed"):
+            reasons = "; ".join(record.validity.reasons)
+            raise InputError(
+                f"{name}: {record.cell.id} {record.measurement} is {status}: {reasons}"
+            )
+        for verdict in record.verdicts:
+            if verdict.verdict == "FAIL" and verdict.against == "limit":
+                raise InputError(f"{name} breaks a limit of its suite: {verdict.text}")
 
 
 def _make_threshold(spec: ValueSpec, latest: Value, samples: Sequence[Value]) -> Threshold | str:
@@ -141,7 +187,7 @@ def _make_threshold(spec: ValueSpec, latest: Value, samples: Sequence[Value]) ->
         spread = processes.spread or 0.0
         if spread > LARGEST_SPREAD:
             return f"its processes differ by {spread:.0%}, which is no agreement"
-        sigma = spread / math.sqrt(processes.n) * processes.mean
+        sigma = spread / math.sqrt(processes.n / len(samples)) * processes.mean  # of a whole run
         margin = _resolve_margin(spec, processes.mean, sigma)
         return _threshold(spec, latest.unit, processes.mean, margin, spread, processes.n)
     spread_or_none = stdev(numbers) if len(numbers) > 1 else None
@@ -181,40 +227,34 @@ def _pool(runs: Sequence[Processes]) -> Processes | None:
     return Processes(math.exp(mean), math.sqrt(max(variances)) if variances else None, n)
 
 
-def _find(run: Run, like: Record) -> Record | None:
-    for record in run.records:
-        same = (record.cell.id, record.measurement) == (like.cell.id, like.measurement)
-        if same and not record.noise:
-            return record
-    return None
-
-
-def _name(run: Run) -> str:
-    return str(run.suite.get("name"))
-
-
 def _list_changes(before: Thresholds | None, after: Thresholds) -> list[str]:
-    """A line per value that is new or another, and what became of its margin."""
+    """A line per value that is new, another or gone, and what became of its margin."""
+    was, now = _flatten(before), _flatten(after)
     lines = []
-    known: Mapping[str, Mapping[str, Blessed]] = before.cells if before else {}
-    for cell, measurements in sorted(after.cells.items()):
-        for measurement, blessed in sorted(measurements.items()):
-            old = known.get(cell, {}).get(measurement)
-            for name, threshold in sorted(blessed.values.items()):
-                label = f"{cell} {measurement}.{name}"
-                was = old.values.get(name) if old else None
-                if was is None:
-                    lines.append(f"{label}: new, {threshold.value:.6g} {threshold.unit}".rstrip())
-                elif was != threshold:
-                    lines.append(f"{label}: {_describe_change(was, threshold)}")
+    for label in sorted(was.keys() | now.keys()):
+        old, new = was.get(label), now.get(label)
+        if old is None and new is not None:
+            lines.append(f"{label}: new, {new.value:.6g} {new.unit}".rstrip())
+        elif old is not None and new is None:
+            lines.append(f"{label}: gone, was {old.value:.6g} {old.unit}".rstrip())
+        elif old is not None and new is not None and old != new:
+            lines.append(f"{label}: {_describe_change(old, new)}")
     return lines
+
+
+def _flatten(thresholds: Thresholds | None) -> dict[str, Threshold]:
+    return {
+        f"{cell} {measurement}.{name}": threshold
+        for cell, measurements in (thresholds.cells if thresholds else {}).items()
+        for measurement, blessed in measurements.items()
+        for name, threshold in blessed.values.items()
+    }
 
 
 def _describe_change(was: Threshold, now: Threshold) -> str:
     share = f" ({now.value / was.value - 1:+.2%})" if was.value else ""
+    unit = f" {now.unit}" if now.unit else ""
     worse = (now.value > was.value) == (now.better == "lower")
     side = "the same" if now.value == was.value else "looser" if worse else "tighter"
     margins = [f"{m:.3g}" if m is not None else "none" for m in (was.margin, now.margin)]
-    return (
-        f"{was.value:.6g} → {now.value:.6g} {now.unit}{share}, {side}; margin {' → '.join(margins)}"
-    )
+    return f"{was.value:.6g} → {now.value:.6g}{unit}{share}, {side}; margin {' → '.join(margins)}"

@@ -29,9 +29,11 @@ def bless_runs(runs: Sequence[Run], reason: str, root: Path) -> tuple[Path, Resu
     """Write the thresholds of these runs under ``root``; earlier ones of other cells stay."""
     if not runs:
         raise InputError("no run to bless")
-    latest = runs[-1]
-    device = slug_of(latest)
-    path = path_of(root, str(latest.suite.get("name")), device)
+    devices = sorted({slug_of(run) for run in runs})
+    if len(devices) > 1:
+        raise InputError(f"the runs are of different devices: {', '.join(devices)}")
+    [device] = devices
+    path = path_of(root, str(runs[-1].suite.get("name")), device)
     previous = read_thresholds(path) if path.exists() else None
     when = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     result = bless(runs, device, previous, reason, when)

@@ -6,6 +6,7 @@ refused with the fields that differ; nothing that only one run has goes unsaid.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -15,18 +16,21 @@ from harness.comparability import Difference, find_differences
 from harness.options import ValueSpec
 from harness.record import Record, Run, Value
 from harness.statistics import (
+    NORMAL_95,
     Outcome,
     benjamini_hochberg,
     judge_harm,
     samples_to_decide,
     smallest_detectable,
+    value_degrees_of_freedom,
 )
 from harness.values import base_name, bounds_of
 
-FALSE_DISCOVERY_RATE = 0.05
+# 3 % of two sides, so that equal speeds fail in less than 2 of 100 comparisons: at the usual 5 % it
+# was 2.6 (benchmarks/calibration.py).
+FALSE_DISCOVERY_RATE = 0.03
 # What a record's items say of how they were computed, not of what came out.
 _COST = frozenset({"cost", "batch_size", "distribution", "questions"})
-_NORMAL_95 = 1.6448536269514722
 
 
 @dataclass(frozen=True)
@@ -112,26 +116,42 @@ def compare_runs(a: Run, b: Run, allow: Collection[str] = ()) -> Comparison:
     pairs: list[tuple[Record, Record]] = []
     for key in dict.fromkeys((*theirs, *ours)):
         before, after = theirs.get(key), ours.get(key)
-        lost = _find_loss(key, before, after)
-        if lost is not None:
-            missing.append(lost)
-        if before is None or after is None or not before.usable or not after.usable:
-            continue
-        differences = find_differences(a, before, b, after)
-        stopping = tuple(one for one in differences if not _is_allowed(one.field, allow))
-        if stopping:
-            refused.append(Refused(*key, stopping))
-            continue
-        flags |= {f"{one} was allowed to differ": None for one in differences}
-        values = compare_records(before, after)
-        if not values and _is_judged(before):
-            items = Difference("items", _count(before), _count(after))
-            refused.append(Refused(*key, (items,)))
-            continue
-        compared += values
-        missing += _find_lost_values(before, after)
-        pairs.append((before, after))
+        found = compare_pair(a, before, b, after, key, allow)
+        compared += found.compared
+        refused += found.refused
+        missing += found.missing
+        flags |= dict.fromkeys(found.flags)
+        pairs += found.pairs
     return Comparison(_adjust(compared), tuple(refused), tuple(missing), tuple(flags), tuple(pairs))
+
+
+def compare_pair(
+    a: Run,
+    before: Record | None,
+    b: Run,
+    after: Record | None,
+    key: tuple[str, str],
+    allow: Collection[str] = (),
+) -> Comparison:
+    """One measurement of both runs, by itself: not weighed with others."""
+    lost = _find_loss(key, before, after)
+    missing = () if lost is None else (lost,)
+    if before is None or after is None or not before.usable or not after.usable:
+        return Comparison(missing=missing)
+    differences = find_differences(a, before, b, after)
+    stopping = tuple(one for one in differences if not _is_allowed(one.field, allow))
+    if stopping:
+        return Comparison(refused=(Refused(*key, stopping),), missing=missing)
+    values = compare_records(before, after)
+    if not values and _is_judged(before):
+        items = Difference("items", _count(before), _count(after))
+        return Comparison(refused=(Refused(*key, (items,)),), missing=missing)
+    return Comparison(
+        tuple(values),
+        missing=(*missing, *_find_lost_values(before, after)),
+        flags=tuple(f"{one} was allowed to differ" for one in differences),
+        pairs=((before, after),),
+    )
 
 
 def compare_records(before: Record, after: Record) -> list[Compared]:
@@ -199,12 +219,16 @@ def _compare_value(
     if lower == upper:
         return replace(made, verdict="FAIL" if harm > margin else "PASS")
     verdict = judge_harm(harm, lower, upper, margin)
-    spread = value.stderr or (upper - lower) / (2 * _NORMAL_95)
-    made = replace(made, verdict=verdict, smallest_detectable=smallest_detectable(spread, margin))
+    spread = value.stderr or (upper - lower) / (2 * NORMAL_95)
+    by_items = spec.sampled == "items" and not is_ratio  # Tango's interval is no t interval
+    df = value_degrees_of_freedom(value.value, value.stderr, value.interval, is_ratio)
+    smallest = smallest_detectable(
+        spread, margin, math.inf if by_items else df, 1 - FALSE_DISCOVERY_RATE / 2
+    )
+    made = replace(made, verdict=verdict, smallest_detectable=smallest)
     if verdict != "INCONCLUSIVE":
         return made
-    reach = upper - harm if harm <= margin else harm - lower
-    enough = samples_to_decide(harm, reach, value.n or 0, margin)
+    enough = samples_to_decide(harm, NORMAL_95 * spread, value.n or 0, margin)
     what = "processes" if spec.sampled == "processes" else "chunks or items"
     return replace(made, reason=f"about {enough:,} {what} would decide" if enough else "")
 
@@ -223,12 +247,13 @@ def _weigh(one: Compared, q: float | None) -> Compared:
     if q is None:
         return one
     if one.verdict == "FAIL" and q > FALSE_DISCOVERY_RATE:
-        return replace(
-            one,
-            q=q,
-            verdict="INCONCLUSIVE",
-            reason=f"among so many comparisons this is no surprise (q = {q:.2g})",
+        alone = one.p is not None and one.p > FALSE_DISCOVERY_RATE
+        why = (
+            f"by chance alone as far apart in {one.p:.1%} of comparisons"
+            if alone
+            else f"among so many comparisons this is no surprise (q = {q:.2g})"
         )
+        return replace(one, q=q, verdict="INCONCLUSIVE", reason=why)
     return replace(one, q=q)
 
 

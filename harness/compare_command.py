@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import click
 
-from harness.baseline import find_baseline, names_thresholds
+from harness.baseline import find_baseline, names_thresholds, pick_run
 from harness.bless_command import slug_of
-from harness.compare import compare_runs, is_identical
+from harness.compare import Comparison, compare_runs, is_identical
 from harness.errors import InputError
 from harness.report.compare import (
     Judged,
@@ -23,6 +23,8 @@ from harness.report.compare import (
 from harness.run_sources import Found, find_runs
 
 Form = Literal["text", "md", "json"]
+# What a record raises whose items or values were edited by hand.
+_NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 _STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
 
 
@@ -40,9 +42,13 @@ def run_compare(
     Raises `InputError` for a side that is no run, or two sides without a suite in common.
     """
     if names_thresholds(a, root):
+        if allow:
+            raise InputError(
+                "--allow is for two runs: thresholds hold for what they were blessed of"
+            )
         return _judge_by_thresholds(a, find_runs(b, root), form, on_inconclusive, root)
     pairs = _pair(find_runs(a, root), find_runs(b, root))
-    titled = [Titled(x.name, y.name, compare_runs(x.run, y.run, allow)) for x, y in pairs]
+    titled = [Titled(x.name, y.name, _compare(x, y, allow)) for x, y in pairs]
     _check_allowed(allow, titled)
     ledgers = [
         _list_flips(x, y, one, flips, form) for (x, y), one in zip(pairs, titled, strict=True)
@@ -56,6 +62,16 @@ def run_compare(
     return _find_status({one.comparison.verdict for one in titled}, on_inconclusive)
 
 
+def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
+    try:
+        return compare_runs(x.run, y.run, allow)
+    except _NOT_AS_WRITTEN as error:
+        raise InputError(
+            f"{x.name} and {y.name} cannot be compared: a field is not as the harness writes it "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
 def _judge_by_thresholds(
     a: str, runs: Sequence[Found], form: Form, on_inconclusive: str, root: Path
 ) -> int:
@@ -64,13 +80,18 @@ def _judge_by_thresholds(
     for one in runs:
         baseline = find_baseline(a, str(one.run.suite.get("name")), slug_of(one.run), root)
         assert baseline is not None
-        judged = [v for r in one.run.records for v in baseline.judge(one.run, r)]
+        try:
+            judged = [v for r in one.run.records for v in baseline.judge(one.run, r)]
+        except _NOT_AS_WRITTEN as error:
+            raise InputError(
+                f"{one.name} cannot be judged against {baseline.name}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        judged += baseline.judge_lost(one.run.records)
         if not judged:
             raise InputError(f"nothing to compare: {baseline.name} has no threshold of {one.name}")
-        verdicts |= {
-            "INCOMPARABLE" if v.value is None and v.verdict == "INCONCLUSIVE" else v.verdict
-            for v in judged
-        }
+        changed = baseline.list_changed(one.run)
+        verdicts |= {v.verdict for v in judged} | ({"INCOMPARABLE"} if changed else set())
         found.append(Judged(baseline.name, one.name, tuple(judged)))
     click.echo(render_judged(found, form))
     return _find_status(verdicts, on_inconclusive)
@@ -86,14 +107,12 @@ def _find_status(verdicts: Collection[str], on_inconclusive: str) -> int:
 
 
 def _pair(a: Sequence[Found], b: Sequence[Found]) -> list[tuple[Found, Found]]:
-    """Runs of the same suite; of several devices, those of the same one where there is one."""
+    """Runs of the same suite, the newest of the same device where there is one."""
     pairs = []
     for ours in b:
-        same = [
-            theirs for theirs in a if theirs.run.suite.get("name") == ours.run.suite.get("name")
-        ]
-        same = [t for t in same if t.run.run.device == ours.run.run.device] or same
-        pairs += [(theirs, ours) for theirs in same[-1:]]
+        theirs = pick_run(a, str(ours.run.suite.get("name")), slug_of(ours.run))
+        if theirs is not None:
+            pairs.append((theirs, ours))
     if not pairs:
         names = [sorted({str(f.run.suite.get("name")) for f in side}) for side in (a, b)]
         raise InputError(

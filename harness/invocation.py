@@ -91,17 +91,15 @@ class Invocation:
 
         return publish(environ, list_runs(), self.also_failing)
 
-    def bless(self) -> list[str]:
-        """Make thresholds of the finished runs; the lines to print. Raises `InputError`."""
+    def bless(self) -> None:
+        """Make thresholds of the finished runs; raises `InputError` where one may not be."""
         from harness.bless_command import bless_runs, report
 
-        lines: list[str] = []
         for run in self.session.finished:
             path, result = bless_runs(
                 [read_run(run.path)], self._config.getoption("--reason"), self._config.rootpath
             )
-            lines += report(Path(self.show_path(path)), result)
-        return lines
+            self.blessed += report(Path(self.show_path(path)), result)
 
     def recall_failure(self, node: Any) -> None:
         """Have ``--lf`` know a node again.

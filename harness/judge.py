@@ -16,7 +16,11 @@ from harness.suite import Suite
 from harness.values import base_name
 
 # Keys of a protocol that say how, or how often, not what was measured.
-HOW = frozenset({"method", "processes"})
+_HOW = frozenset(
+    {"method", "processes", "min_rounds", "min_time_s", "max_time_s", "roofline", "batch_sizes"}
+)
+# Names of files, which do not count beside the hash of what is in them.
+_NAMES = {"text_sha256": ("text",), "items_sha256": ("data", "examples")}
 
 
 def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:
@@ -108,6 +112,11 @@ def explain_refusal(record: Record, reference: Record | None, name: str | None) 
 
 def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """The protocol fields in which two records differ, so that their numbers are incomparable."""
-    return sorted(
-        key for key in (ours.keys() | theirs.keys()) - HOW if ours.get(key) != theirs.get(key)
-    )
+    ours, theirs = keep_meaning(ours), keep_meaning(theirs)
+    return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+
+
+def keep_meaning(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol without what says how, or what a file is called whose hash is there."""
+    named = {name for key, names in _NAMES.items() if key in protocol for name in names}
+    return {key: value for key, value in protocol.items() if key not in _HOW | named}

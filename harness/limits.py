@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from harness.catalog import load_measurement
 from harness.options import ValueSpec
 from harness.record import Record, Value, Verdict
-from harness.statistics import Outcome, judge_harm, samples_to_decide, smallest_detectable
+from harness.statistics import (
+    NORMAL_95,
+    Outcome,
+    judge_harm,
+    samples_to_decide,
+    smallest_detectable,
+)
 from harness.suite import Limit
 from harness.values import base_name, bounds_of, qualify
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
-_NORMAL_95 = 1.6448536269514722
 
 
 def judge_limits(
@@ -132,8 +137,11 @@ def _smallest(side: _Side, found: Value, bounds: tuple[float, float] | None) -> 
     """The smallest harm that would have been called FAIL in four of five runs, as a value."""
     if bounds is None or found.value is None or bounds[0] == bounds[1]:
         return None
-    spread = found.stderr or (bounds[1] - bounds[0]) / (2 * _NORMAL_95)
-    return side.value(smallest_detectable(spread, max(0.0, side.margin)))
+    spread = found.stderr or (bounds[1] - bounds[0]) / (2 * NORMAL_95)
+    df = max(1, (found.n or 2) - 1)
+    if side.margin < 0:  # a gain is demanded: what counts is the distance from that
+        return side.value(side.margin + smallest_detectable(spread, 0.0, df))
+    return side.value(smallest_detectable(spread, side.margin, df))
 
 
 def _say_why(side: _Side, found: Value, spec: ValueSpec, bounds: tuple[float, float] | None) -> str:
@@ -147,7 +155,7 @@ def _say_why(side: _Side, found: Value, spec: ValueSpec, bounds: tuple[float, fl
         return "a single chunk has no spread: take a longer text, or a shorter context"
     harm = side.harm(found.value)
     lower, upper = sorted(side.harm(bound) for bound in bounds)
-    reach = upper - harm if harm <= side.margin else harm - lower
+    reach = NORMAL_95 * (found.stderr or (upper - lower) / (2 * NORMAL_95))
     enough = samples_to_decide(harm, reach, found.n, side.margin)
     what = {"items": "chunks or items", "processes": "processes"}.get(spec.sampled or "", "samples")
     undecided = f"{found.n} {what} do not decide it, the truth may be {_show_range(bounds)}"

@@ -169,8 +169,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
     if session.config.getoption("--bless") and not state.problem:
         try:
-            state.blessed = state.bless()
-        except InputError as error:
+            state.bless()
+        except (InputError, OSError) as error:
             state.problem = f"not blessed: {error}"
             session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if state.broken_suites and session.exitstatus == pytest.ExitCode.INTERRUPTED:

@@ -20,6 +20,10 @@ THRESHOLDS = "thresholds"
 _RUN_NAME = re.compile(r"(?P<utc>\d{8}T\d{6}Z)-(nogit|[0-9a-f]{4,40})(-dirty)?-(?P<rest>.+)\.json")
 
 
+_SUITE = re.compile(rb'"id": "([^"]*)/')  # what a run file's `run` begins with
+_HEAD_BYTES = 4096
+
+
 @dataclass(frozen=True)
 class Found:
     """A run, what it is called, and how to read a file that lies beside it (None: not there)."""
@@ -38,7 +42,8 @@ def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
     if path.is_file():
         return (_read_file(path),)
     if path.is_dir():
-        newest = list_run_files(str(p.relative_to(path)) for p in path.rglob("*.json"))
+        names = [str(p.relative_to(path)) for p in path.rglob("*.json")]
+        newest = _pick_newest(names, lambda name: _read_head(path / name))
         if not newest:
             raise InputError(
                 f"{argument}: no run file in this folder; they are called "
@@ -74,7 +79,10 @@ def list_at_revision(root: Path, revision: str) -> list[str]:
 
 def _find_at_revision(argument: str, root: Path) -> tuple[Found, ...]:
     revision = resolve_revision(argument, root)
-    newest = list_run_files(list_at_revision(root, revision))
+    newest = _pick_newest(
+        list_at_revision(root, revision),
+        lambda name: read_at_revision(root, revision, name) or b"",
+    )
     if not newest:
         raise InputError(
             f"{argument} ({revision[:10]}): no run file is committed under {RESULTS}/; commit what "
@@ -109,6 +117,14 @@ def _read_file(path: Path) -> Found:
     return Found(str(path), _parse(content, str(path)), read_beside)
 
 
+def _read_head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
 def _parse(content: bytes, where: str) -> Run:
     try:
         run = parse_run(content, where)
@@ -120,16 +136,26 @@ def _parse(content: bytes, where: str) -> Run:
 
 
 def list_run_files(names: Iterable[str]) -> list[str]:
-    """Of files named as runs are, the newest of each folder and device; thresholds are none."""
-    newest: dict[tuple[str, str], tuple[str, str]] = {}
-    for name in names:
-        path = PurePosixPath(name)
-        match = _RUN_NAME.fullmatch(path.name)
-        if match is None or THRESHOLDS in path.parts:
-            continue
-        key = (str(path.parent), re.sub(r"-[2-9]$", "", match["rest"]))
-        newest[key] = max(newest.get(key, ("", "")), (path.name, name))
-    return sorted(name for _, name in newest.values())
+    """Of paths those called as run files are, the newest first; thresholds are none."""
+    found = [
+        name
+        for name in names
+        if _RUN_NAME.fullmatch(PurePosixPath(name).name)
+        and THRESHOLDS not in PurePosixPath(name).parts
+    ]
+    return sorted(found, key=lambda name: PurePosixPath(name).name, reverse=True)
+
+
+def _pick_newest(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
+    """The newest of each suite and device; ``read`` gives a file's first bytes at least."""
+    newest: dict[tuple[str, str], str] = {}
+    for name in list_run_files(names):
+        match = _RUN_NAME.fullmatch(PurePosixPath(name).name)
+        assert match is not None
+        told = _SUITE.search(read(name)[:_HEAD_BYTES])
+        suite = told[1].decode() if told else str(PurePosixPath(name).parent)
+        newest.setdefault((suite, re.sub(r"-[2-9]$", "", match["rest"])), name)
+    return sorted(newest.values())
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -1,8 +1,9 @@
-"""The JSON Schemas of a suite and of a run file: generated from the models that read the files.
+"""The JSON Schemas of suites, run files and thresholds: generated from the models that read them.
 
 ``python -m harness.schema`` writes ``harness/suite.schema.json``, with which editors complete a
-suite, and ``harness/run.schema.json``; ``-`` prints the first. They describe single parts; what
-takes two of them (is the reference listed?) only `harness.suite` checks.
+suite, ``harness/run.schema.json`` and ``harness/thresholds.schema.json``; ``-`` prints the first.
+They describe single parts; what takes two of them (is the reference listed?) only `harness.suite`
+checks.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from pydantic.json_schema import models_json_schema
 from harness.catalog import list_measurements, list_names, load_measurement, load_precision
 from harness.record import SCHEMA, Run
 from harness.suite_models import NAME_PATTERN, Heading, LimitEntry, ModelSpec
+from harness.thresholds import SCHEMA as THRESHOLDS_SCHEMA
+from harness.thresholds import Thresholds
 
 SCHEMA_FILE = Path(__file__).with_name("suite.schema.json")
 RUN_SCHEMA_FILE = Path(__file__).with_name("run.schema.json")
+THRESHOLDS_SCHEMA_FILE = Path(__file__).with_name("thresholds.schema.json")
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _REF = "#/$defs/{model}"
 
@@ -84,16 +88,26 @@ def suite_json_schema() -> dict[str, Any]:
 
 def run_json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a run file; its ``schema`` is the version described."""
-    schema = Run.model_json_schema(by_alias=True)
-    schema["properties"]["schema"] = {"const": SCHEMA, "description": "version of this format"}
+    return _versioned(Run, SCHEMA, "run")
+
+
+def thresholds_json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a thresholds file."""
+    return _versioned(Thresholds, THRESHOLDS_SCHEMA, "thresholds")
+
+
+def _versioned(model: type[BaseModel], version: int, title: str) -> dict[str, Any]:
+    schema = model.model_json_schema(by_alias=True)
+    schema["properties"]["schema"] = {"const": version, "description": "version of this format"}
     schema["required"] = ["schema", *schema["required"]]  # what reads it demands it too
-    return {"$schema": _DRAFT, "title": "precision-harness run", **_without_titles(schema)}
+    return {"$schema": _DRAFT, "title": f"precision-harness {title}", **_without_titles(schema)}
 
 
 def write_schemas() -> None:
     """Bring the shipped files up to date."""
     SCHEMA_FILE.write_text(format_schema(), encoding="utf-8")
     RUN_SCHEMA_FILE.write_text(format_schema(run_json_schema()), encoding="utf-8")
+    THRESHOLDS_SCHEMA_FILE.write_text(format_schema(thresholds_json_schema()), encoding="utf-8")
 
 
 def format_schema(schema: dict[str, Any] | None = None) -> str:

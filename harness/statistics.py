@@ -15,6 +15,10 @@ from typing import Literal
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
+# What is said to be seen four times in five; a little more, as spreads are estimates themselves.
+AIMED_POWER = 0.85
+
+NORMAL_95 = NormalDist().inv_cdf(0.95)
 _LARGEST_LOG = math.log(sys.float_info.max)
 
 
@@ -153,6 +157,17 @@ def clustered_ratio(
     if stderr is None:
         return None
     return _student(mean, stderr, len(counts) - 1, len(counts), exp_capped, level)
+
+
+def degrees_of_freedom(reach: float, stderr: float) -> float:
+    """Of a 95 % t interval that reaches so far to one side; infinite for a normal one."""
+    ratio, low, high = reach / stderr, 1.0, 1e6
+    if ratio <= t_quantile(0.975, high):
+        return math.inf
+    while high / low > 1 + 1e-9:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if t_quantile(0.975, middle) > ratio else (low, middle)
+    return low
 
 
 def t_quantile(probability: float, df: float) -> float:
@@ -341,14 +356,23 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
 
 
 def smallest_detectable(
-    stderr: float, margin: float = 0.0, df: float = math.inf, power: float = 0.8
+    stderr: float,
+    margin: float = 0.0,
+    df: float = math.inf,
+    confidence: float = 0.95,
+    power: float = AIMED_POWER,
 ) -> float:
     """The smallest harm that `judge_harm` calls FAIL with this power.
 
     It fails beyond max(margin, t·SE); the estimate of a harm h is beyond that with the power where
-    h = max(margin, t(0.95)·SE) + t(power)·SE.
+    h = max(margin, t(confidence)·SE) + t(power)·SE. A spread estimated from few samples is more
+    often too small than too large: it is taken at its median, s·√(df/χ²(0.5, df)).
     """
-    return max(margin, t_quantile(0.95, df) * stderr) + t_quantile(power, df) * stderr
+    if math.isfinite(df):
+        from scipy.special import chdtri
+
+        stderr *= math.sqrt(df / float(chdtri(df, 0.5)))
+    return max(margin, t_quantile(confidence, df) * stderr) + t_quantile(power, df) * stderr
 
 
 def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> float:
@@ -382,3 +406,14 @@ def samples_to_decide(harm: float, reach: float, n: int, margin: float) -> int |
     if gap <= 0 or not math.isfinite(reach):
         return None
     return max(n + 1, math.ceil(n * (reach / gap) ** 2))
+
+
+def value_degrees_of_freedom(
+    value: float, stderr: float | None, interval: tuple[float, float] | None, is_ratio: bool
+) -> float:
+    """What `degrees_of_freedom` tells of a number with its error; infinite where there is none."""
+    if not stderr or interval is None or interval[1] <= value:
+        return math.inf
+    if is_ratio:
+        return degrees_of_freedom(math.log(interval[1] / value), stderr / value)
+    return degrees_of_freedom(interval[1] - value, stderr)

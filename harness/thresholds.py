@@ -1,47 +1,38 @@
-"""Thresholds: what a project has measured and blessed on one device, and records judged by them.
+"""Thresholds: what a project has measured and blessed on one device, as a file.
 
-``results/thresholds/<suite>/<device>.json`` is committed and reviewed like code. Making one of runs
-is `harness.bless`.
+``results/thresholds/<suite>/<device>.json`` is committed and reviewed like code. `harness.bless`
+makes one of runs, `harness.threshold_verdicts` judges records by one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.catalog import load_measurement
 from harness.comparability import Difference, describe
 from harness.compare import outcomes
 from harness.errors import InputError
-from harness.judge import HOW
-from harness.metrics._speed_processes import processes_of
+from harness.judge import keep_meaning
 from harness.options import ValueSpec
-from harness.record import Record, Value, Verdict
-from harness.statistics import (
-    Outcome,
-    Processes,
-    judge_harm,
-    smallest_detectable,
-    t_quantile,
-    welch_ratio_interval,
-)
+from harness.record import Record, Value
 from harness.values import base_name
 
 SCHEMA = 1
 FOLDER = Path("results/thresholds")
 _LONG = 40  # characters of a fact, beyond which its hash says as much
-_NORMAL_95 = 1.6448536269514722
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """Nothing is coerced and no number is NaN or infinite: such a margin would pass anything."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Threshold(_Frozen):
@@ -55,9 +46,17 @@ class Threshold(_Frozen):
     value: int | float
     unit: str
     better: Literal["lower", "higher"]
-    margin: float | None
-    spread: float | None
-    n: int
+    margin: float | None = Field(ge=0)
+    spread: float | None = Field(ge=0)
+    n: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _check_spread(self) -> Threshold:
+        if self.spread is not None and self.n < 2:
+            raise ValueError(f"a spread is of 2 samples or more, found n = {self.n}")
+        if self.margin is None and self.spread is None:
+            raise ValueError("without a margin there must be the spread that leaves none")
+        return self
 
 
 class Blessed(_Frozen):
@@ -83,7 +82,7 @@ class Thresholds(_Frozen):
     device: str
     cells: dict[str, dict[str, Blessed]]
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     def find(self, record: Record) -> Blessed | None:
         """What was blessed of this record's cell and measurement."""
@@ -98,7 +97,7 @@ def path_of(root: Path, suite: str, device: str) -> Path:
 def parse_thresholds(content: bytes, where: str) -> Thresholds:
     """Raises `InputError` naming the file and the field that is wrong."""
     try:
-        data = json.loads(content)
+        data = json.loads(content, object_pairs_hook=_refuse_twice)
     except ValueError as error:
         raise InputError(f"{where}: not a readable thresholds file: {error}") from None
     found = data.get("schema") if isinstance(data, dict) else None
@@ -110,6 +109,15 @@ def parse_thresholds(content: bytes, where: str) -> Thresholds:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{where}: {place}: {first['msg']}") from None
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A merge may leave two entries of one cell, of which JSON would take the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands there twice")
+    return found
 
 
 def read_thresholds(path: Path) -> Thresholds:
@@ -143,7 +151,7 @@ def _sort(blessed: dict[str, Any]) -> dict[str, Any]:
 
 def facts_of(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """What a threshold depends on: machine, libraries, weights, protocol; long ones as hashes."""
-    protocol = {f"protocol.{k}": v for k, v in record.protocol.items() if k not in HOW}
+    protocol = {f"protocol.{k}": v for k, v in keep_meaning(record.protocol).items()}
     facts = describe(environment, record) | protocol
     return {name: _shorten(value) for name, value in facts.items() if value is not None}
 
@@ -169,40 +177,6 @@ def list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:
     return found
 
 
-def judge_thresholds(
-    thresholds: Thresholds, environment: Mapping[str, Any], record: Record
-) -> tuple[Verdict, ...]:
-    """A verdict per blessed value of this record; none where it has failed, or nothing is blessed.
-
-    The harm is the distance from the blessed value. The sampling error of items is no part of it:
-    both are of the same items.
-    """
-    blessed = thresholds.find(record)
-    if blessed is None or record.noise or record.validity.status in ("failed", "skipped"):
-        return ()
-    differences = find_changes(blessed, environment, record)
-    if differences:
-        changed = ", ".join(map(str, differences))
-        text = (
-            f"{record.cell.id} {record.measurement} cannot be judged against the thresholds of "
-            f"{blessed.commit[:10]}: {changed} changed; bless it anew where that was meant"
-        )
-        return (
-            Verdict(
-                verdict="INCONCLUSIVE",
-                metric=record.measurement,
-                bound=f"threshold of {blessed.commit[:10]}",
-                value=None,
-                text=text,
-                against="threshold",
-            ),
-        )
-    same = blessed.items is not None and blessed.items == hash_items(record)
-    return tuple(
-        _judge(record, name, threshold, blessed, same) for name, threshold in blessed.values.items()
-    )
-
-
 def find_changes(
     blessed: Blessed, environment: Mapping[str, Any], record: Record
 ) -> list[Difference]:
@@ -224,115 +198,6 @@ def list_unmeasured(thresholds: Thresholds, records: Iterable[Record]) -> list[s
         for name in measurements
         if (cell, name) not in measured
     ]
-
-
-def propose_tighter(
-    thresholds: Thresholds, environment: Mapping[str, Any], records: Iterable[Record]
-) -> list[str]:
-    """A sentence per value that is surely better than blessed, by more than the margin."""
-    proposals = []
-    for record in records:
-        blessed = thresholds.find(record)
-        if blessed is None or not record.usable or find_changes(blessed, environment, record):
-            continue
-        for name, threshold in blessed.values.items():
-            found = record.values.get(name)
-            harm = None if found is None else _harm(found, threshold, _spec(record, name))
-            if harm is None or threshold.margin is None or threshold.value == 0:
-                continue
-            if harm.upper < -threshold.margin:
-                gain = -harm.harm / abs(threshold.value)
-                proposals.append(
-                    f"{record.cell.id} {record.measurement}.{name} is {gain:.1%} better than its "
-                    "threshold: `harness bless` this run to hold it"
-                )
-    return proposals
-
-
-class _Harm(_Frozen):
-    """How much worse than blessed, in the value's unit, with one-sided 95 % bounds."""
-
-    harm: float
-    lower: float
-    upper: float
-    stderr: float = 0.0
-
-
-def _spec(record: Record, name: str) -> ValueSpec:
-    spec: ValueSpec = load_measurement(record.measurement).VALUES[base_name(name)]
-    return spec
-
-
-def _harm(found: Value, threshold: Threshold, spec: ValueSpec) -> _Harm | None:
-    """None where the value is unavailable, or nothing is known of the spread of processes."""
-    if found.value is None:
-        return None
-    sign = 1 if threshold.better == "lower" else -1
-    if spec.sampled == "processes":
-        blessed = Processes(threshold.value, threshold.spread, threshold.n)
-        now = processes_of(found)
-        if now is None or (now.spread is None and blessed.spread is None):
-            return None
-        ratio = welch_ratio_interval(blessed, now)
-        harms = [sign * (r - 1) * threshold.value for r in (ratio.value, ratio.lower, ratio.upper)]
-        stderr = (ratio.stderr or 0.0) * threshold.value
-        return _Harm(harm=harms[0], lower=min(harms), upper=max(harms), stderr=stderr)
-    harm = sign * (found.value - threshold.value)
-    if not threshold.spread or threshold.n < 2:
-        return _Harm(harm=harm, lower=harm, upper=harm)
-    stderr = threshold.spread * math.sqrt(1 + 1 / threshold.n)
-    reach = t_quantile(0.95, threshold.n - 1) * stderr
-    return _Harm(harm=harm, lower=harm - reach, upper=harm + reach, stderr=stderr)
-
-
-def _judge(
-    record: Record, name: str, threshold: Threshold, blessed: Blessed, same: bool
-) -> Verdict:
-    metric = f"{record.measurement}.{name}"
-    found = record.values.get(name, Value(value=None))
-    spec = _spec(record, name)
-    harm = _harm(found, threshold, spec)
-    bound = f"{threshold.value:.6g} ± {threshold.margin:.3g}" if threshold.margin else "no margin"
-    outcome: Outcome
-    if same:
-        outcome, told = "PASS", "every item is as it was"
-    elif found.value is None:
-        outcome, told = "FAIL", "it is unavailable now"
-    elif threshold.margin is None:
-        outcome = "INCONCLUSIVE"
-        told = f"runs of one commit differ by σ = {threshold.spread:.2g}: no margin would tell"
-    elif harm is None:
-        outcome = "INCONCLUSIVE"
-        told = "neither side has the spread between processes: bless from 3 or more of them"
-    elif harm.stderr == 0:
-        outcome, told = "FAIL" if harm.harm > threshold.margin else "PASS", ""
-    else:
-        outcome = judge_harm(harm.harm, harm.lower, harm.upper, threshold.margin)
-        told = f"95 % bounds of the change {harm.lower:+.3g} to {harm.upper:+.3g} (worse is +)"
-    smallest = None
-    if harm is not None and threshold.margin is not None and harm.stderr:
-        smallest = smallest_detectable(harm.stderr, threshold.margin)
-        told += f"; harm is seen with 80 % power from {smallest:.3g} on"
-    unit = f" {found.unit}" if found.unit else ""
-    now = "unavailable" if found.value is None else f"{found.value:.6g}{unit}"
-    change = ""
-    if found.value is not None and threshold.value:
-        change = f" ({found.value / threshold.value - 1:+.2%})"
-    text = (
-        f"{record.cell.id}: {metric} is {now}, blessed at {blessed.commit[:10]} were "
-        f"{threshold.value:.6g}{unit}{change}, the margin is "
-        + ("none" if threshold.margin is None else f"{threshold.margin:.3g}")
-    )
-    return Verdict(
-        verdict=outcome,
-        metric=metric,
-        bound=bound,
-        value=found.value,
-        text=f"{text}; {told}." if told else f"{text}.",
-        against="threshold",
-        bounds=None if harm is None else (harm.lower, harm.upper),
-        smallest_detectable=smallest,
-    )
 
 
 def _shorten(value: Any) -> Any:

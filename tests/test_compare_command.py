@@ -7,7 +7,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from records import make_choices, make_peaks, make_run, make_speeds
+from records import (
+    ENVIRONMENT,
+    make_choices,
+    make_peaks,
+    make_perplexity,
+    make_run,
+    make_speeds,
+)
 
 from harness.cli import main
 from harness.record import Run, write_run
@@ -204,6 +211,88 @@ def test_a_run_is_judged_by_thresholds(tmp_path: Path, capsys: Capture) -> None:
     git(tmp_path, "commit", "-q", "-m", "blessed")
     code, out, _ = compare(capsys, "HEAD", good, "--root", str(tmp_path))
     assert (code, out.splitlines()[0]) == (0, "thresholds: HEAD:results/thresholds/s/cpu-xeon.json")
+
+
+def test_a_run_that_lost_what_is_blessed_fails(tmp_path: Path, capsys: Capture) -> None:
+    good = save(make_run(make_choices(), make_speeds(100.0)), tmp_path / "a.json")
+    assert main(["bless", good, "--reason", "x", "--root", str(tmp_path)]) == 0
+    capsys.readouterr()
+    thresholds = str(tmp_path / "results/thresholds/s/cpu-xeon.json")
+    died = make_speeds(1.0, status="failed", reasons=("killed by SIGSEGV",))
+    code, out, _ = compare(
+        capsys, thresholds, save(make_run(make_choices(), died), tmp_path / "b.json")
+    )
+    assert code == 1
+    assert "m[nf4] throughput failed: killed by SIGSEGV" in out
+    part = save(make_run(make_choices()), tmp_path / "c.json")
+    code, out, _ = compare(capsys, thresholds, part, "--on-inconclusive", "fail")
+    assert code == 2
+    assert "m[nf4] throughput was not measured" in out
+    assert compare(capsys, thresholds, part, "--allow", "libraries")[0] == 4
+
+
+def test_two_suites_of_one_folder_are_both_compared(tmp_path: Path, capsys: Capture) -> None:
+    for side, speed in (("a", 100.0), ("b", 50.0)):
+        slow = make_run(make_speeds(speed), suite="slow")
+        save(slow, tmp_path / side / "20260101T000000Z-abcdef1234-cpu-xeon.json")
+        same = make_run(make_choices(), suite="same", id="same/20260102T000000Z-a-cpu-xeon")
+        save(same, tmp_path / side / "20260102T000000Z-abcdef1234-cpu-xeon.json")
+    code, out, _ = compare(capsys, str(tmp_path / "a"), str(tmp_path / "b"))
+    assert code == 1
+    assert "throughput.decode_tokens_per_s[1]" in out
+
+
+def test_a_run_is_compared_with_that_of_its_own_board(tmp_path: Path, capsys: Capture) -> None:
+    def save_on(side: str, board: str, day: int) -> None:
+        environment = {**ENVIRONMENT, "cpu": {"name": board}}
+        run = make_run(
+            make_choices(), environment=environment, utc=f"2026-01-0{day}T00:00:00+00:00"
+        )
+        save(run, tmp_path / side / f"2026010{day}T000000Z-abcdef1234-cpu-{board.lower()}.json")
+
+    for side in "ab":
+        save_on(side, "EPYC", 1)
+        save_on(side, "Xeon", 2)
+    code, out, _ = compare(capsys, str(tmp_path / "a"), str(tmp_path / "b"))
+    assert code == 0
+    sides = [line for line in out.splitlines() if line[:2] in ("A:", "B:")]
+    assert ["epyc" in line for line in sides] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("measurement", "field", "value"),
+    [
+        (0, "right", 5),
+        (0, "right", None),
+        (1, "chunk_nll", [1.0]),
+        (1, "chunk_nll", ["a", "b"]),
+        (1, "chunk_tokens", "many"),
+    ],
+)
+def test_edited_items_end_in_one_line(
+    tmp_path: Path, capsys: Capture, measurement: int, field: str, value: object
+) -> None:
+    good = save(make_run(make_choices(), make_perplexity(150.0, 151.0)), tmp_path / "a.json")
+    data = json.loads(Path(good).read_text())
+    data["records"][measurement]["items"][field] = value
+    (tmp_path / "b.json").write_text(json.dumps(data))
+    code, _, err = compare(capsys, good, str(tmp_path / "b.json"))
+    assert code in (3, 4)
+    assert "Traceback" not in err
+
+
+def test_what_a_file_says_is_no_command_to_a_terminal_or_to_github(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    evil = "2.13\n::error::owned \x1b[2J"
+    libraries = {**ENVIRONMENT["libraries"], "torch": evil}
+    other = make_run(make_choices(), environment={**ENVIRONMENT, "libraries": libraries})
+    paths = [save(make_run(make_choices()), tmp_path / "a.json"), save(other, tmp_path / "b.json")]
+    for form in ("text", "md"):
+        code, out, _ = compare(capsys, *paths, "--format", form)
+        assert code == 3
+        assert not any(line.startswith("::") for line in out.splitlines())
+        assert "\x1b" not in out
 
 
 # bless

@@ -266,6 +266,14 @@ def test_how_memory_was_read_is_no_part_of_what_was_measured() -> None:
     assert differing_fields({"context": 1, "b": None}, {"context": 2}) == ["context"]
 
 
+def test_a_file_s_name_does_not_count_beside_its_hash_and_neither_does_how_often() -> None:
+    ours = {"text": {"path": "a.txt"}, "text_sha256": "x", "processes": 1, "batch_sizes": [1]}
+    theirs = {"text": {"path": "b.txt"}, "text_sha256": "x", "processes": 9, "batch_sizes": [1, 8]}
+    assert differing_fields(ours, theirs) == []
+    assert differing_fields(ours, {**theirs, "text_sha256": "y"}) == ["text_sha256"]
+    assert differing_fields({"text": "a"}, {"text": "b"}) == ["text"]
+
+
 def test_the_reference_has_no_paired_values_of_its_own() -> None:
     done = complete_record(make_suite(), REFERENCE, REFERENCE)
     assert done.paired == {}

@@ -281,10 +281,16 @@ def test_a_smallest_detectable_harm_is_seen_four_times_in_five() -> None:
     """Drawn from a normal of known error, with a margin and without."""
     rng = np.random.default_rng(4)
     for margin in (0.0, 1.0, 5.0):
-        harm = smallest_detectable(1.0, margin)
+        harm = smallest_detectable(1.0, margin, power=0.8)
         drawn = rng.normal(harm, 1.0, 20_000)
         seen = [judge_harm(h, h - 1.6448536, h + 1.6448536, margin) == "FAIL" for h in drawn]
         assert np.mean(seen) == pytest.approx(0.8, abs=0.01)
+
+
+def test_few_samples_need_a_larger_harm_by_hand() -> None:
+    """t(0.95, 4) = 2.1318, t(0.8, 4) = 0.9410; χ²(0.5, 4) = 3.3567."""
+    expected = (2.131847 + 0.940965) * math.sqrt(4 / 3.356694)
+    assert smallest_detectable(1.0, df=4, power=0.8) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_samples_that_would_decide_do() -> None:

@@ -1,19 +1,20 @@
-"""thresholds and bless: what may be blessed, what later runs are judged by, and how it reads."""
+"""thresholds: what later runs are judged by, and the file that they are in."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from records import (
     ENVIRONMENT,
     make_choices,
     make_peaks,
     make_perplexity,
-    make_record,
     make_run,
     make_speeds,
 )
@@ -21,12 +22,12 @@ from records import (
 from harness.bless import bless
 from harness.errors import InputError
 from harness.record import Record, Run, Value, Verdict
+from harness.schema import THRESHOLDS_SCHEMA_FILE, format_schema, thresholds_json_schema
+from harness.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.thresholds import (
     Thresholds,
-    judge_thresholds,
     list_unmeasured,
     path_of,
-    propose_tighter,
     read_thresholds,
     write_thresholds,
 )
@@ -37,6 +38,7 @@ EVERYTHING = (
     make_speeds(100.0),
     make_peaks(1 << 30),
 )
+DECODE = "decode_tokens_per_s[1]"
 
 
 def blessed(*runs: Run, previous: Thresholds | None = None) -> Thresholds:
@@ -166,95 +168,117 @@ def test_small_steps_are_compared_with_the_anchor() -> None:
     assert nights[-1] == "FAIL"
 
 
-# Blessing
-
-
-@pytest.mark.parametrize(
-    ("run", "reason", "message"),
-    [
-        (make_run(*EVERYTHING), " ", "a reason is needed"),
-        (make_run(*EVERYTHING, interrupted=True), "x", "was interrupted"),
-        (make_run(*EVERYTHING, git_dirty=True), "x", "a dirty tree: commit first"),
-        (make_run(*EVERYTHING, git_sha=None), "x", "of no commit"),
-        (make_run(make_choices(status="invalid", reasons=("NaN",))), "x", "mmlu is invalid: NaN"),
-        (make_run(make_peaks(9), make_choices(status="failed", reasons=("died",))), "x", "died"),
-        (make_run(make_speeds(9.0, None, 1)), "x", "nothing to bless: .* 1 processes, 3 are"),
-        (make_run(make_speeds(9.0, 0.01, 2)), "x", "nothing to bless: .* 2 processes, 3 are"),
-        (make_run(make_speeds(9.0, 0.2, 6)), "x", "differ by 20%, which is no agreement"),
-        (make_run(make_record("side_by_side", values={"items": 3})), "x", "nothing to bless"),
-        (make_run(make_choices(reference_only=True)), "x", "nothing to bless"),
-    ],
-)
-def test_what_cannot_be_blessed_is_refused(run: Run, reason: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        bless([run], "cpu-xeon", None, reason, "2026-01-02")
-
-
-def test_a_broken_limit_is_not_blessed() -> None:
-    verdict = Verdict(verdict="FAIL", metric="mmlu.acc", bound="min 0.9", value=0.5, text="too low")
-    with pytest.raises(InputError, match="breaks a limit of its suite: too low"):
-        blessed(make_run(make_choices(verdicts=(verdict,))))
-    threshold = verdict.model_copy(update={"against": "threshold"})
-    assert blessed(make_run(make_choices(verdicts=(threshold,))))  # which is what bless replaces
-
-
-@pytest.mark.parametrize(
-    ("other", "what"),
-    [
-        (make_run(*EVERYTHING, git_sha="1" * 40), "different commits"),
-        (make_run(*EVERYTHING, device="cuda:0"), "different devices"),
-        (make_run(*EVERYTHING, environment={**ENVIRONMENT, "torch": {"threads": 1}}), "threads"),
-    ],
-)
-def test_only_runs_of_one_kind_are_blessed_together(other: Run, what: str) -> None:
-    with pytest.raises(InputError, match=what):
-        blessed(make_run(*EVERYTHING), other)
-
-
-def test_runs_of_one_commit_tell_the_spread_by_hand() -> None:
-    """Peaks of 100, 102 and 104 MiB: σ = 2 MiB, margin max(2 % of 102, 1 MiB, 3 σ) = 6 MiB."""
+def test_the_bounds_of_one_more_run_by_hand() -> None:
+    """σ = 10 MiB of 4 runs about 1,015: SE = σ·sqrt(1 + 1/4), t(0.95, 3) = 2.3534."""
     mib = 1 << 20
-    runs = [make_run(make_peaks(size * mib)) for size in (100, 102, 104)]
-    threshold = blessed(*runs).cells["m[nf4]"]["memory"].values["peak_bytes"]
-    assert threshold.value == 102 * mib
-    assert threshold.spread == pytest.approx(2 * mib)
-    assert threshold.margin == pytest.approx(6 * mib)
-    assert threshold.n == 3
-
-
-def test_a_spread_that_leaves_no_margin_is_said_and_not_widened() -> None:
-    mib = 1 << 20
-    runs = [make_run(make_peaks(size * mib)) for size in (100, 130, 160)]
+    sizes = (1005, 1005, 1025, 1025)
+    runs = [make_run(make_peaks(size * mib), id=f"{i}") for i, size in enumerate(sizes)]
     thresholds = blessed(*runs)
-    assert thresholds.cells["m[nf4]"]["memory"].values["peak_bytes"].margin is None
-    [first, *_] = judge(thresholds, make_peaks(200 * mib))
-    assert first.verdict == "INCONCLUSIVE"
-    assert "runs of one commit differ by σ = 3.1e+07: no margin would tell" in first.text
+    threshold = thresholds.cells["m[nf4]"]["memory"].values["peak_bytes"]
+    sigma = math.sqrt(400 / 3)
+    assert threshold.spread == pytest.approx(sigma * mib)
+    assert threshold.margin == pytest.approx(3 * sigma * mib)
+    verdict = next(
+        v for v in judge(thresholds, make_peaks(1020 * mib)) if v.metric == "memory.peak_bytes"
+    )
+    reach = 2.35336 * sigma * math.sqrt(1.25)
+    assert verdict.bounds == pytest.approx(((1020 - reach) * mib, (1020 + reach) * mib), rel=1e-4)
+    assert verdict.verdict == "INCONCLUSIVE"  # 5 + 30.4 MiB may be more than the margin of 34.6
+    assert "σ is of 4 blessed runs" in verdict.text
+    assert set(outcomes(thresholds, make_peaks(1019 * mib)).values()) == {"PASS"}
+    assert set(outcomes(thresholds, make_peaks(1051 * mib)).values()) == {"FAIL"}
 
 
-def test_runs_of_one_process_each_are_the_processes_by_hand() -> None:
-    """ln of 100, 101, 102.01: s = ln 1.01; each run is a process."""
-    runs = [make_run(make_speeds(s, None, 1)) for s in (100.0, 101.0, 102.01)]
-    threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values["decode_tokens_per_s[1]"]
-    assert (threshold.value, threshold.n) == (pytest.approx(101.0), 3)
-    assert threshold.spread == pytest.approx(math.log(1.01))
+def test_bounds_and_the_smallest_detectable_are_in_the_values_unit() -> None:
+    """1 % of 3 and of 6 processes: SE = 1 %·sqrt(1/3 + 1/6)."""
+    thresholds = blessed(make_run(make_speeds(100.0, 0.01, 3)))
+    [verdict] = judge(thresholds, make_speeds(80.0, 0.01, 6))
+    assert verdict.verdict == "FAIL"
+    assert verdict.bounds is not None
+    low, high = verdict.bounds
+    assert low < 80.0 < high
+    assert verdict.smallest_detectable is not None
+    assert 3.0 < verdict.smallest_detectable < 20.0
+    assert "on either side" not in verdict.text
 
 
-def test_a_part_of_a_suite_changes_its_own_thresholds_only() -> None:
-    first = blessed(make_run(*EVERYTHING))
-    second = blessed(make_run(make_choices(lost=3)), previous=first)
-    assert second.cells["m[nf4]"]["memory"] == first.cells["m[nf4]"]["memory"]
-    assert second.cells["m[nf4]"]["mmlu"] != first.cells["m[nf4]"]["mmlu"]
+def test_what_one_process_leaves_open_says_how_many_would_decide() -> None:
+    """3 blessed, 1 now: SE = 1 %·sqrt(4/3), t(0.95, 2) = 2.92: 3.4 % reach, of 3 % allowed."""
+    thresholds = blessed(make_run(make_speeds(100.0, 0.01, 3)))
+    [verdict] = judge(thresholds, make_speeds(100.0, None, 1))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert verdict.bounds == pytest.approx(
+        (100 * math.exp(-0.03372), 100 * math.exp(0.03372)), 1e-3
+    )
+    assert "about 3 processes on either side would decide" in verdict.text
+    [several] = judge(thresholds, make_speeds(100.0, 0.01, 3))
+    assert several.verdict == "PASS"
 
 
-def test_what_changed_is_told_with_its_direction() -> None:
-    first = blessed(make_run(make_peaks(1 << 30), make_speeds(100.0)))
-    runs = [make_run(make_peaks(1 << 31), make_speeds(110.0))]
-    changes = bless(runs, "cpu-xeon", first, "why", "2026-01-03").changes
-    peak = next(line for line in changes if "memory.peak_bytes" in line)
-    speed = next(line for line in changes if "decode" in line)
-    assert "(+100.00%), looser; margin" in peak
-    assert "100 → 110 tokens/s (+10.00%), tighter" in speed
+def test_a_slowdown_that_luck_explains_is_left_open() -> None:
+    """3 and 3 processes: p = 0.03, two-sided with 4 degrees of freedom, is at t = 3.298.
+
+    By hand with 2 %: SE = 2 %·sqrt(2/3) = 1.633 %, so a slowdown of 5.39 % in logarithms. A
+    one-sided 95 % bound alone, t = 2.13, would fail from 3.5 % on.
+    """
+    thresholds = blessed(make_run(make_speeds(100.0, 0.02, 3)))
+    threshold = thresholds.cells["m[nf4]"]["throughput"].values[DECODE]
+    assert threshold.margin == pytest.approx(3 * 2 / math.sqrt(3))
+    verdicts = [
+        judge(thresholds, make_speeds(100 * math.exp(-x), 0.02, 3))[0] for x in (0.050, 0.056)
+    ]
+    assert [v.verdict for v in verdicts] == ["INCONCLUSIVE", "FAIL"]
+    assert "equal speeds differ as much by chance (p = 0.0" in verdicts[0].text
+
+
+def test_equal_items_pass_only_with_the_blessed_number() -> None:
+    """A threshold tightened by hand is judged, though the items are those that were blessed."""
+    base = make_perplexity(150.0, 160.0)
+    thresholds = blessed(make_run(base))
+    [verdict] = judge(thresholds, base)
+    assert (verdict.verdict, "every item is as it was" in verdict.text) == ("PASS", True)
+    data = thresholds.model_dump(by_alias=True)
+    data["cells"]["m[nf4]"]["perplexity"]["values"]["ppl"]["value"] *= 0.9
+    assert set(outcomes(Thresholds.model_validate(data), base).values()) == {"FAIL"}
+
+
+def test_numbers_of_an_invalid_record_are_not_judged() -> None:
+    thresholds = blessed(make_run(*EVERYTHING))
+    for speed in (50.0, 100.0, 150.0):
+        [verdict] = judge(thresholds, make_speeds(speed, status="invalid", reasons=("too hot",)))
+        assert verdict.verdict == "INCONCLUSIVE"
+        assert "this number is invalid: too hot" in verdict.text
+    gone = make_perplexity(150.0, status="invalid", reasons=("NaN",))
+    gone = gone.model_copy(update={"values": {"ppl": Value(value=None)}})
+    assert outcomes(thresholds, gone) == {"perplexity.ppl": "FAIL"}
+    hot = make_speeds(150.0, status="invalid", reasons=("too hot",))
+    assert propose_tighter(thresholds, ENVIRONMENT, [hot]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "update", "why"),
+    [
+        (DECODE, {"better": "lower"}, "lower is better, in 'tokens/s', the harness that higher"),
+        (DECODE, {"unit": "tokens/min"}, "'tokens/min', the harness that higher is better, in"),
+        (DECODE, {"spread": None}, "no spread between processes: bless from 3 or more of them"),
+        (DECODE, {"value": 0}, "the threshold 0 is no positive number"),
+        ("tpot_s[1]", {}, "no threshold is kept of such a value"),
+        ("nosuch", {}, "no threshold is kept of such a value"),
+    ],
+)
+def test_a_threshold_that_makes_no_sense_judges_nothing(
+    name: str, update: dict[str, Any], why: str
+) -> None:
+    """Such as one of an older harness, or edited by hand: neither a PASS nor a crash."""
+    data = blessed(make_run(make_speeds(100.0))).model_dump(by_alias=True)
+    values = data["cells"]["m[nf4]"]["throughput"]["values"]
+    values[name] = {**values.pop(DECODE), **update}
+    thresholds = Thresholds.model_validate(data)
+    for record in (make_speeds(50.0), make_speeds(200.0)):
+        [verdict] = judge(thresholds, record)
+        assert (verdict.verdict, verdict.value) == ("INCONCLUSIVE", None)
+        assert why in verdict.text
+        assert propose_tighter(thresholds, ENVIRONMENT, [record]) == []
 
 
 # The file
@@ -282,6 +306,19 @@ def test_a_file_reads_back_and_changes_only_where_something_was_blessed(tmp_path
         (lambda text: text.replace('"better": "lower"', '"better": "less"', 1), "better: Input"),
         (lambda text: text.replace('"n": 1', '"n": "one"', 1), r"\.n: Input should be a valid"),
         (lambda text: text.replace('"margin"', '"margins"', 1), "margin"),
+        (lambda text: text.replace('"margin": ', '"margin": NaN, "x": ', 1), "finite number"),
+        (lambda text: text.replace('"margin": ', '"margin": Infinity, "x": ', 1), "finite number"),
+        (lambda text: text.replace('"margin": ', '"margin": -', 1), "greater than or equal to 0"),
+        (lambda text: text.replace('"unit": "bytes"', '"unit": 8', 1), r"\.unit: Input should be"),
+        (lambda text: text.replace('"n": 6', '"n": 0'), r"\]\.n: Input should be greater than"),
+        (lambda text: text.replace('"n": 6', '"n": 1'), "a spread is of 2 samples or more"),
+        (lambda text: text.replace('"spread": null', '"spread": "1"', 1), r"\.spread: Input"),
+        (
+            lambda text: re.sub('"margin": [0-9.]+', '"margin": null', text, count=1),
+            "without a margin",
+        ),
+        (lambda text: re.sub('("value": )([0-9.]+)', r'\1"\2"', text, count=1), r"\.value"),
+        (lambda text: text.replace('"memory": {', '"mmlu": {', 1), "'mmlu' stands there twice"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name_and_field(
@@ -293,6 +330,19 @@ def test_a_damaged_file_is_refused_by_name_and_field(
     with pytest.raises(InputError, match=message) as caught:
         read_thresholds(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_follows_the_shipped_schema(tmp_path: Path) -> None:
+    """If the schema is not up to date, run ``python -m harness.schema``."""
+    shipped = THRESHOLDS_SCHEMA_FILE.read_text(encoding="utf-8")
+    assert shipped == format_schema(thresholds_json_schema())
+    validator = jsonschema.Draft202012Validator(json.loads(shipped))
+    path = tmp_path / "x.json"
+    write_thresholds(blessed(make_run(*EVERYTHING)), path)
+    data = json.loads(path.read_text())
+    validator.validate(data)
+    data["cells"]["m[nf4]"]["memory"]["values"]["peak_bytes"]["margin"] = -1
+    assert not validator.is_valid(data)
 
 
 def test_no_bare_nan_is_in_the_file(tmp_path: Path) -> None:

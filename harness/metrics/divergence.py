@@ -135,6 +135,19 @@ class _Job:
             "text_sha256": self.text.text_sha256,
             "text_tokens": len(self.text.ids),
             "tokenizer_sha256": self.loaded.job.files.tokenizer_sha256,
+            "reference": self._name_reference(),
+        }
+
+    def _name_reference(self) -> dict[str, Any]:
+        """Whose distribution is compared with: numbers beside another are others."""
+        reference = self.context.reference
+        if reference is not None and not self.context.is_reference:
+            return dict(reference.protocol.get("reference", {}))
+        job = self.loaded.job
+        precision = job.precision
+        return {
+            "precision": {"use": precision.use, **precision.options.model_dump(mode="json")},
+            "weights_sha256": job.files.weights_sha256,
         }
 
     def open_reader(self) -> OutputReader:

@@ -16,8 +16,10 @@ from rich.text import Text
 from harness.compare import Compared, Comparison
 from harness.record import Verdict
 from harness.report.markdown import draw_table, escape
+from harness.report.plain import clean, on_one_line
 
 _TITLES = ("cell", "value", "A", "B", "change", "95 % interval", "margin", "verdict")
+_LONGEST = 1000  # characters of a sentence; what is longer was not written by us
 _WORDS = ("cell", "value", "verdict")
 
 
@@ -34,18 +36,19 @@ def render_text(titled: Titled, width: int = 140) -> str:
     """A row per judged value, worst first; equal ones are counted."""
     comparison = titled.comparison
     rows = _rows(comparison)
-    parts = [f"A: {titled.a}\nB: {titled.b}"]
+    parts = [f"A: {on_one_line(titled.a, _LONGEST)}\nB: {on_one_line(titled.b, _LONGEST)}"]
     if rows:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for title in _TITLES:
             table.add_column(title, justify="left" if title in _WORDS else "right")
         for row in rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(clean(cell)) for cell in row))
         console = Console(file=io.StringIO(), width=width, no_color=True, highlight=False)
         console.print(table)
         assert isinstance(console.file, io.StringIO)
         parts.append("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()))
-    return "\n\n".join([*parts, *("\n".join(told) for told in _tell(comparison) if told)])
+    told = ("\n".join(on_one_line(line, _LONGEST) for line in lines) for lines in _tell(comparison))
+    return "\n\n".join([*parts, *filter(None, told)])
 
 
 def render_markdown(titled: Titled) -> str:
@@ -104,7 +107,9 @@ def render_judged(judged: Sequence[Judged], form: Literal["text", "md", "json"])
         told = [v.text for v in one.verdicts if v.verdict != "PASS"]
         lines = [f"thresholds: {one.thresholds}", f"run: {one.run}", *told]
         lines.append(", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items())))
-        marked = (f"- {escape(line)}" for line in lines) if form == "md" else lines
+        marked = [
+            f"- {escape(line)}" if form == "md" else on_one_line(line, _LONGEST) for line in lines
+        ]
         parts.append("\n".join(marked))
     return "\n\n".join(parts)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from harness.record import Record
 from harness.report.findings import Finding, list_findings
 from harness.report.matrix import list_remarks
+from harness.report.plain import clean
 from harness.report.table import Matrix, Shown, ShownColumn, make_matrix, split_columns
 from harness.suite import Suite
 
@@ -61,7 +62,7 @@ def escape(text: str) -> str:
     Between two colons GitHub reads even a line number as an emoji's name, and in a comment a user
     or an issue behind ``@`` and ``#``; ``<wbr>`` parts them.
     """
-    text = " ".join(text.split())
+    text = " ".join(clean(text).split())
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MENTION.sub(r"\1<wbr>", _EMOJI.sub(":<wbr>", text))
     text = _SPECIAL.sub(r"\\\1", text)
