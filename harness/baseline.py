@@ -32,6 +32,9 @@ from harness.thresholds import (
     read_thresholds,
 )
 
+# What a record or threshold raises that was edited by hand.
+NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -47,9 +50,19 @@ class Baseline:
         """
         if record.reference_only:
             return ()
-        if isinstance(self.stored, Thresholds):
-            return judge_thresholds(self.stored, now.environment, record)
-        return self._judge_by_run(self.stored, now, record)
+        try:
+            if isinstance(self.stored, Thresholds):
+                return judge_thresholds(self.stored, now.environment, record)
+            return self._judge_by_run(self.stored, now, record)
+        except NOT_AS_WRITTEN as error:  # what was measured is kept, whatever the baseline holds
+            text = (
+                f"{record.cell.id} {record.measurement} cannot be judged by {self.name}: a field "
+                f"is not as the harness writes it ({type(error).__name__}: {error})"
+            )
+            against: Literal["threshold", "run"] = (
+                "threshold" if isinstance(self.stored, Thresholds) else "run"
+            )
+            return (_plain(self.name, record.measurement, "INCONCLUSIVE", text, against),)
 
     def remarks(self, environment: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
         """What should be blessed anew, and how much of the baseline was not measured."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from harness.baseline import find_baseline, names_thresholds, pick_run
+from harness.baseline import NOT_AS_WRITTEN, find_baseline, names_thresholds, pick_run
 from harness.bless_command import slug_of
 from harness.compare import Comparison, compare_runs, is_identical
 from harness.errors import InputError
@@ -23,8 +23,6 @@ from harness.report.compare import (
 from harness.run_sources import Found, find_runs
 
 Form = Literal["text", "md", "json"]
-# What a record raises whose items or values were edited by hand.
-_NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 _STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
 
 
@@ -65,7 +63,7 @@ def run_compare(
 def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
     try:
         return compare_runs(x.run, y.run, allow)
-    except _NOT_AS_WRITTEN as error:
+    except NOT_AS_WRITTEN as error:
         raise InputError(
             f"{x.name} and {y.name} cannot be compared: a field is not as the harness writes it "
             f"({type(error).__name__}: {error})"
@@ -80,13 +78,7 @@ def _judge_by_thresholds(
     for one in runs:
         baseline = find_baseline(a, str(one.run.suite.get("name")), slug_of(one.run), root)
         assert baseline is not None
-        try:
-            judged = [v for r in one.run.records for v in baseline.judge(one.run, r)]
-        except _NOT_AS_WRITTEN as error:
-            raise InputError(
-                f"{one.name} cannot be judged against {baseline.name}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        judged = [v for r in one.run.records for v in baseline.judge(one.run, r)]
         judged += baseline.judge_lost(one.run.records)
         if not judged:
             raise InputError(f"nothing to compare: {baseline.name} has no threshold of {one.name}")

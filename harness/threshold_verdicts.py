@@ -20,6 +20,7 @@ from harness.statistics import (
     Outcome,
     Processes,
     judge_harm,
+    paired_difference,
     samples_to_decide,
     smallest_detectable,
     t_quantile,
@@ -71,7 +72,7 @@ def propose_tighter(
             spec = _find_spec(record, name)
             if spec is None or _find_flaw(threshold, spec) is not None:
                 continue
-            harm = _measure_harm(found, threshold, spec)
+            harm = _measure_harm(found, threshold, spec, record)
             if harm is not None and harm.upper < -threshold.margin:
                 gain = -harm.harm / abs(threshold.value)
                 proposals.append(
@@ -98,12 +99,15 @@ class _Harm:
     p: float = 0.0
 
 
-def _measure_harm(found: Value, threshold: Threshold, spec: ValueSpec) -> _Harm | None:
+def _measure_harm(
+    found: Value, threshold: Threshold, spec: ValueSpec, record: Record
+) -> _Harm | None:
     """None where the value is unavailable.
 
     Processes: Welch's interval of the ratio; a single one is given the blessed spread. Others:
-    the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n), or none where a single run
-    was blessed.
+    the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n). Where a single run was
+    blessed, a share of right items has Tango's interval of as many items lost as the difference
+    tells at least, so that a single tie that turned is no regression; what else, none.
     """
     if found.value is None:
         return None
@@ -125,6 +129,13 @@ def _measure_harm(found: Value, threshold: Threshold, spec: ValueSpec) -> _Harm 
             p=ratio.p or 0.0,
         )
     harm = sign * (found.value - threshold.value)
+    items = sum(mark != "-" for mark in record.items.get("right", ""))
+    if not threshold.spread and items and items == found.n:
+        lost = round(harm * items)
+        turned = paired_difference(max(0, lost), max(0, -lost), items)
+        return _Harm(
+            harm, turned.lower, turned.upper, turned.stderr or 0.0, items, p=turned.p or 0.0
+        )
     if not threshold.spread:
         return _Harm(harm, harm, harm)
     stderr = threshold.spread * math.sqrt(1 + 1 / threshold.n)
@@ -177,7 +188,7 @@ def _judge(
         f"{record.cell.id}: {metric} is {now}, blessed at {commit} were "
         f"{threshold.value:.6g}{unit}{change}, the margin is {margin}"
     )
-    harm = _measure_harm(found, threshold, spec)
+    harm = _measure_harm(found, threshold, spec, record)
     identical = same_items and found.value == threshold.value
     outcome, why = _decide(record, threshold, spec, harm, identical)
     smallest = bounds = None
@@ -213,9 +224,11 @@ def _decide(
         return ("FAIL" if harm.harm > threshold.margin else "PASS"), ""
     outcome = judge_harm(harm.harm, harm.lower, harm.upper, threshold.margin)
     if outcome == "FAIL" and harm.p > FALSE_DISCOVERY_RATE:
-        return "INCONCLUSIVE", f"equal speeds differ as much by chance (p = {harm.p:.2g})"
+        return "INCONCLUSIVE", f"equals differ as much by chance (p = {harm.p:.2g})"
     if outcome != "INCONCLUSIVE":
         return outcome, ""
+    if spec.sampled != "processes" and not threshold.spread:
+        return outcome, "so few answers may turn by ties and batches alone"
     if spec.sampled != "processes":
         return outcome, f"σ is of {threshold.n} blessed runs: more of them would tell it better"
     within = harm.harm <= threshold.margin

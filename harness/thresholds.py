@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from harness.values import base_name
 
 SCHEMA = 1
 FOLDER = Path("results/thresholds")
+_NAME = re.compile(r"[\w][\w .-]*")  # nothing that leads out of the folder
 _LONG = 40  # characters of a fact, beyond which its hash says as much
 
 
@@ -91,6 +93,9 @@ class Thresholds(_Frozen):
 
 def path_of(root: Path, suite: str, device: str) -> Path:
     """Where the thresholds of a suite lie; ``device`` is the slug in a run file's name."""
+    for name in (suite, device):
+        if not _NAME.fullmatch(name):
+            raise InputError(f"{name!r} is no name of a suite or device, and no file is made of it")
     return root / FOLDER / suite / f"{device}.json"
 
 

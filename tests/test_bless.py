@@ -220,6 +220,16 @@ def test_the_margin_of_a_speed_is_3_sigma_of_whole_runs_by_hand() -> None:
     assert margin(*four(0.06)) is None
 
 
+def test_runs_that_differ_more_than_their_processes_tell_the_spread_by_hand() -> None:
+    """Two runs of 3, at -1 % and +1 %: σ of a run is 1 %·√2, of a process √3 times that."""
+    logs = (-0.01, 0.01)
+    runs = [make_run(make_speeds(100 * math.exp(x), 0.001, 3), id=f"{x}") for x in logs]
+    threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values["decode_tokens_per_s[1]"]
+    assert (threshold.value, threshold.n) == (pytest.approx(100.0), 6)
+    assert threshold.spread == pytest.approx(0.01 * math.sqrt(2) * math.sqrt(3))
+    assert threshold.margin == pytest.approx(300 * 0.01 * math.sqrt(2))
+
+
 def test_what_changed_is_told_with_its_direction() -> None:
     first = blessed(make_run(make_peaks(1 << 30), make_speeds(100.0)))
     runs = [make_run(make_peaks(1 << 31), make_speeds(110.0))]

@@ -95,11 +95,14 @@ def test_a_worsened_copy_fails_for_exactly_what_got_worse(worse: Record, failing
 
 
 def test_both_sides_of_a_margin() -> None:
-    """Memory: 2 % of 1 GiB. Perplexity: 0.5 %."""
+    """Memory: 2 % of 1 GiB, and a margin itself is still within. Perplexity: 0.5 %."""
     thresholds = blessed(make_run(make_peaks(1 << 30)))
     limit = (1 << 30) + 0.02 * (1 << 30)
     assert set(outcomes(thresholds, make_peaks(math.floor(limit))).values()) == {"PASS"}
     assert set(outcomes(thresholds, make_peaks(math.floor(limit) + 1)).values()) == {"FAIL"}
+    small = blessed(make_run(make_peaks(10 << 20)))  # 1 MiB, which is more
+    assert set(outcomes(small, make_peaks(11 << 20)).values()) == {"PASS"}
+    assert set(outcomes(small, make_peaks((11 << 20) + 1)).values()) == {"FAIL"}
     base = make_perplexity(100.0, 100.0)
     thresholds = blessed(make_run(base))
     for factor, outcome in ((1.00499, "PASS"), (1.00501, "FAIL"), (0.5, "PASS")):
@@ -349,3 +352,20 @@ def test_no_bare_nan_is_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_thresholds(blessed(make_run(*EVERYTHING)), path)
     json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("lost", "n", "outcome"),
+    [(1, 40, "INCONCLUSIVE"), (4, 40, "INCONCLUSIVE"), (9, 40, "FAIL"), (15, 1000, "FAIL")],
+)
+def test_a_few_answers_that_turned_are_no_regression(lost: int, n: int, outcome: str) -> None:
+    """One of forty is 2.5 points, and may be a tie."""
+    thresholds = blessed(make_run(make_choices(n=n)))
+    found = outcomes(thresholds, make_choices(lost, 0, n))
+    assert found == {"mmlu.acc": outcome}
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", "."])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="no file is made of it"):
+        path_of(tmp_path, name, "cpu-xeon")
