@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from harness.catalog import load_measurement
 from harness.options import ValueSpec
-from harness.statistics import items_needed, smallest_detectable_drop
+from harness.power import items_needed, smallest_detectable_drop
 from harness.suite import Limit, MeasurementSpec
 
 # Of the answers to a benchmark 4-bit formats turn so many, 8-bit ones fewer.

@@ -6,7 +6,6 @@ refused with the fields that differ; nothing that only one run has goes unsaid.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -14,17 +13,10 @@ from typing import Any, Literal
 from harness.catalog import load_measurement
 from harness.comparability import Difference, find_differences
 from harness.options import ValueSpec
+from harness.power import samples_to_decide
 from harness.record import Record, Run, Value
-from harness.statistics import (
-    NORMAL_95,
-    Outcome,
-    benjamini_hochberg,
-    judge_harm,
-    samples_to_decide,
-    smallest_detectable,
-    value_degrees_of_freedom,
-)
-from harness.values import base_name, bounds_of
+from harness.statistics import NORMAL_95, Outcome, benjamini_hochberg, judge_harm
+from harness.values import base_name, bounds_of, smallest_effect
 
 # 3 % of two sides, so that equal speeds fail in less than 2 of 100 comparisons: at the usual 5 % it
 # was 2.6 (benchmarks/calibration.py).
@@ -220,11 +212,7 @@ def _compare_value(
         return replace(made, verdict="FAIL" if harm > margin else "PASS")
     verdict = judge_harm(harm, lower, upper, margin)
     spread = value.stderr or (upper - lower) / (2 * NORMAL_95)
-    by_items = spec.sampled == "items" and not is_ratio  # Tango's interval is no t interval
-    df = value_degrees_of_freedom(value.value, value.stderr, value.interval, is_ratio)
-    smallest = smallest_detectable(
-        spread, margin, math.inf if by_items else df, 1 - FALSE_DISCOVERY_RATE / 2
-    )
+    smallest = smallest_effect(value, spec, spread, margin, 1 - FALSE_DISCOVERY_RATE / 2)
     made = replace(made, verdict=verdict, smallest_detectable=smallest)
     if verdict != "INCONCLUSIVE":
         return made

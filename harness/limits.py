@@ -10,16 +10,11 @@ from dataclasses import dataclass
 
 from harness.catalog import load_measurement
 from harness.options import ValueSpec
+from harness.power import samples_to_decide
 from harness.record import Record, Value, Verdict
-from harness.statistics import (
-    NORMAL_95,
-    Outcome,
-    judge_harm,
-    samples_to_decide,
-    smallest_detectable,
-)
+from harness.statistics import NORMAL_95, Outcome, judge_harm
 from harness.suite import Limit
-from harness.values import base_name, bounds_of, qualify
+from harness.values import base_name, bounds_of, qualify, smallest_effect
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
 
@@ -102,7 +97,7 @@ def _judge(
     bounds = bounds_of(found, spec)
     judged = [(_judge_side(side, value, bounds), side) for side in sides]
     outcome, side = min(judged, key=lambda one: _WORST.index(one[0]))
-    smallest = _smallest(side, found, bounds)
+    smallest = _smallest(side, found, spec, bounds)
     broken = side.bound if side.is_broken(value) else None
     unit = f" {found.unit}" if found.unit else ""
     text = f"{record.cell.id}: {metric} is {_show_beside(value, broken)}{unit}{_show_spread(found)}"
@@ -133,15 +128,16 @@ def _judge_side(side: _Side, value: float, bounds: tuple[float, float] | None) -
     return judge_harm(side.harm(value), lower, upper, side.margin)
 
 
-def _smallest(side: _Side, found: Value, bounds: tuple[float, float] | None) -> float | None:
+def _smallest(
+    side: _Side, found: Value, spec: ValueSpec, bounds: tuple[float, float] | None
+) -> float | None:
     """The smallest harm that would have been called FAIL in four of five runs, as a value."""
     if bounds is None or found.value is None or bounds[0] == bounds[1]:
         return None
     spread = found.stderr or (bounds[1] - bounds[0]) / (2 * NORMAL_95)
-    df = max(1, (found.n or 2) - 1)
     if side.margin < 0:  # a gain is demanded: what counts is the distance from that
-        return side.value(side.margin + smallest_detectable(spread, 0.0, df))
-    return side.value(smallest_detectable(spread, side.margin, df))
+        return side.value(side.margin + smallest_effect(found, spec, spread, 0.0))
+    return side.value(smallest_effect(found, spec, spread, side.margin))
 
 
 def _say_why(side: _Side, found: Value, spec: ValueSpec, bounds: tuple[float, float] | None) -> str:

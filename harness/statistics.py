@@ -1,4 +1,4 @@
-"""Estimates with their intervals, tests, and what a number of samples can see. Pure.
+"""Estimates with their intervals, tests and the verdict on a harm; see `harness.power` too. Pure.
 
 Each function names its formula and source. Intervals of 95 % are for readers; verdicts are made of
 one-sided 95 % bounds (the ends of the 90 % interval). scipy is imported where it is used.
@@ -15,8 +15,6 @@ from typing import Literal
 
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
-# What is said to be seen four times in five; a little more, as spreads are estimates themselves.
-AIMED_POWER = 0.85
 
 NORMAL_95 = NormalDist().inv_cdf(0.95)
 _LARGEST_LOG = math.log(sys.float_info.max)
@@ -114,6 +112,20 @@ def welch_ratio_interval(a: Processes, b: Processes, level: float = 0.95) -> Est
     return _student(mean, math.sqrt(square), df, min(a.n, b.n), exp_capped, level)
 
 
+def pooled_ratio_interval(a: Processes, b: Processes, level: float = 0.95) -> Estimate:
+    """As `welch_ratio_interval`, of two groups that are taken to scatter alike: Student's t.
+
+    For the same thing measured at two times: with few processes the pooled spread, of n_a + n_b - 2
+    degrees of freedom, says far more. Falls back where a side has no spread.
+    """
+    if a.spread is None or b.spread is None:
+        return welch_ratio_interval(a, b, level)
+    df = a.n + b.n - 2
+    pooled = ((a.n - 1) * a.spread**2 + (b.n - 1) * b.spread**2) / df
+    stderr = math.sqrt(pooled * (1 / a.n + 1 / b.n))
+    return _student(math.log(b.mean / a.mean), stderr, df, min(a.n, b.n), exp_capped, level)
+
+
 def clustered_mean(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float | None]:
     """sum(sums)/sum(counts) and its standard error over clusters; None for a single cluster.
 
@@ -157,17 +169,6 @@ def clustered_ratio(
     if stderr is None:
         return None
     return _student(mean, stderr, len(counts) - 1, len(counts), exp_capped, level)
-
-
-def degrees_of_freedom(reach: float, stderr: float) -> float:
-    """Of a 95 % t interval that reaches so far to one side; infinite for a normal one."""
-    ratio, low, high = reach / stderr, 1.0, 1e6
-    if ratio <= t_quantile(0.975, high):
-        return math.inf
-    while high / low > 1 + 1e-9:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if t_quantile(0.975, middle) > ratio else (low, middle)
-    return low
 
 
 def t_quantile(probability: float, df: float) -> float:
@@ -353,67 +354,3 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
         least = min(least, ps[index] * len(ps) / rank)
         adjusted[index] = least
     return adjusted
-
-
-def smallest_detectable(
-    stderr: float,
-    margin: float = 0.0,
-    df: float = math.inf,
-    confidence: float = 0.95,
-    power: float = AIMED_POWER,
-) -> float:
-    """The smallest harm that `judge_harm` calls FAIL with this power.
-
-    It fails beyond max(margin, t·SE); the estimate of a harm h is beyond that with the power where
-    h = max(margin, t(confidence)·SE) + t(power)·SE. A spread estimated from few samples is more
-    often too small than too large: it is taken at its median, s·√(df/χ²(0.5, df)).
-    """
-    if math.isfinite(df):
-        from scipy.special import chdtri
-
-        stderr *= math.sqrt(df / float(chdtri(df, 0.5)))
-    return max(margin, t_quantile(confidence, df) * stderr) + t_quantile(power, df) * stderr
-
-
-def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> float:
-    """The smallest paired accuracy drop that n items see, two-sided 95 %, at this flip rate.
-
-    Solves n = (z(0.975)·sqrt(f) + z(power)·sqrt(f - d²))²/d² (Connor 1987, Biometrics 43). A
-    drop cannot exceed the flip rate; where even that is not seen it is the flip rate.
-    """
-    low, high = 0.0, flip_rate
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (low, middle) if items_needed(middle, flip_rate, power) <= n else (middle, high)
-    return high
-
-
-def items_needed(drop: float, flip_rate: float, power: float = 0.8) -> float:
-    """Items that see a paired accuracy ``drop``; see `smallest_detectable_drop`."""
-    z, z_power = (NormalDist().inv_cdf(q) for q in (0.975, power))
-    rest = max(0.0, flip_rate - drop**2)
-    return (z * math.sqrt(flip_rate) + z_power * math.sqrt(rest)) ** 2 / drop**2
-
-
-def samples_to_decide(harm: float, reach: float, n: int, margin: float) -> int | None:
-    """How many samples instead of ``n`` would decide, if the harm stays what it is.
-
-    ``reach`` is the distance of the one-sided bound that must move, and shrinks with the square
-    root of the samples. None where no number would: the harm is exactly the margin, or there is
-    none to be shown.
-    """
-    gap = margin - harm if harm <= margin else harm - min(0.0, margin)
-    if gap <= 0 or not math.isfinite(reach):
-        return None
-    return max(n + 1, math.ceil(n * (reach / gap) ** 2))
-
-
-def value_degrees_of_freedom(
-    value: float, stderr: float | None, interval: tuple[float, float] | None, is_ratio: bool
-) -> float:
-    """What `degrees_of_freedom` tells of a number with its error; infinite where there is none."""
-    if not stderr or interval is None or interval[1] <= value:
-        return math.inf
-    if is_ratio:
-        return degrees_of_freedom(math.log(interval[1] / value), stderr / value)
-    return degrees_of_freedom(interval[1] - value, stderr)

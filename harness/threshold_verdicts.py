@@ -15,16 +15,15 @@ from harness.catalog import load_measurement
 from harness.compare import FALSE_DISCOVERY_RATE
 from harness.metrics._speed_processes import processes_of
 from harness.options import ValueSpec
+from harness.power import samples_to_decide, smallest_detectable
 from harness.record import Record, Value, Verdict
 from harness.statistics import (
     Outcome,
     Processes,
     judge_harm,
     paired_difference,
-    samples_to_decide,
-    smallest_detectable,
+    pooled_ratio_interval,
     t_quantile,
-    welch_ratio_interval,
 )
 from harness.thresholds import Threshold, Thresholds, find_changes, hash_items
 from harness.values import base_name
@@ -50,10 +49,22 @@ def judge_thresholds(
         )
         return (_verdict(record.measurement, f"threshold of {blessed.commit[:10]}", text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
+    chance = FALSE_DISCOVERY_RATE / _count_speeds(thresholds)
     return tuple(
-        _judge(record, name, threshold, blessed.commit[:10], same_items)
+        _judge(record, name, threshold, blessed.commit[:10], same_items, chance)
         for name, threshold in blessed.values.items()
     )
+
+
+def _count_speeds(thresholds: Thresholds) -> int:
+    """How many blessed values vary from process to process: each could fail by chance."""
+    blessed: Iterable[ValueSpec | None] = (
+        load_measurement(measurement).VALUES.get(base_name(name))
+        for measurements in thresholds.cells.values()
+        for measurement, one in measurements.items()
+        for name in one.values
+    )
+    return max(1, sum(spec is not None and spec.sampled == "processes" for spec in blessed))
 
 
 def propose_tighter(
@@ -104,7 +115,8 @@ def _measure_harm(
 ) -> _Harm | None:
     """None where the value is unavailable.
 
-    Processes: Welch's interval of the ratio; a single one is given the blessed spread. Others:
+    Processes: Student's interval of the ratio, blessed and present ones taken to scatter alike; a
+    single one is given the blessed spread. Others:
     the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n). Where a single run was
     blessed, a share of right items has Tango's interval of as many items lost as the difference
     tells at least, so that a single tie that turned is no regression; what else, none.
@@ -116,16 +128,18 @@ def _measure_harm(
         now = processes_of(found)
         if now is None:
             return None
-        ratio = welch_ratio_interval(Processes(threshold.value, threshold.spread, threshold.n), now)
+        ratio = pooled_ratio_interval(
+            Processes(threshold.value, threshold.spread, threshold.n), now
+        )
         harms = [sign * (r - 1) * threshold.value for r in (ratio.value, ratio.lower, ratio.upper)]
-        known = [threshold.n] if now.spread is None else [threshold.n, now.n]
+        df = threshold.n - 1 if now.spread is None else threshold.n + now.n - 2
         return _Harm(
             harm=harms[0],
             lower=min(harms),
             upper=max(harms),
             stderr=(ratio.stderr or 0.0) * threshold.value,
             n=round(2 / (1 / threshold.n + 1 / now.n)),
-            df=min(known) - 1,
+            df=df,
             p=ratio.p or 0.0,
         )
     harm = sign * (found.value - threshold.value)
@@ -168,7 +182,7 @@ def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
 
 
 def _judge(
-    record: Record, name: str, threshold: Threshold, commit: str, same_items: bool
+    record: Record, name: str, threshold: Threshold, commit: str, same_items: bool, chance: float
 ) -> Verdict:
     metric = f"{record.measurement}.{name}"
     margin = "none" if threshold.margin is None else f"{threshold.margin:.3g}"
@@ -190,7 +204,7 @@ def _judge(
     )
     harm = _measure_harm(found, threshold, spec, record)
     identical = same_items and found.value == threshold.value
-    outcome, why = _decide(record, threshold, spec, harm, identical)
+    outcome, why = _decide(record, threshold, spec, harm, identical, chance)
     smallest = bounds = None
     if harm is not None and harm.stderr:
         sign = 1 if threshold.better == "lower" else -1
@@ -198,7 +212,7 @@ def _judge(
         bounds = (low, high)
         text += f"; 95 % bounds {low:.6g} to {high:.6g}"
         if threshold.margin is not None:
-            sure = 1 - FALSE_DISCOVERY_RATE / 2 if spec.sampled == "processes" else 0.95
+            sure = 1 - chance / 2 if spec.sampled == "processes" else 0.95
             smallest = smallest_detectable(harm.stderr, threshold.margin, harm.df, sure)
             text += f"; harm is seen with 80 % power from {smallest:.3g} on"
     text += f"; {why}." if why else "."
@@ -206,9 +220,18 @@ def _judge(
 
 
 def _decide(
-    record: Record, threshold: Threshold, spec: ValueSpec, harm: _Harm | None, identical: bool
+    record: Record,
+    threshold: Threshold,
+    spec: ValueSpec,
+    harm: _Harm | None,
+    identical: bool,
+    chance: float,
 ) -> tuple[Outcome, str]:
-    """The verdict, and why where the numbers do not say it."""
+    """The verdict, and why where the numbers do not say it.
+
+    ``chance`` is the p that a speed's FAIL must be below: shared among all that are blessed
+    (Bonferroni), as an item is judged before the others are measured.
+    """
     if harm is None:
         return "FAIL", "it is unavailable now"
     if not record.usable:
@@ -223,7 +246,8 @@ def _decide(
     if harm.stderr == 0:
         return ("FAIL" if harm.harm > threshold.margin else "PASS"), ""
     outcome = judge_harm(harm.harm, harm.lower, harm.upper, threshold.margin)
-    if outcome == "FAIL" and harm.p > FALSE_DISCOVERY_RATE:
+    needed = chance if spec.sampled == "processes" else FALSE_DISCOVERY_RATE
+    if outcome == "FAIL" and harm.p > needed:
         return "INCONCLUSIVE", f"equals differ as much by chance (p = {harm.p:.2g})"
     if outcome != "INCONCLUSIVE":
         return outcome, ""

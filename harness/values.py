@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from harness.options import ValueSpec
+from harness.power import smallest_detectable, smallest_detectable_share, value_degrees_of_freedom
 from harness.record import Record, Value
 from harness.statistics import Estimate, t_quantile
 
@@ -73,6 +75,21 @@ def bounds_of(value: Value, spec: ValueSpec) -> tuple[float, float] | None:
         return None
     reach = t_quantile(0.95, value.n - 1) * value.stderr
     return (value.value - reach, value.value + reach)
+
+
+def smallest_effect(
+    value: Value, spec: ValueSpec, stderr: float, margin: float, confidence: float = 0.95
+) -> float:
+    """The smallest harm that would have been called FAIL; of items that flip, by their number."""
+    of_items = spec.sampled == "items" and spec.of is not None and spec.unit == ""
+    if of_items and spec.neutral == 0 and value.n and value.value is not None:
+        flips = (value.stderr or 0.0) ** 2 * value.n + value.value**2
+        return smallest_detectable_share(value.n, flips, margin, confidence)
+    is_ratio = spec.paired and spec.neutral == 1
+    df = value_degrees_of_freedom(value.value or 0.0, value.stderr, value.interval, is_ratio)
+    if math.isinf(df) and spec.sampled == "items" and value.n:
+        df = max(1, value.n - 1)
+    return smallest_detectable(stderr, margin, df, confidence)
 
 
 def divide(above: Record, below: Record, name: str) -> float | None:

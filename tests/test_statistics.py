@@ -11,6 +11,12 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from harness.power import (
+    items_needed,
+    samples_to_decide,
+    smallest_detectable,
+    smallest_detectable_drop,
+)
 from harness.statistics import (
     Processes,
     benjamini_hochberg,
@@ -18,15 +24,11 @@ from harness.statistics import (
     clustered_ratio,
     flip_rate_interval,
     geometric_mean_interval,
-    items_needed,
     judge_harm,
     mcnemar_midp,
     paired_difference,
     paired_ratio_interval,
-    samples_to_decide,
     share_interval,
-    smallest_detectable,
-    smallest_detectable_drop,
     welch_ratio_interval,
 )
 
