@@ -21,8 +21,10 @@ from harness.thresholds import (
     Threshold,
     Thresholds,
     facts_of,
+    find_row,
     hash_items,
     list_judged,
+    pack_row,
 )
 
 _Key = tuple[str, str]  # cell, measurement
@@ -130,7 +132,11 @@ def _bless_records(
         made = _make_threshold(
             spec, value, [r.values.get(name, Value(value=None)) for _, r in found]
         )
-        if isinstance(made, Threshold):
+        row = find_row(latest, value.value) if spec.sampled == "items" else None
+        if isinstance(made, Threshold) and row is not None:
+            update = {"value": value.value, "row": pack_row(row)}  # item by item, with the latest
+            values[name] = made.model_copy(update=update)
+        elif isinstance(made, Threshold):
             values[name] = made
         else:
             lacking[name] = made

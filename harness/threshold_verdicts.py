@@ -15,7 +15,7 @@ from harness.catalog import load_measurement
 from harness.compare import FALSE_DISCOVERY_RATE
 from harness.metrics._speed_processes import processes_of
 from harness.options import ValueSpec
-from harness.power import samples_to_decide, smallest_detectable
+from harness.power import samples_to_decide, smallest_detectable, smallest_detectable_share
 from harness.record import Record, Value, Verdict
 from harness.statistics import (
     Outcome,
@@ -25,7 +25,14 @@ from harness.statistics import (
     pooled_ratio_interval,
     t_quantile,
 )
-from harness.thresholds import Threshold, Thresholds, find_changes, hash_items
+from harness.thresholds import (
+    Threshold,
+    Thresholds,
+    find_changes,
+    find_row,
+    hash_items,
+    unpack_row,
+)
 from harness.values import base_name
 
 
@@ -98,7 +105,7 @@ class _Harm:
     """How much worse than blessed, in the value's unit, with one-sided 95 % bounds.
 
     ``n`` is the samples of each side, were they as many; ``df`` no more than there are degrees of
-    freedom, ``p`` is of no difference.
+    freedom, ``p`` is of no difference, ``flips`` the share of items that turned.
     """
 
     harm: float
@@ -108,6 +115,7 @@ class _Harm:
     n: int = 1
     df: float = math.inf
     p: float = 0.0
+    flips: float | None = None
 
 
 def _measure_harm(
@@ -117,9 +125,8 @@ def _measure_harm(
 
     Processes: Student's interval of the ratio, blessed and present ones taken to scatter alike; a
     single one is given the blessed spread. Others:
-    the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n). Where a single run was
-    blessed, a share of right items has Tango's interval of as many items lost as the difference
-    tells at least, so that a single tie that turned is no regression; what else, none.
+    the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n), or none where a single run
+    was blessed. A share of right items is judged item by item.
     """
     if found.value is None:
         return None
@@ -143,19 +150,33 @@ def _measure_harm(
             p=ratio.p or 0.0,
         )
     harm = sign * (found.value - threshold.value)
-    items = sum(mark != "-" for mark in record.items.get("right", ""))
-    if not threshold.spread and items and items == found.n:
-        lost = round(harm * items)
-        turned = paired_difference(max(0, lost), max(0, -lost), items)
-        return _Harm(
-            harm, turned.lower, turned.upper, turned.stderr or 0.0, items, p=turned.p or 0.0
-        )
+    if threshold.row is not None:
+        return _pair_items(unpack_row(threshold.row), find_row(record, found.value) or "")
     if not threshold.spread:
         return _Harm(harm, harm, harm)
     stderr = threshold.spread * math.sqrt(1 + 1 / threshold.n)
     df = threshold.n - 1
     reach = t_quantile(0.95, df) * stderr
     return _Harm(harm, harm - reach, harm + reach, stderr, threshold.n, df)
+
+
+def _pair_items(before: str, now: str) -> _Harm:
+    """Tango's interval of the items that turned. Raises ValueError for rows that do not match."""
+    if len(before) != len(now):
+        raise ValueError(f"{len(before)} items were blessed, {len(now)} are here")
+    pairs = [pair for pair in zip(before, now, strict=True) if "-" not in pair]
+    lost, won = pairs.count(("1", "0")), pairs.count(("0", "1"))
+    turned = paired_difference(lost, won, len(pairs))
+    flips = (lost + won) / len(pairs)
+    return _Harm(
+        turned.value,
+        turned.lower,
+        turned.upper,
+        turned.stderr or 0.0,
+        len(pairs),
+        p=turned.p or 0.0,
+        flips=flips,
+    )
 
 
 def _find_spec(record: Record, name: str) -> ValueSpec | None:
@@ -213,7 +234,13 @@ def _judge(
         text += f"; 95 % bounds {low:.6g} to {high:.6g}"
         if threshold.margin is not None:
             sure = 1 - chance / 2 if spec.sampled == "processes" else 0.95
-            smallest = smallest_detectable(harm.stderr, threshold.margin, harm.df, sure)
+            smallest = (
+                smallest_detectable(harm.stderr, threshold.margin, harm.df, sure)
+                if harm.flips is None
+                else smallest_detectable_share(
+                    harm.n, harm.flips, threshold.margin, 1 - FALSE_DISCOVERY_RATE / 2
+                )
+            )
             text += f"; harm is seen with 80 % power from {smallest:.3g} on"
     text += f"; {why}." if why else "."
     return _verdict(metric, bound, text, outcome, found.value, bounds, smallest)
@@ -243,7 +270,7 @@ def _decide(
         sigma = threshold.spread or 0.0
         told = f"{sigma:.2%}" if spec.sampled == "processes" else f"{sigma:.2g}"
         return "INCONCLUSIVE", f"runs of one commit differ by σ = {told}: no margin would tell"
-    if harm.stderr == 0:
+    if harm.stderr == 0 and harm.flips is None:
         return ("FAIL" if harm.harm > threshold.margin else "PASS"), ""
     outcome = judge_harm(harm.harm, harm.lower, harm.upper, threshold.margin)
     needed = chance if spec.sampled == "processes" else FALSE_DISCOVERY_RATE
@@ -251,8 +278,8 @@ def _decide(
         return "INCONCLUSIVE", f"equals differ as much by chance (p = {harm.p:.2g})"
     if outcome != "INCONCLUSIVE":
         return outcome, ""
-    if spec.sampled != "processes" and not threshold.spread:
-        return outcome, "so few answers may turn by ties and batches alone"
+    if harm.flips is not None:
+        return outcome, f"{harm.n:,} items do not decide it"
     if spec.sampled != "processes":
         return outcome, f"σ is of {threshold.n} blessed runs: more of them would tell it better"
     within = harm.harm <= threshold.margin

@@ -6,10 +6,12 @@ makes one of runs, `harness.threshold_verdicts` judges records by one.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +45,8 @@ class Threshold(_Frozen):
     ``spread`` is the standard deviation of one sample: of the logarithms of ``n`` processes for
     what is sampled by processes, of ``n`` A/A runs in the value's unit otherwise; None where a
     single one was blessed. ``margin`` is in the value's unit, None where the spread leaves none.
+    ``row`` says which items were right, packed (`pack_row`), so that a share of right items is
+    judged item by item.
     """
 
     value: int | float
@@ -51,6 +55,7 @@ class Threshold(_Frozen):
     margin: float | None = Field(ge=0)
     spread: float | None = Field(ge=0)
     n: int = Field(ge=1)
+    row: str | None = None
 
     @model_validator(mode="after")
     def _check_spread(self) -> Threshold:
@@ -168,6 +173,30 @@ def hash_items(record: Record) -> str | None:
         return None
     text = json.dumps(items, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def find_row(record: Record, value: float | None) -> str | None:
+    """The row of right and wrong items (1, 0, - for unscored) whose share of right ones this is."""
+    for name, row in record.items.items():
+        scored = row.replace("-", "") if name.startswith("right") and isinstance(row, str) else ""
+        if scored and scored.count("1") / len(scored) == value:
+            return str(row)
+    return None
+
+
+def pack_row(row: str) -> str:
+    """A row as a line of text, an eighth of its length and less."""
+    digits = row.translate(str.maketrans("01-", "012"))
+    return base64.b85encode(zlib.compress(digits.encode(), 9)).decode()
+
+
+def unpack_row(packed: str) -> str:
+    """Raises ValueError for what `pack_row` did not make."""
+    try:
+        digits = zlib.decompress(base64.b85decode(packed)).decode()
+    except zlib.error as error:
+        raise ValueError(f"a row of items cannot be read: {error}") from None
+    return digits.translate(str.maketrans("012", "01-"))
 
 
 def list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:

@@ -76,6 +76,7 @@ def test_the_diff_of_a_bless_is_what_was_blessed(repository: Repository) -> None
         "reason",
         "items",
         "value",
+        "row",
     ]
     assert '"reason": "a new tokenizer",' in changed
 

@@ -12,6 +12,7 @@ import bitsandbytes
 import pytest
 import torch
 from cells_in_process import load, write_llama
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import (
     BitsAndBytesConfig,
     MixtralConfig,
@@ -151,18 +152,72 @@ def call_eager_in_one_layer(model: Any) -> None:
 
 
 def quantise_by_torch(model: Any) -> None:
+    model.model = quantised_by_torch(model.model)
+
+
+def quantise_all_by_torch(model: Any) -> None:
+    quantise_by_torch(model)
+    model.lm_head = quantised_by_torch(torch.nn.Sequential(model.lm_head))[0]
+
+
+def quantised_by_torch(module: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.model = torch.ao.quantization.quantize_dynamic(
-            model.model, {torch.nn.Linear}, torch.qint8
-        )
+        return torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear}, torch.qint8)
 
 
+class Packed(torch.nn.Module):
+    """A layer as other libraries make it: whole numbers and a scale, in no layer of torch's."""
+
+    def __init__(self, weight: torch.Tensor, *, as_buffer: bool) -> None:
+        super().__init__()
+        self.scale = float(weight.abs().max()) / 127
+        packed = (weight / self.scale).round().to(torch.int8)
+        if as_buffer:
+            self.register_buffer("qweight", packed)
+        else:
+            self.qweight = torch.nn.Parameter(packed, requires_grad=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs @ (self.qweight * self.scale).T
+
+
+def pack_one_layer(*, as_buffer: bool) -> Callable[[Any], None]:
+    def spoil(model: Any) -> None:
+        mlp = model.model.layers[1].mlp
+        mlp.down_proj = Packed(mlp.down_proj.weight.detach(), as_buffer=as_buffer)
+
+    return spoil
+
+
+def put_in_a_tensor_of_another_class(model: Any) -> None:
+    layer = model.model.layers[1].mlp.down_proj
+    weight = TwoTensor(layer.weight.detach(), layer.weight.detach().clone())
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+FOREIGN = "held by neither torch's plain tensors nor bitsandbytes' layers: "
 SPOILT = {
     "int8 by torch itself": (
         *("fp32", {}, quantise_by_torch),
-        "layers are quantised by another library than the declared one: "
-        "model.layers.*.self_attn.q_proj",
+        f"{FOREIGN}model.layers.*.self_attn.q_proj, model.layers.*.self_attn.k_proj, "
+        "model.layers.*.self_attn.v_proj and 4 more",
+    ),
+    "int8 by torch itself, the head as well": (
+        *("fp32", {}, quantise_all_by_torch),
+        f"{FOREIGN}model.layers.*.self_attn.q_proj",
+    ),
+    "a layer of whole numbers": (
+        *("fp32", {}, pack_one_layer(as_buffer=False)),
+        f"{FOREIGN}model.layers.*.mlp.down_proj",
+    ),
+    "a layer of whole numbers in a buffer": (
+        *("bf16", {}, pack_one_layer(as_buffer=True)),
+        f"{FOREIGN}model.layers.*.mlp.down_proj",
+    ),
+    "a tensor that is another inside": (
+        *("fp32", {}, put_in_a_tensor_of_another_class),
+        f"{FOREIGN}model.layers.*.mlp.down_proj",
     ),
     "one layer in another dtype": (
         *("bf16", {}, cast("model.layers.0.mlp.up_proj", to=torch.float16)),
@@ -215,6 +270,21 @@ def test_a_model_that_is_not_as_declared_throughout_is_refused(
     with pytest.raises(InputError) as caught:
         load(checkpoint, precision, **given)
     assert reason in str(caught.value)
+
+
+def test_tensors_that_cannot_be_counted_are_refused_before_they_are(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the model is too large to be loaded twice."""
+    monkeypatch.setattr(harness.models.load, "_REHEARSED_BYTES", 0)
+    monkeypatch.setattr(
+        load_precision("fp32"),
+        "prepare",
+        lambda model, *_: put_in_a_tensor_of_another_class(model),
+        raising=False,
+    )
+    with pytest.raises(InputError, match="declared as fp32 was loaded as something else: held by"):
+        load(checkpoint, "fp32")
 
 
 def test_autocast_is_refused(checkpoint: Path) -> None:

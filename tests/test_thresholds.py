@@ -27,8 +27,10 @@ from harness.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.thresholds import (
     Thresholds,
     list_unmeasured,
+    pack_row,
     path_of,
     read_thresholds,
+    unpack_row,
     write_thresholds,
 )
 
@@ -355,14 +357,28 @@ def test_no_bare_nan_is_in_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "n", "outcome"),
-    [(1, 40, "INCONCLUSIVE"), (4, 40, "INCONCLUSIVE"), (9, 40, "FAIL"), (15, 1000, "FAIL")],
+    ("lost", "won", "n", "outcome"),
+    [
+        (1, 0, 40, "INCONCLUSIVE"),  # 2.5 points, and may be a tie
+        (9, 0, 40, "FAIL"),
+        (20, 9, 1000, "INCONCLUSIVE"),  # 1.1 points among 29 that turned: chance
+        (15, 0, 1000, "FAIL"),
+        (5, 5, 4000, "PASS"),
+    ],
 )
-def test_a_few_answers_that_turned_are_no_regression(lost: int, n: int, outcome: str) -> None:
-    """One of forty is 2.5 points, and may be a tie."""
+def test_answers_are_judged_item_by_item(lost: int, won: int, n: int, outcome: str) -> None:
     thresholds = blessed(make_run(make_choices(n=n)))
-    found = outcomes(thresholds, make_choices(lost, 0, n))
+    found = outcomes(thresholds, make_choices(lost, won, n))
     assert found == {"mmlu.acc": outcome}
+
+
+def test_a_row_is_kept_in_a_fraction_of_its_length() -> None:
+    row = make_choices(200, 100, 14_000).items["right"] + "-"
+    packed = pack_row(row)
+    assert unpack_row(packed) == row
+    assert len(packed) < len(row) / 4
+    with pytest.raises(ValueError, match="a row of items cannot be read"):
+        unpack_row(packed[:-10] + "0" * 10)
 
 
 @pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", "."])
