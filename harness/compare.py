@@ -6,6 +6,7 @@ refused with the fields that differ; nothing that only one run has goes unsaid.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -21,6 +22,8 @@ from harness.values import base_name, bounds_of, smallest_effect
 # 3 % of two sides, so that equal speeds fail in less than 2 of 100 comparisons: at the usual 5 % it
 # was 2.6 (benchmarks/calibration.py).
 FALSE_DISCOVERY_RATE = 0.03
+_NUMBER = re.compile(r"\d[\d.,]*")
+_OTHERS = "other processes"  # how telemetry's flag of a busy machine begins
 # What a record's items say of how they were computed, not of what came out.
 _COST = frozenset({"cost", "batch_size", "distribution", "questions"})
 
@@ -214,11 +217,26 @@ def _compare_value(
     spread = value.stderr or (upper - lower) / (2 * NORMAL_95)
     smallest = smallest_effect(value, spec, spread, margin, 1 - FALSE_DISCOVERY_RATE / 2)
     made = replace(made, verdict=verdict, smallest_detectable=smallest)
+    doubt = find_doubt(before, after) if spec.sampled == "processes" else ""
+    if verdict == "FAIL" and doubt:
+        return replace(made, verdict="INCONCLUSIVE", reason=f"flagged: {doubt}")
     if verdict != "INCONCLUSIVE":
         return made
     enough = samples_to_decide(harm, NORMAL_95 * spread, value.n or 0, margin)
     what = "processes" if spec.sampled == "processes" else "chunks or items"
     return replace(made, reason=f"about {enough:,} {what} would decide" if enough else "")
+
+
+def find_doubt(before: Record, after: Record) -> str:
+    """What one of two timings was flagged with and the other not; others' work counts for both.
+
+    A GPU with a power cap on both sides is as good as one without; a busy machine is not.
+    """
+    kinds = [{_NUMBER.sub("#", r): r for r in x.validity.reasons} for x in (before, after)]
+    one_sided = kinds[0].keys() ^ kinds[1].keys()
+    told = {**kinds[0], **kinds[1]}
+    doubtful = [told[kind] for kind in told if kind in one_sided or kind.startswith(_OTHERS)]
+    return "; ".join(doubtful)
 
 
 def _adjust(compared: Iterable[Compared]) -> tuple[Compared, ...]:

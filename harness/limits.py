@@ -135,9 +135,9 @@ def _smallest(
     if bounds is None or found.value is None or bounds[0] == bounds[1]:
         return None
     spread = found.stderr or (bounds[1] - bounds[0]) / (2 * NORMAL_95)
-    if side.margin < 0:  # a gain is demanded: what counts is the distance from that
-        return side.value(side.margin + smallest_effect(found, spec, spread, 0.0))
-    return side.value(smallest_effect(found, spec, spread, side.margin))
+    gain = min(0.0, side.margin)  # where one is demanded the distance from that counts
+    seen = smallest_effect(found, spec, spread, max(0.0, side.margin))
+    return None if seen is None else side.value(gain + seen)
 
 
 def _say_why(side: _Side, found: Value, spec: ValueSpec, bounds: tuple[float, float] | None) -> str:

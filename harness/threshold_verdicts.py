@@ -273,9 +273,9 @@ def _decide(
     if harm.stderr == 0 and harm.flips is None:
         return ("FAIL" if harm.harm > threshold.margin else "PASS"), ""
     outcome = judge_harm(harm.harm, harm.lower, harm.upper, threshold.margin)
-    needed = chance if spec.sampled == "processes" else FALSE_DISCOVERY_RATE
-    if outcome == "FAIL" and harm.p > needed:
-        return "INCONCLUSIVE", f"equals differ as much by chance (p = {harm.p:.2g})"
+    doubt = _find_doubt(record, spec, harm, chance) if outcome == "FAIL" else ""
+    if doubt:
+        return "INCONCLUSIVE", doubt
     if outcome != "INCONCLUSIVE":
         return outcome, ""
     if harm.flips is not None:
@@ -286,6 +286,16 @@ def _decide(
     reach = harm.upper - harm.harm if within else harm.harm - harm.lower
     enough = samples_to_decide(harm.harm, reach, harm.n, threshold.margin)
     return outcome, f"about {enough:,} processes on either side would decide" if enough else ""
+
+
+def _find_doubt(record: Record, spec: ValueSpec, harm: _Harm, chance: float) -> str:
+    """Why a harm beyond the margin is no regression yet; empty where it is one."""
+    timed = spec.sampled == "processes"
+    if timed and record.validity.reasons:
+        return f"flagged: {'; '.join(record.validity.reasons)}"
+    if harm.p > (chance if timed else FALSE_DISCOVERY_RATE):
+        return f"equals differ as much by chance (p = {harm.p:.2g})"
+    return ""
 
 
 def _verdict(

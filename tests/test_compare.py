@@ -91,6 +91,28 @@ def test_a_speed_is_judged_process_by_process(
     assert verdicts(found) == {"throughput.decode_tokens_per_s[1]": outcome}
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "outcome"),
+    [
+        ((), (), "FAIL"),
+        ((), ("other processes used 1.3 of 2 cores",), "INCONCLUSIVE"),
+        (("other processes used 1 of 2 cores",),) * 2 + ("INCONCLUSIVE",),
+        (("power capped at 500 W in 80 % of samples",),) * 2 + ("FAIL",),
+        (("power capped at 500 W",), (), "INCONCLUSIVE"),
+    ],
+)
+def test_a_slowdown_on_a_busy_machine_is_no_regression(
+    a: tuple[str, ...], b: tuple[str, ...], outcome: str
+) -> None:
+    before, after = (
+        make_speeds(speed, status="flagged" if why else "ok", reasons=why)
+        for speed, why in ((100.0, a), (90.0, b))
+    )
+    [one] = compare(before, after).compared
+    assert one.verdict == outcome
+    assert all(why in one.reason for why in b if outcome == "INCONCLUSIVE")
+
+
 def test_bytes_are_exact() -> None:
     big = 1 << 30
     for factor, outcome in ((1.019, "PASS"), (1.021, "FAIL"), (0.5, "PASS")):

@@ -31,6 +31,11 @@ class Growth:
     def __call__(self, tokens: int) -> float:
         return self.fixed + self.slope * tokens + self.curve * tokens**2
 
+    @property
+    def shared(self) -> float:
+        """The part of ``fixed`` that all sequences of a batch take once."""
+        return self.fixed - self.each
+
     def with_second(self, tokens: int, one: int, two: int) -> Growth:
         """Knowing what one and two sequences of ``tokens`` took."""
         each = (two - one) - (self.slope * tokens + self.curve * tokens**2)
@@ -79,6 +84,5 @@ def largest_batch(room: int, growth: Growth, tokens: int, least_per_sequence: fl
 
     ``least_per_sequence`` is what was seen or must be held of each, if that is more than the fit.
     """
-    shared = growth.fixed - growth.each
-    per_sequence = max(least_per_sequence, growth(tokens) - shared)
-    return max(0, int((room - shared) / per_sequence))
+    per_sequence = max(least_per_sequence, growth(tokens) - growth.shared)
+    return max(0, int((room - growth.shared) / per_sequence))

@@ -200,7 +200,8 @@ def _find_capacity(
             room = capacity - reader.held
             context = largest_context(room, growth, loaded.max_context)
             if len(seen) == 2:
-                least = max(kv * generate.tokens, (max(seen) - growth.fixed) / generate.batch)
+                own = (max(seen) - growth.shared) / generate.batch
+                least = max(kv * generate.tokens, own)
                 batch = largest_batch(room, growth, generate.prompt_tokens, least)
         found[qualify("largest_context", card)] = context
         found[qualify("largest_batch", card)] = batch

@@ -10,7 +10,7 @@ import copy
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from harness.models.kernels import describe_kernels
@@ -34,9 +34,9 @@ def attest(model: Any) -> dict[str, Any]:
 
     ``quantisation`` is None, 'int8', 'nf4', 'fp4' or 'mixed'; ``linear_dtypes`` counts the linear
     layers by the dtype they store, ``dtypes`` every tensor of floats, and ``odd_dtypes`` names the
-    fewer of them. ``foreign_layers`` are quantised by another library, in tensors that no walk
-    over parameters sees. Tensors that the architecture itself holds in another dtype than the rest
-    are in ``kept_by_architecture`` instead. Of a quantised model also: ``unquantised`` (the weight
+    fewer of them. ``foreign_layers`` hold their weights as neither plain torch nor bitsandbytes
+    does, in tensors that a walk over parameters need not see. Tensors that the architecture itself
+    holds in another dtype than the rest are in ``kept_by_architecture`` instead. Of a quantised model also: ``unquantised`` (the weight
     matrices left alone, by reason), ``skipped_linears`` (those among them without a good one),
     ``unquantised_share`` (how much of the weights between the embedding and the head they are) and
     the settings of the quantised layers. Names have * for a layer's number.
@@ -54,7 +54,7 @@ def attest(model: Any) -> dict[str, Any]:
         "tf32": _tf32_in_force(),
         "tf32_switches": _read_tf32_switches(),
         "autocast": _autocast_in_force(model),
-        "foreign_layers": _group(name for name, m in model.named_modules() if is_foreign(m)),
+        "foreign_layers": _group(_find_foreign(model)),
         "attention": _attest_attention(model),
         "kernels": describe_kernels(model),
     }
@@ -194,6 +194,15 @@ def _attest_int8(layers: list[Any]) -> dict[str, Any]:
         "threshold": _only({float(layer.state.threshold) for layer in layers}),
         "nonfinite_constants": _count_nonfinite(layers),
     }
+
+
+def _find_foreign(model: Any) -> Iterator[str]:
+    """Names of foreign modules, without those within one that is named already."""
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if not name.startswith(inside) and is_foreign(module):
+            inside += (f"{name}.",)
+            yield name
 
 
 def _attest_attention(model: Any) -> Any:

@@ -5,12 +5,15 @@ bitsandbytes' layers are read by their attributes, without importing it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+_FOREIGN = ("torch.ao.nn.", "torchao.")
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -24,13 +27,29 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def is_foreign(module: Any) -> bool:
-    """Whether a module is quantised by something else than bitsandbytes: torch.ao, torchao …"""
+    """Whether a module holds its weights as neither plain torch nor bitsandbytes does.
+
+    torch.ao keeps them behind a method, torchao and others in a class of tensors of their own;
+    most hold whole numbers, as parameters or in buffers that are named as weights.
+    """
     import torch
 
-    if type(module).__module__.startswith(("torch.ao.nn", "torch.nn.quantized", "torchao")):
+    home = type(module).__module__
+    if home.startswith("bitsandbytes."):
+        return False
+    if home.startswith(_FOREIGN) or inspect.ismethod(getattr(module, "weight", None)):
         return True
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, torch.Tensor) and type(weight).__module__.startswith("torchao")
+    parameters = dict(module.named_parameters(recurse=False))
+    weights = {n: b for n, b in module.named_buffers(recurse=False) if "weight" in n}
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return any(
+        type(tensor) not in plain or (tensor.dim() > 1 and _is_of_integers(tensor))
+        for tensor in (*parameters.values(), *weights.values())
+    )
+
+
+def _is_of_integers(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())
 
 
 def layer_kind(layer: Any) -> str | None:

@@ -132,9 +132,10 @@ def load_cell(job: CellJob) -> LoadedCell:
     seconds |= _split_seconds(read_s, time.perf_counter() - start, clock)
     meter.settle()
     memory = {"load_peak_bytes": load_peak, "weights_bytes": meter.current_bytes()}
-    counts = {**count_bytes(model), "allocated_bytes": _read_allocated(model, job, requested)}
     meter.steady()
+    # Tensors of a class that nothing here knows are refused before their bytes are asked for.
     attested = _attest_declared(job, model) | {"checkpoint": checkpoint.describe()}
+    counts = {**count_bytes(model), "allocated_bytes": _read_allocated(model, job, requested)}
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     cell = LoadedCell(job, model, tokenizer, attested, counts, memory, meter, seconds)

@@ -25,11 +25,15 @@ def check_tf32(attested: dict[str, Any], on: bool) -> list[str]:
 
 
 def check_nothing_else(attested: dict[str, Any]) -> list[str]:
-    """What no precision declares: layers of another library's quantisation, autocast."""
+    """What no precision declares: weights held in another way than any of them does, autocast."""
     wrong = []
-    if attested["foreign_layers"]:
-        named = ", ".join(attested["foreign_layers"][:3])
-        wrong.append(f"layers are quantised by another library than the declared one: {named}")
+    foreign = attested["foreign_layers"]
+    if foreign:
+        more = f" and {len(foreign) - 3} more" * (len(foreign) > 3)
+        wrong.append(
+            "held by neither torch's plain tensors nor bitsandbytes' layers: "
+            f"{', '.join(foreign[:3])}{more}"
+        )
     if attested["autocast"]:
         wrong.append("autocast is on: products are computed in another dtype than was declared")
     return wrong

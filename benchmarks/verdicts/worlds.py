@@ -1,0 +1,229 @@
+"""Records made by chance: one commit measured again and again, or worse by a known harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.random import Generator
+
+from harness.catalog import load_measurement
+from harness.record import SCHEMA, CellFacts, Measured, Record, Run, RunFacts, Value
+from harness.statistics import clustered_mean
+from harness.values import make_values
+
+# A later run of the same commit, or of one that is worse by this harm.
+Draw = Callable[[float], Record]
+
+SPEED = 100.0  # tokens/s
+_CHUNK = 128  # tokens of a chunk
+_NLL, _KL = 2.0, 0.05  # nats/token, over all chunks
+PPL = math.exp(_NLL)
+_RIGHT = 0.6  # of all items
+
+
+@dataclass(frozen=True)
+class World:
+    """``begin`` gives the first run and what draws later ones; each is a record of one value.
+
+    A harm is a share of a ratio, else in the value's unit; ``scale`` is the value's unit in one
+    of harm.
+    """
+
+    kind: Literal["quality", "speed", "memory"]
+    name: str
+    begin: Callable[[Generator], tuple[Record, Draw]]
+    scale: float = 1.0
+
+
+def as_run(*records: Record, number: int = 0) -> Run:
+    """A run of these records, of a clean tree; several of one commit have different numbers."""
+    facts = _RUN.run.model_copy(update={"id": f"{_RUN.run.id}-{number}"})
+    return _RUN.model_copy(update={"run": facts, "records": records})
+
+
+def rename(record: Record, model: str) -> Record:
+    """The same measurement of another model."""
+    cell = record.cell.model_copy(update={"id": f"{model}[nf4]", "model": model})
+    return record.model_copy(update={"cell": cell})
+
+
+def answer_items(n: int, flip_rate: float, sampled: bool = False) -> World:
+    """Questions, of which later runs answer some otherwise: as many for better as for worse.
+
+    The rate is from the first run; two later ones differ nearly twice as often. ``sampled``
+    questions are drawn from many, others are 60 % right to the item, so that a harm is exact.
+    """
+
+    def begin(rng: Generator) -> tuple[Record, Draw]:
+        first = rng.random(n) < _RIGHT if sampled else rng.permutation(n) < round(_RIGHT * n)
+
+        def draw(harm: float) -> Record:
+            lost = max(flip_rate + harm, 2 * harm) / 2 / _RIGHT
+            won = max(flip_rate - harm, 0.0) / 2 / (1 - _RIGHT)
+            flipped = rng.random(n) < np.where(first, lost, won)
+            return _record_choices(first ^ flipped)
+
+        return _record_choices(first), draw
+
+    return World("quality", f"accuracy, {n} items, {flip_rate:.1%} flip", begin)
+
+
+def read_chunks(chunks: int, noise: float, heavy: bool = False) -> World:
+    """A text whose chunks differ by a fifth, and runs by ``noise`` nats/token in each of them."""
+
+    def begin(rng: Generator) -> tuple[Record, Draw]:
+        text = rng.normal(0, _NLL / 5, chunks)
+        text += _NLL - text.mean()
+
+        def draw(harm: float) -> Record:
+            luck = rng.standard_t(3, chunks) / math.sqrt(3) if heavy else rng.normal(0, 1, chunks)
+            return _record_perplexity((text + noise * luck + math.log1p(harm)) * _CHUNK)
+
+        return draw(0.0), draw
+
+    tails = ", heavy tails" if heavy else ""
+    return World("quality", f"perplexity, {chunks} chunks, σ {noise:g} nats{tails}", begin, PPL)
+
+
+def diverge(chunks: int, noise: float) -> World:
+    """Divergence that differs between chunks as much as it is large, between runs by ``noise``.
+
+    One text for all runs: how far its chunks scatter is a matter of chance as well.
+    """
+    text = np.random.default_rng(0).exponential(_KL, chunks)
+    text *= _KL / text.mean()
+
+    def begin(rng: Generator) -> tuple[Record, Draw]:
+        def draw(harm: float) -> Record:
+            luck = np.exp(rng.normal(0, noise, chunks) - noise**2 / 2)
+            return _record_divergence((text * luck + harm) * _CHUNK)
+
+        return draw(0.0), draw
+
+    return World("quality", f"divergence, {chunks} chunks, σ {noise:.0%}", begin)
+
+
+def time_processes(value: str, spread: float, first: int, later: int) -> World:
+    """Processes whose speeds differ by ``spread``: ``first`` of them in the first run."""
+
+    def begin(rng: Generator) -> tuple[Record, Draw]:
+        def draw(harm: float, processes: int = later) -> Record:
+            speeds = SPEED * (1 - harm) * np.exp(rng.normal(0, spread, processes))
+            return _record_speeds(value, speeds.tolist())
+
+        return draw(0.0, first), draw
+
+    processes = f"{first}" if first == later else f"{first} and {later}"
+    name = f"{value.partition('_')[0]}, σ {spread:.0%}, processes {processes}"
+    return World("speed", name, begin, SPEED)
+
+
+def time_rounds(spread: float, processes: int, rounds: int, pooled: bool) -> World:
+    """Rounds within a process differ as much as processes do.
+
+    ``pooled`` takes every round for a sample of its own, which is the mistake to be shown.
+    """
+
+    def begin(rng: Generator) -> tuple[Record, Draw]:
+        def draw(harm: float) -> Record:
+            luck = rng.normal(0, spread, (processes, 1)) + rng.normal(
+                0, spread, (processes, rounds)
+            )
+            speeds = SPEED * (1 - harm) * np.exp(luck)
+            samples = speeds.ravel() if pooled else np.median(speeds, axis=1)
+            return _record_speeds("decode_tokens_per_s[1]", samples.tolist())
+
+        return draw(0.0), draw
+
+    how = "rounds pooled" if pooled else "medians of processes"
+    name = f"decode, σ {spread:.0%} between and within, {processes} × {rounds} rounds, {how}"
+    return World("speed", name, begin, SPEED)
+
+
+def take_memory(peak: int, noise: int) -> World:
+    """Five peaks; the allocator keeps up to ``noise`` bytes more or less of each."""
+
+    def begin(rng: Generator) -> tuple[Record, Draw]:
+        def draw(harm: float) -> Record:
+            kept = rng.integers(0, noise, len(_PEAKS), endpoint=True)
+            return _record_memory([int(peak * (1 + harm)) + int(more) for more in kept])
+
+        return draw(0.0), draw
+
+    name = f"memory, {peak / 2**20:,.0f} MiB, up to {noise / 2**20:g} MiB kept"
+    return World("memory", name, begin, peak)
+
+
+def _template(measurement: str) -> Record:
+    cell = CellFacts(id="m[nf4]", model="m", precision="nf4", device="cpu", source="simulated")
+    return Record(cell=cell, measurement=measurement)
+
+
+_RUN = Run(
+    schema=SCHEMA,
+    run=RunFacts(
+        id="simulated/20260101T000000Z-abcdef1234-cpu",
+        utc="2026-01-01T00:00:00+00:00",
+        argv=[],
+        git_sha="abcdef1234" * 4,
+        git_dirty=False,
+        device="cpu",
+    ),
+    environment={},
+    suite={"name": "simulated", "sha256": "0" * 64},
+    records=(),
+)
+_TEMPLATES = {
+    name: _template(name) for name in ("mmlu", "perplexity", "divergence", "throughput", "memory")
+}
+_PEAKS = tuple(f"{p}_bytes" for p in ("load_peak", "weights", "prefill_peak", "generate_peak"))
+
+
+def _record(
+    measurement: str,
+    numbers: dict[str, Any],
+    items: dict[str, Any] | None = None,
+    stderr: dict[str, float | None] | None = None,
+    n: int | None = None,
+) -> Record:
+    counts = {} if n is None else dict.fromkeys(numbers, n)
+    values = make_values(load_measurement(measurement).VALUES, numbers, stderr, counts)
+    return _TEMPLATES[measurement].model_copy(update={"values": values, "items": items or {}})
+
+
+def _record_choices(right: np.ndarray[Any, Any]) -> Record:
+    marks = (right + ord("0")).astype(np.uint8).tobytes().decode()
+    items = {"right": marks, "chosen": marks}
+    return _record("mmlu", {"acc": float(right.mean())}, items, n=len(marks))
+
+
+def _record_perplexity(chunks: np.ndarray[Any, Any]) -> Record:
+    counts = [_CHUNK] * len(chunks)
+    nll, spread = clustered_mean(chunks.tolist(), counts)
+    ppl = math.exp(nll)
+    stderr = {"ppl": None if spread is None else ppl * spread}
+    items = {"chunk_nll": chunks.tolist(), "chunk_tokens": counts}
+    return _record("perplexity", {"ppl": ppl}, items, stderr, len(chunks))
+
+
+def _record_divergence(chunks: np.ndarray[Any, Any]) -> Record:
+    counts = [_CHUNK] * len(chunks)
+    mean, spread = clustered_mean(chunks.tolist(), counts)
+    items = {"chunk_kl": chunks.tolist(), "chunk_tokens": counts}
+    return _record("divergence", {"kl_mean": mean}, items, {"kl_mean": spread}, len(chunks))
+
+
+def _record_speeds(value: str, samples: Sequence[float]) -> Record:
+    throughput = load_measurement("throughput")
+    unit = throughput.VALUES[value.partition("[")[0]].unit
+    parts = [Measured(values={value: Value(value=s, unit=unit, better="higher")}) for s in samples]
+    measured: Measured = parts[0] if len(parts) == 1 else throughput.merge_processes(parts)
+    return _TEMPLATES["throughput"].model_copy(update={"values": measured.values})
+
+
+def _record_memory(peaks: Sequence[int]) -> Record:
+    return _record("memory", dict(zip(_PEAKS, peaks)))
