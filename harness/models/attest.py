@@ -36,10 +36,11 @@ def attest(model: Any) -> dict[str, Any]:
     layers by the dtype they store, ``dtypes`` every tensor of floats, and ``odd_dtypes`` names the
     fewer of them. ``foreign_layers`` hold their weights as neither plain torch nor bitsandbytes
     does, in tensors that a walk over parameters need not see. Tensors that the architecture itself
-    holds in another dtype than the rest are in ``kept_by_architecture`` instead. Of a quantised model also: ``unquantised`` (the weight
-    matrices left alone, by reason), ``skipped_linears`` (those among them without a good one),
-    ``unquantised_share`` (how much of the weights between the embedding and the head they are) and
-    the settings of the quantised layers. Names have * for a layer's number.
+    holds in another dtype than the rest are in ``kept_by_architecture`` instead. Of a quantised
+    model also: ``unquantised`` (the weight matrices left alone, by reason), ``skipped_linears``
+    (those among them without a good one), ``unquantised_share`` (how much of the weights between
+    the embedding and the head they are) and the settings of the quantised layers. Names have * for
+    a layer's number.
     """
     linears = list(linear_layers(model))
     quantised = {kind for _, layer in linears if (kind := layer_kind(layer)) is not None}
