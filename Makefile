@@ -8,13 +8,16 @@ PEERS_VENV ?= .venv-peers
 PEERS := $(PEERS_VENV)/bin/python
 PEERS_GIVEN := $(if $(TOKENIZER),--tokenizer $(TOKENIZER)) $(if $(DATA),--data $(DATA))
 
-.PHONY: bench bench-peers overhead parity test lint install clean
+.PHONY: bench bench-peers overhead parity calibration test lint install clean
 
 bench: install
 	$(BIN)/pytest suites/smoke.yaml
 
 overhead: install
 	$(BIN)/python benchmarks/overhead.py
+
+calibration: install
+	$(BIN)/python benchmarks/calibration.py
 
 bench-peers: parity
 	$(PEERS) benchmarks/peers.py $(PEERS_GIVEN)

@@ -124,6 +124,13 @@ class Baseline:
         )
 
 
+def _of_thresholds(name: str, stored: Thresholds, suite: str, device: str) -> Baseline:
+    for what, theirs, ours in (("suite", stored.suite, suite), ("device", stored.device, device)):
+        if theirs != ours:
+            raise InputError(f"{name} holds thresholds of {what} {theirs!r}, this is {ours!r}")
+    return Baseline(name, stored)
+
+
 def pick_run(found: Sequence[Found], suite: str, device: str) -> Found | None:
     """The newest run of a suite, of the same device where there is one; None without any."""
     same = [one for one in found if one.run.suite.get("name") == suite]
@@ -157,19 +164,21 @@ def find_baseline(against: str | None, suite: str, device: str, root: Path) -> B
     """
     own = path_of(root, suite, device)
     if against is None:
-        return Baseline(_short(own, root), read_thresholds(own)) if own.exists() else None
+        if not own.exists():
+            return None
+        return _of_thresholds(_short(own, root), read_thresholds(own), suite, device)
     if against == "none":
         return None
     path = Path(against)
     if path.is_file() and names_thresholds(against, root):
-        return Baseline(against, read_thresholds(path))
+        return _of_thresholds(against, read_thresholds(path), suite, device)
     if not path.exists():
         revision = resolve_revision(against, root)
         name = str(FOLDER / suite / f"{device}.json")
         content = read_at_revision(root, revision, name)
         if content is not None:
             where = f"{against}:{name}"
-            return Baseline(where, parse_thresholds(content, where))
+            return _of_thresholds(where, parse_thresholds(content, where), suite, device)
     found = pick_run(find_runs(against, root), suite, device)
     if found is None:
         raise InputError(f"--against {against}: no run of suite {suite!r} there")

@@ -135,16 +135,17 @@ def compare_pair(
         return Comparison(missing=missing)
     differences = find_differences(a, before, b, after)
     stopping = tuple(one for one in differences if not _is_allowed(one.field, allow))
+    flags = tuple(f"{d} was allowed to differ" for d in differences if d not in stopping)
     if stopping:
-        return Comparison(refused=(Refused(*key, stopping),), missing=missing)
+        return Comparison(refused=(Refused(*key, stopping),), missing=missing, flags=flags)
     values = compare_records(before, after)
     if not values and _is_judged(before):
         items = Difference("items", _count(before), _count(after))
-        return Comparison(refused=(Refused(*key, (items,)),), missing=missing)
+        return Comparison(refused=(Refused(*key, (items,)),), missing=missing, flags=flags)
     return Comparison(
         tuple(values),
         missing=(*missing, *_find_lost_values(before, after)),
-        flags=tuple(f"{one} was allowed to differ" for one in differences),
+        flags=flags,
         pairs=((before, after),),
     )
 

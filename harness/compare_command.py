@@ -39,6 +39,9 @@ def run_compare(
 
     Raises `InputError` for a side that is no run, or two sides without a suite in common.
     """
+    allow = [name.strip() for given in allow for name in given.split(",") if name.strip()]
+    if Path(b).is_file() and names_thresholds(b, root):
+        raise InputError(f"{b} holds thresholds: they go first, and the run that they judge second")
     if names_thresholds(a, root):
         if allow:
             raise InputError(

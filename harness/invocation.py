@@ -5,12 +5,14 @@ Knows pytest's configuration object, and nothing of its items and hooks (`harnes
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from harness.cells import Selection
+from harness.errors import InputError
 from harness.node_ids import NamedNodes
 from harness.progress import ProgressLine
 from harness.record import Record, read_run
@@ -27,6 +29,7 @@ class Invocation:
         self.broken_suites: list[Path] = []
         self.problem = ""
         self.blessed: list[str] = []
+        self.unblessed = ""
         self._config = config
         self._progress: ProgressLine | None = None
         self.named = NamedNodes(config.invocation_params.dir)
@@ -90,6 +93,22 @@ class Invocation:
                 yield run.suite, run.completed(), origin
 
         return publish(environ, list_runs(), self.also_failing)
+
+    def check_bless(self) -> None:
+        """Raise `InputError` before the long work where this tree cannot be blessed."""
+        git = self.session.machine.environment["git"]
+        if self._config.getoption("--bless") and (git["sha"] is None or git["dirty"]):
+            state = "is of no commit" if git["sha"] is None else "has uncommitted changes"
+            raise InputError(f"--bless: the tree {state}: commit first, thresholds name a commit")
+
+    def find_unmeasured(self) -> str:
+        """Under ``--require-all`` and without a selection: blessed measurements that are gone."""
+        selected = any(map(self._config.getoption, ("--precision", "--model", "--measure")))
+        if selected or not self._config.getoption("--require-all"):
+            return ""
+        lost = [name for run in self.session.finished for name in run.list_unmeasured()]
+        told = f"{len(lost)} blessed measurements were not made: {', '.join(lost)}"
+        return f"--require-all: {told}" if lost else ""
 
     def bless(self) -> None:
         """Make thresholds of the finished runs; raises `InputError` where one may not be."""
@@ -159,3 +178,14 @@ class Invocation:
 def _names(given: list[str]) -> tuple[str, ...]:
     """The names of a repeatable, comma-separated option."""
     return tuple(name.strip() for part in given for name in part.split(",") if name.strip())
+
+
+def positive_seconds(text: str) -> float:
+    """What ``--cell-timeout`` takes."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
+    return seconds

@@ -5,7 +5,6 @@ Loaded by one line in a root conftest.py: ``pytest_plugins = ["harness.plugin"]`
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Generator, Iterator
@@ -17,7 +16,7 @@ import pytest
 from harness.catalog import UnknownNameError
 from harness.cells import Cell, build_cells, check_selection
 from harness.errors import InputError
-from harness.invocation import Invocation
+from harness.invocation import Invocation, positive_seconds
 from harness.junit import list_properties
 from harness.record import Record
 from harness.session import Planned
@@ -73,7 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--cell-timeout",
-        type=_positive_seconds,
+        type=positive_seconds,
         metavar="SECONDS",
         help="kill a cell's process that takes longer",
     )
@@ -171,8 +170,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         try:
             state.bless()
         except (InputError, OSError) as error:
-            state.problem = f"not blessed: {error}"
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+            state.unblessed = f"ERROR: not blessed: {error}"
+            if session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
+    if state.find_unmeasured() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
     if state.broken_suites and session.exitstatus == pytest.ExitCode.INTERRUPTED:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
@@ -205,6 +207,8 @@ def _summarise(terminalreporter: Any, config: pytest.Config) -> None:
             terminalreporter.write_line(line)
     for line in state.blessed:
         terminalreporter.write_line(line)
+    for problem in filter(None, (state.find_unmeasured(), state.unblessed)):
+        terminalreporter.write_line(problem, red=True)
     for line in state.publish(os.environ):
         terminalreporter.write_line(line)
 
@@ -291,6 +295,7 @@ class MeasurementItem(pytest.Item):
             )
         state = self.config.stash[_STATE]
         try:
+            state.check_bless()
             run = state.session.open_run(self.suite)
         except (ValueError, OSError, RuntimeError) as error:  # this machine cannot run it at all
             pytest.exit(str(error), pytest.ExitCode.USAGE_ERROR)
@@ -338,13 +343,3 @@ class MeasurementError(Exception):
     def __init__(self, text: str, traceback: str = "") -> None:
         super().__init__(text)
         self.traceback = traceback
-
-
-def _positive_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
-    return seconds

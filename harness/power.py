@@ -11,7 +11,7 @@ from statistics import NormalDist
 from harness.statistics import t_quantile
 
 # What is said to be seen four times in five; a little more, as spreads are estimates themselves.
-AIMED_POWER = 0.85
+AIMED_POWER = 0.88
 
 
 def smallest_detectable(
@@ -39,11 +39,11 @@ def smallest_detectable_share(
 ) -> float:
     """`smallest_detectable` of a paired difference of right items.
 
-    SE = sqrt((f - d²)/n) grows with the drop d itself, which no flip rate f can be below.
+    SE = sqrt((f - d²)/n) grows with the drop d itself: what is lost flips beside what flips anyway.
     """
 
     def seen_at(drop: float) -> float:
-        rate = max(flip_rate, drop)
+        rate = min(1.0, flip_rate + drop)
         return smallest_detectable(
             math.sqrt(max(rate - drop**2, 0.0) / n), margin, math.inf, confidence, power
         )

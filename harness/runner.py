@@ -24,6 +24,7 @@ from harness.questions import fetch_questions
 from harness.record import SCHEMA, Journal, Record, Run, RunFacts, recover_journals, write_run
 from harness.references import find_reference, keep_reference, reference_key
 from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec, Suite, resolved, suite_sha256
+from harness.thresholds import Thresholds, list_unmeasured
 from harness.worker.protocol import Failure, Progress
 
 
@@ -184,6 +185,11 @@ class SuiteRun:
             raise
         self._journal.remove()
         return self.path
+
+    def list_unmeasured(self) -> list[str]:
+        """What the thresholds hold and this run has not."""
+        stored = self.baseline.stored if self.baseline is not None else None
+        return list_unmeasured(stored, self.completed()) if isinstance(stored, Thresholds) else []
 
     def _judge(self, record: Record) -> Record:
         """With what the baseline says of it behind the verdicts of the limits."""

@@ -114,9 +114,22 @@ def test_a_run_of_uncommitted_changes_is_not_blessed(blessed: Blessed) -> None:
     finally:
         suite.write_text(SUITE)
     assert outcome.code == pytest.ExitCode.USAGE_ERROR
-    assert "not blessed: " in outcome.text
-    assert "dirty tree" in outcome.text
+    assert "--bless: the tree has uncommitted changes: commit first" in outcome.text
+    assert "m[fp32]" not in outcome.text  # said before anything is measured
     assert blessed.thresholds.read_bytes() == before
+
+
+def test_what_is_blessed_and_gone_fails_where_all_is_required(blessed: Blessed) -> None:
+    suite = blessed.project.folder / "suites/s.yaml"
+    suite.write_text(SUITE.replace("  footprint: {}\n", ""))
+    try:
+        strict = blessed.project.run("--require-all")
+        part = blessed.project.run("--require-all", "--precision", "bf16")
+    finally:
+        suite.write_text(SUITE)
+    assert strict.code == pytest.ExitCode.TESTS_FAILED
+    assert "2 blessed measurements were not made: m[bf16] footprint, m[fp32]" in strict.text
+    assert part.code == 0
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_what_each_further_sequence_takes_is_no_part_of_what_all_share() -> None
     """A quarter of a gigabyte of logits a sequence, seen between one and two of 100 tokens."""
     growth = Growth(0.3 * GB, 1_000_000).with_second(100, GB // 2, int(0.85 * GB))
     assert growth.each == pytest.approx(0.25 * GB)
+    assert growth.shared == pytest.approx(0.05 * GB)
     # 0.05 GB are shared; 0.25 + 0.1 GB for each of 100 tokens: 7.95 / 0.35 = 22.7
     assert largest_batch(8 * GB, growth, 100, 0.0) == 22
     assert Growth(0.3 * GB, 1_000_000).with_second(100, GB, GB).each == 0

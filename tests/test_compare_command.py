@@ -229,6 +229,24 @@ def test_a_run_that_lost_what_is_blessed_fails(tmp_path: Path, capsys: Capture) 
     assert code == 2
     assert "m[nf4] throughput was not measured" in out
     assert compare(capsys, thresholds, part, "--allow", "libraries")[0] == 4
+    assert "they go first" in compare(capsys, part, thresholds)[2]
+    of_other = Path(thresholds).read_text().replace('"suite": "s"', '"suite": "other"')
+    (tmp_path / "other.json").write_text(of_other)
+    code, _, err = compare(capsys, str(tmp_path / "other.json"), part)
+    assert code == 4
+    assert "holds thresholds of suite 'other', this is 's'" in err
+
+
+def test_what_was_allowed_is_told_beside_what_still_stops(tmp_path: Path, capsys: Capture) -> None:
+    libraries = {**ENVIRONMENT["libraries"], "torch": "2.14"}
+    other = make_run(
+        make_choices(protocol={"shots": 0}), environment={**ENVIRONMENT, "libraries": libraries}
+    )
+    paths = [save(make_run(make_choices()), tmp_path / "a.json"), save(other, tmp_path / "b.json")]
+    code, out, err = compare(capsys, *paths, "--allow", "libraries")
+    assert (code, err) == (3, "")
+    assert "libraries.torch (2.13.0 → 2.14) was allowed to differ" in out
+    assert compare(capsys, *paths, "--allow", "libraries, protocol")[0] == 0
 
 
 def test_two_suites_of_one_folder_are_both_compared(tmp_path: Path, capsys: Capture) -> None:

@@ -164,27 +164,63 @@ def foretell(folder: Path) -> list[tuple[float, int]]:
     return pairs
 
 
+# Of the 17 MB that a sequence takes 8 are logits, and again the last step's while decoding.
+LOGITS = {
+    **{**LARGER, "vocab_size": 2_000_000, "hidden_size": 32, "intermediate_size": 64},
+    **{"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2},
+}
+
+
 @linux_only
-def test_the_largest_batch_knows_what_each_sequence_takes_beside_its_tokens(
-    tmp_path: Path,
+def test_the_largest_batch_is_told_from_one_sequence(tmp_path: Path) -> None:
+    """Against the slope of the peaks that batches of 4 and 12 really have."""
+    write_llama(tmp_path / "model", **LOGITS, tie_word_embeddings=True)
+    expected = call_in_worker(measure_largest_batch, tmp_path / "model")
+    told = call_in_worker(tell_largest_batch, tmp_path / "model")
+    assert told == pytest.approx(expected, rel=0.05)
+
+
+def tell_largest_batch(folder: Path) -> Any:
+    options = Options(prompt_tokens=2048, new_tokens=2)
+    measured = measure(load(folder), options, make_context(Path("/")))
+    return measured.values["largest_batch[8GB]"].value
+
+
+def measure_largest_batch(folder: Path) -> float:
+    reader = PhaseReader(load(folder), 0)
+    peaks = []
+    for batch in (4, 12):
+        phases = (Phase("prefill", batch, 2048, 1), Phase("generate", batch, 2048, 2))
+        for phase in phases:
+            reader.read(phase)
+        peaks.append(max(reader.grown[phase] for phase in phases))
+    each = (peaks[1] - peaks[0]) / (12 - 4)
+    assert reader.held is not None
+    return (CARDS["8GB"] - reader.held - (peaks[0] - 4 * each)) / each
+
+
+@linux_only
+def test_the_context_that_was_measured_is_not_given_to_sequences(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A vocabulary of 32,000: logits of a sequence weigh as much as 60 of its tokens."""
-    wide = {**LARGER, "vocab_size": 32_000, "hidden_size": 128, "intermediate_size": 256}
-    write_llama(tmp_path / "model", **wide)
-    alone, many = call_in_worker(predict_batches, tmp_path / "model")
-    assert alone == pytest.approx(many, rel=0.1)
+    """Half a gigabyte of a card of 8, which has 7.52; the same readings with and without."""
+    monkeypatch.setattr(memory, "_NOISE_BYTES", 0)
+    cell = load(checkpoint)
+    monkeypatch.setattr(cell.meter, "context_bytes", lambda: 500_000_000)
+    reader = PhaseReader(cell, 512)
+    one, pair = Phase("prefill", 1, 32, 1), Phase("prefill", 2, 32, 1)
+    whole, generate = Phase("prefill", 1, 128, 1), Phase("generate", 1, 128, 4)
+    for phase in (one, pair, whole, generate):
+        reader.read(phase)
+    reader.held = 20_000_000
 
+    def tell() -> Any:
+        found = memory._find_capacity(cell, reader, whole, generate, (one, pair))
+        return found["largest_batch[8GB]"]
 
-def predict_batches(folder: Path) -> tuple[int, int]:
-    """The largest batch on a card of 8 GB, told from one sequence and from 128."""
-    memory._NOISE_BYTES = 0
-    cell = load(folder)
-    found = []
-    for batch in (1, 128):
-        options = Options(prompt_tokens=64, new_tokens=2, batch_size=batch)
-        measured = measure(cell, options, make_context(Path("/")))
-        found.append(measured.values["largest_batch[8GB]"].value)
-    return found[0], found[1]
+    without_context = tell()
+    reader.context = None
+    assert without_context / tell() == pytest.approx(7.0 / 7.5, rel=0.001)
 
 
 @linux_only

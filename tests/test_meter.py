@@ -113,7 +113,10 @@ def test_a_gpu_that_is_not_there_has_no_free_memory_that_could_be_told() -> None
 
 
 class Gpu:
-    """What torch and NVML say of a GPU of 1000 bytes, on which another process holds 100."""
+    """What torch and NVML say of a GPU of 1000 bytes, on which another process holds 100.
+
+    NVML lists another board before it.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.allocated = self.reserved = self.peak = self.reserved_peak = self.context = 0
@@ -126,18 +129,20 @@ class Gpu:
             "memory_reserved": lambda _: self.reserved,
             "max_memory_allocated": lambda _: self.peak,
             "max_memory_reserved": lambda _: self.reserved_peak,
+            "get_device_properties": lambda _: SimpleNamespace(uuid="fast"),
             "mem_get_info": lambda _: (1000 - self.used, 1000),
             "get_allocator_backend": lambda: "native",
         }
         for name, answer in answers.items():
             monkeypatch.setattr(torch.cuda, name, answer)
         monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: index)
-        monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
-        monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda _: "a board")
-        monkeypatch.setattr(
-            pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=self.used)
-        )
+        monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
+        boards = ["GPU-slow", "GPU-fast"]  # by the bus; CUDA counts the fastest first
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(boards))
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda index: boards[index])
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: handle)
+        monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", self._tell)
 
     @property
     def used(self) -> int:
@@ -147,6 +152,9 @@ class Gpu:
         self.allocated, self.reserved = allocated, reserved
         self.peak = max(self.peak, allocated)
         self.reserved_peak = max(self.reserved_peak, reserved)
+
+    def _tell(self, board: str) -> SimpleNamespace:
+        return SimpleNamespace(used=self.used if board == "GPU-fast" else 7)
 
     def _initialise(self, _device: str) -> None:
         self.context = 50
@@ -174,6 +182,7 @@ def test_on_a_gpu_peaks_are_by_phase_and_what_was_reserved_is_kept(
     assert reader.peak_bytes() == 300
     assert reader.reserved_peak_bytes() == 600
     assert reader.device_used_bytes() == 50 + 350
+    assert reader.context_bytes() == 50
     assert reader.anonymous_bytes() is None
     assert reader.method == "torch.cuda.max_memory_allocated"
     assert reader.allocator == {
@@ -187,7 +196,8 @@ def test_the_use_of_a_gpu_is_unavailable_where_cuda_was_in_use_before_or_nvml_sa
 ) -> None:
     gpu = Gpu(monkeypatch)
     gpu.context = 50
-    assert MemoryMeter("cuda:0").device_used_bytes() is None
+    reader = MemoryMeter("cuda:0")
+    assert reader.device_used_bytes() is reader.context_bytes() is None
     gpu.context = 0
 
     def deny(_handle: int) -> None:
@@ -199,19 +209,22 @@ def test_the_use_of_a_gpu_is_unavailable_where_cuda_was_in_use_before_or_nvml_sa
     assert reader.reserved_peak_bytes() == 0
 
 
-def test_among_boards_of_several_kinds_nothing_is_read_unless_the_order_is_told(
+def test_a_board_that_tells_nothing_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """CUDA counts the fastest board first, NVML the first on the bus."""
-    Gpu(monkeypatch)
-    names = ["T4", "H100"]
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: len(names))
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda index: names[index])
-    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
-    assert MemoryMeter("cuda:0").device_used_bytes() is None
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    Gpu(monkeypatch)
-    assert MemoryMeter("cuda:0").device_used_bytes() is not None
+    gpu = Gpu(monkeypatch)
+
+    def tell(board: str) -> SimpleNamespace:
+        if board == "GPU-slow":
+            raise pynvml.NVMLError_NoPermission()
+        return SimpleNamespace(used=gpu.used)
+
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", tell)
+    reader = MemoryMeter("cuda:0")
+    gpu.hold(200, 300)
+    assert reader.device_used_bytes() == 50 + 300
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="slow"))
+    assert reader.device_used_bytes() is None
 
 
 def test_without_proc_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

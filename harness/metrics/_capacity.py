@@ -1,8 +1,8 @@
 """What fits on a card: the longest context and the largest batch, from peaks that were measured.
 
 A card of 24 GB is taken as 24 * 10**9 bytes less 6 %: an A10 has 23.6, a T4 of 16 has 15.6, and
-what no allocator counts, CUDA's own context and kernels and fragmentation, takes half a gigabyte
-and more. Pure; no torch.
+fragmentation takes some of it. CUDA's context and kernels, which no allocator counts, come off as
+well where they were measured. Pure; no torch.
 """
 
 from __future__ import annotations

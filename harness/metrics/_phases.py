@@ -45,7 +45,7 @@ class PhaseReader:
     ``held`` is what stays after the last phase: weights, and workspaces that libraries keep;
     ``grown`` the peaks less what stayed after each. ``cache_growth`` is by how many bytes per token
     and sequence the cache grew in the last phase with more than one new token, ``anonymous`` what
-    the process held when that ended.
+    the process held when that ended, ``context`` what the device holds beside the allocator.
     """
 
     def __init__(self, loaded: LoadedCell, least_slope: float) -> None:
@@ -55,6 +55,7 @@ class PhaseReader:
         self.held: int | None = None
         self.anonymous: int | None = None
         self.device_used: int | None = None
+        self.context: int | None = None
         self.cache_growth: int | float | None = None
         self.failure: str | None = None
         self._loaded = loaded
@@ -84,7 +85,7 @@ class PhaseReader:
             self.failure = f"out of memory in {phase}: it {told}"
             return
         self.peaks[phase] = peak = meter.peak_bytes()
-        self.device_used = meter.device_used_bytes()
+        self.device_used, self.context = meter.device_used_bytes(), meter.context_bytes()
         meter.settle()
         self.held = held = meter.current_bytes()
         if peak is not None and held is not None:

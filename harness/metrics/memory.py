@@ -47,8 +47,8 @@ _PHASES = {
 }
 # Peaks of one cell in two processes differ by less: what a CPU's allocator keeps here and there is
 # most of a megabyte, however small the model.
-_NOISE_BYTES = 8 << 20  # a growth below is too near to that to be prolonged
 _MARGIN = Margin(absolute=1 << 20, relative=0.02)
+_NOISE_BYTES = 8 << 20  # a growth below is too near to that to be prolonged
 
 
 def _ratio_of(name: str) -> ValueSpec:
@@ -197,7 +197,7 @@ def _find_capacity(
     for card, capacity in CARDS.items():
         context = batch = None
         if growth is not None and reader.held is not None:
-            room = capacity - reader.held
+            room = capacity - reader.held - (reader.context or 0)
             context = largest_context(room, growth, loaded.max_context)
             if len(seen) == 2:
                 own = (max(seen) - growth.shared) / generate.batch

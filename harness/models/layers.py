@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _FOREIGN = ("torch.ao.nn.", "torchao.")
+_BITSANDBYTES = "bitsandbytes."
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -35,17 +36,20 @@ def is_foreign(module: Any) -> bool:
     import torch
 
     home = type(module).__module__
-    if home.startswith("bitsandbytes."):
-        return False
     if home.startswith(_FOREIGN) or inspect.ismethod(getattr(module, "weight", None)):
         return True
-    parameters = dict(module.named_parameters(recurse=False))
-    weights = {n: b for n, b in module.named_buffers(recurse=False) if "weight" in n}
-    plain = (torch.Tensor, torch.nn.Parameter)
+    buffers = [b for name, b in module.named_buffers(recurse=False) if "weight" in name]
+    weights = [*module.parameters(recurse=False), *buffers]
+    own = _is_of_bitsandbytes(module)
     return any(
-        type(tensor) not in plain or (tensor.dim() > 1 and _is_of_integers(tensor))
-        for tensor in (*parameters.values(), *weights.values())
+        not (type(weight) in (torch.Tensor, torch.nn.Parameter) or _is_of_bitsandbytes(weight))
+        or (not own and weight.dim() > 1 and _is_of_integers(weight))
+        for weight in weights
     )
+
+
+def _is_of_bitsandbytes(thing: Any) -> bool:
+    return type(thing).__module__.startswith(_BITSANDBYTES)
 
 
 def _is_of_integers(tensor: torch.Tensor) -> bool:

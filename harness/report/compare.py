@@ -123,9 +123,13 @@ def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def _row(one: Compared) -> tuple[str, ...]:
+    change, ends = one.change, one.interval
+    if not one.is_ratio and ((one.b or 0) - (one.a or 0)) * change < 0:
+        # A drop is shown as every other column shows it: B less A.
+        change, ends = -change, ends and (-ends[1], -ends[0])
     interval = "—"
-    if one.interval is not None:
-        interval = " to ".join(_show_change(end, one.is_ratio) for end in one.interval)
+    if ends is not None:
+        interval = " to ".join(_show_change(end, one.is_ratio) for end in ends)
     margin = f"{one.margin:.2%}" if one.is_ratio else f"{one.margin:.4g}"
     verdict = "PASS, better" if one.verdict == "PASS" and one.improved else one.verdict
     return (
@@ -133,7 +137,7 @@ def _row(one: Compared) -> tuple[str, ...]:
         f"{one.measurement}.{one.value}",
         _show(one.a),
         _show(one.b),
-        _show_change(one.change, one.is_ratio),
+        _show_change(change, one.is_ratio),
         interval,
         margin,
         verdict,

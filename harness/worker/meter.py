@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.worker.free_memory import free_bytes as free_bytes
+from harness.worker.nvml import find_uuid, read_used_bytes
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -31,7 +32,7 @@ class MemoryMeter:
     def __init__(self, device: str) -> None:
         self._cuda = device if device.startswith("cuda") else None
         self._can_reset = self._cuda is not None or _can_reset_peak()
-        self._device_before = _read_device_before(device) if self._cuda else None
+        self._boards_before = _read_boards_before() if self._cuda else {}
         self._reserved_peak = 0
         self.settle()  # from here on what is freed is given back, until `steady`
         self._baseline = 0 if self._cuda else _read_status("VmRSS")
@@ -119,10 +120,19 @@ class MemoryMeter:
         By NVML: the context, its kernels and what the allocator has reserved, and whatever other
         processes have taken since. None on a CPU, without NVML, and where CUDA was in use before.
         """
-        now = _read_device_used(self._cuda) if self._cuda else None
-        if now is None or self._device_before is None:
+        uuid = find_uuid(self._cuda) if self._cuda and self._boards_before else None
+        now = read_used_bytes().get(uuid) if uuid is not None else None
+        before = self._boards_before.get(uuid) if uuid is not None else None
+        return None if now is None or before is None else max(0, now - before)
+
+    def context_bytes(self) -> int | None:
+        """What of `device_used_bytes` is not the allocator's: CUDA's context and kernels."""
+        used = self.device_used_bytes()
+        if used is None:
             return None
-        return max(0, now - self._device_before)
+        import torch
+
+        return max(0, used - torch.cuda.memory_reserved(self._cuda))
 
     def anonymous_bytes(self) -> int | None:
         """What is held now without the pages of mapped files; None on CUDA and without /proc."""
@@ -181,35 +191,12 @@ def _read_status(field: str) -> int | None:
     return None
 
 
-def _read_device_before(device: str) -> int | None:
-    """What is in use before this process's CUDA context; None where that is there already."""
-    import torch
+def _read_boards_before() -> dict[str, int]:
+    """What is in use on each board before this process's CUDA context; none once that is there.
 
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return None if in_use else _read_device_used(device)
-
-
-def _read_device_used(device: str) -> int | None:
-    """Bytes in use on the whole device, by NVML, which needs no CUDA context.
-
-    Not by `torch.cuda.device_memory_used`, which makes one. None among boards of several kinds,
-    unless ``CUDA_DEVICE_ORDER=PCI_BUS_ID``: CUDA counts the fastest first, NVML by the bus.
+    Which of them is this process's own can be told only with the context.
     """
     import torch
 
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        if _are_boards_mixed(pynvml) and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
-            return None
-        index = torch.cuda._get_nvml_device_index(device)  # as CUDA_VISIBLE_DEVICES has it
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
-    except Exception:  # no library, driver, permission or such device: each raises its own kind
-        return None
-
-
-def _are_boards_mixed(nvml: Any) -> bool:
-    handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-    return len(set(map(nvml.nvmlDeviceGetName, handles))) > 1
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return {} if in_use else read_used_bytes()

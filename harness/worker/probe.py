@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.environment import describe_memory
+from harness.worker.nvml import find_uuid
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,8 @@ def probe_device(requested: str) -> DeviceFacts:
     properties = torch.cuda.get_device_properties(index)
     facts["capability"] = f"{properties.major}.{properties.minor}"
     facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    uuid = getattr(properties, "uuid", None)
-    return DeviceFacts(
-        f"cuda:{index}",
-        properties.name,
-        properties.total_memory,
-        facts,
-        f"GPU-{uuid}" if uuid is not None else None,
-    )
+    device = f"cuda:{index}"
+    return DeviceFacts(device, properties.name, properties.total_memory, facts, find_uuid(device))
 
 
 def probe_or_explain(requested: str) -> DeviceFacts | str:
