@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from peer.results import describe_machine, write_results
-
 from verdicts.share import Share, format_shares
 from verdicts.simulated import simulate
 
