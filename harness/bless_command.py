@@ -9,10 +9,9 @@ from pathlib import Path
 import click
 
 from harness.bless import Result, bless
-from harness.environment import device_slug
 from harness.errors import InputError
 from harness.record import Run
-from harness.run_sources import find_runs
+from harness.run_sources import find_runs, name_device
 from harness.thresholds import path_of, read_thresholds, write_thresholds
 
 
@@ -50,9 +49,4 @@ def report(path: Path, result: Result) -> list[str]:
 
 def slug_of(run: Run) -> str:
     """The device's name as run files have it."""
-    environment = run.environment
-    boards = environment.get("gpu", {}).get("devices", ())
-    kind, _, index = run.run.device.partition(":")
-    number = int(index or 0)
-    gpu = boards[number].get("name") if kind == "cuda" and number < len(boards) else None
-    return device_slug(run.run.device, gpu, environment.get("cpu", {}).get("name", ""))
+    return name_device(run.run.device, run.environment)

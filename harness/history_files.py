@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.catalog import UnknownNameError, load_measurement
-from harness.environment import device_slug
 from harness.history import Night
-from harness.judge import differing_fields
+from harness.judge import keep_meaning
 from harness.options import ValueSpec
 from harness.record import SCHEMA, read_run
+from harness.run_sources import name_device
 from harness.values import base_name
 
 _USABLE = ("ok", "flagged")
@@ -155,7 +155,7 @@ class _File:
         run, environment = data["run"], data["environment"]
         self.sha: str | None = run["git_sha"]
         self.seen = RunSeen(str(run["id"]), _read_utc(run["utc"]), bool(run["git_dirty"]))
-        self.place = Place(str(data["suite"]["name"]), _name_device(run["device"], environment))
+        self.place = Place(str(data["suite"]["name"]), name_device(run["device"], environment))
         self.conditions = dict(_list_conditions(environment))
         self.rows = [_read_row(r, self.seen.id) for r in data["records"] if not r.get("noise")]
 
@@ -208,7 +208,11 @@ def _read_row(record: dict[str, Any], run: str) -> _Row:
         "tokenizer": cell.get("tokenizer_sha256"),
         **{f"precision.{name}": value for name, value in cell.get("declared", {}).items()},
         # Beside an empty one, all fields differ that say what was measured.
-        **{f"protocol.{name}": protocol[name] for name in differing_fields(protocol, {})},
+        **{
+            f"protocol.{name}": value
+            for name, value in keep_meaning(protocol).items()
+            if value is not None
+        },
         "protocol.tokenizer_sha256": None,  # the one above
     }
     numbers = [
@@ -237,12 +241,6 @@ def _read_utc(text: str) -> str:
     time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     time = time if time.tzinfo else time.replace(tzinfo=timezone.utc)
     return time.astimezone(timezone.utc).isoformat(timespec="seconds")
-
-
-def _name_device(device: str, environment: dict[str, Any]) -> str:
-    boards = environment.get("gpu", {}).get("devices") or [{}]
-    cpu = environment.get("cpu", {}).get("name") or "unknown"
-    return device_slug(device, boards[0].get("name"), cpu)
 
 
 def _list_conditions(environment: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from harness.environment import device_slug
 from harness.errors import InputError
 from harness.record import Run, parse_run
 
@@ -51,6 +53,15 @@ def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
             )
         return tuple(_read_file(path / name) for name in newest)
     return _find_at_revision(argument, root)
+
+
+def name_device(device: str, environment: Mapping[str, Any]) -> str:
+    """The device's name as run files have it; ``environment`` is that of the run."""
+    boards = environment.get("gpu", {}).get("devices") or ()
+    kind, _, index = device.partition(":")
+    number = int(index or 0)
+    gpu = boards[number].get("name") if kind == "cuda" and number < len(boards) else None
+    return device_slug(device, gpu, environment.get("cpu", {}).get("name") or "")
 
 
 def read_at_revision(root: Path, revision: str, path: str) -> bytes | None:
