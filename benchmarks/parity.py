@@ -33,8 +33,8 @@ from peer.our_side import load_model, measure
 from peer.results import describe_machine, write_results
 from peer.table import Agreement, align, format_agreements
 
-from harness.metrics.multiple_choice import TIE_NATS, Scored
-from harness.models.load import LoadedCell
+from harness.engines.transformers.load import LoadedCell
+from harness.scoring.multiple_choice import TIE_NATS, Scored
 
 LOG_LIKELIHOOD_NATS = 1e-4
 PERPLEXITY_RELATIVE = 1e-4

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.record import Record, Run, read_run
-from harness.values import base_name
+from harness.records.record import Record, Run, read_run
+from harness.records.values import base_name
 
 _SHARES = ("mbu", "prefill_flop_utilisation")
 _GPU_FACTS = ("sm_mhz", "memory_mhz", "power_w", "temperature_c")

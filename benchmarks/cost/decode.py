@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cost.cell_start import make_job
 from cost.row import Cost
-from harness.models.load import load_cell
+from harness.engines.transformers.load import load_cell
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,7 @@ def _wait(device: torch.device) -> None:
 def main() -> None:
     import torch
 
-    from harness.metrics._generate import generate, make_prompt
+    from harness.engines.transformers.generation import generate, make_prompt
 
     name, given, rounds, new_tokens = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
     device = torch.device(given)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cost.row import Cost
-from harness.worker.known_allocation import read_known_allocation
-from harness.worker.process import call_in_worker
+from harness.run.process import call_in_worker
+from harness.timing.known_allocation import read_known_allocation
 
 MIB = 1 << 20
 TARGET = 0.02

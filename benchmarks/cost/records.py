@@ -17,13 +17,13 @@ from typing import Any
 from unittest.mock import patch
 
 from cost.row import Cost
-from harness.cells import build_cells
-from harness.machine import Machine, inspect_machine
-from harness.record import Record, Run, read_run
+from harness.records.record import Record, Run, read_run
 from harness.report.matrix import list_notes, render_matrix
-from harness.runner import RunSettings, SuiteRun
-from harness.suite import MeasurementSpec, ModelSpec, PrecisionSpec, Suite, load_suite
-from harness.worker.protocol import Failure
+from harness.run.machine import Machine, inspect_machine
+from harness.run.suite_run import RunSettings, SuiteRun
+from harness.suite.cells import build_cells
+from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec, Suite, load_suite
+from harness.worker.messages import Failure
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGET = 0.01
@@ -125,7 +125,7 @@ def replay(
         def close(self) -> None: ...
 
     planned = [(cell, spec) for cell in build_cells(suite) for spec in cell.measurements]
-    with patch("harness.runner.CellRunner", Replayed):
+    with patch("harness.run.suite_run.CellRunner", Replayed):
         start = time.perf_counter()
         settings = RunSettings(results, (), root=results)
         run = SuiteRun(suite, planned, machine, settings, lambda *_: None, lambda _: None)

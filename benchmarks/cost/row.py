@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from peer.table import align
 
-from harness.statistics import paired_ratio_interval
+from harness.statistics.estimates import paired_ratio_interval
 
 # What the target bounds: our seconds; ours as a share of the base; what ours takes beyond the
 # base, as a share of it; how far ours is from the base either way, as a share of it.

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement, load_precision
-from harness.metrics import multiple_choice
-from harness.metrics._forward import MeasureContext
-from harness.metrics.multiple_choice import Scored
-from harness.models.load import CellJob, LoadedCell, load_cell
-from harness.models.resolve import find_files
-from harness.models.sources import ModelFiles
-from harness.record import Measured
-from harness.suite import ModelSpec, PrecisionSpec
+from harness.engines.transformers.forward import MeasureContext
+from harness.engines.transformers.load import CellJob, LoadedCell, load_cell
+from harness.records.record import Measured
+from harness.run.find_files import find_files
+from harness.scoring import multiple_choice
+from harness.scoring.multiple_choice import Scored
+from harness.suite.model_sources import ModelFiles
+from harness.suite.read import ModelSpec, PrecisionSpec
 
 ROOT = Path("/")
 

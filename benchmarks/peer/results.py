@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness.environment import describe_cpu
+from harness.machine.environment import describe_cpu
 
 _LIBRARIES = ("lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy")
 

@@ -9,16 +9,16 @@ from typing import Literal
 
 from numpy.random import Generator
 
-from harness.ab import Sample, compare_sides
-from harness.bless import bless
 from harness.catalog import load_measurement
-from harness.compare import Compared, compare_runs
 from harness.errors import InputError
-from harness.limits import judge_limits
-from harness.record import Record, Verdict
-from harness.suite import Limit
-from harness.threshold_verdicts import judge_thresholds
-from harness.thresholds import Thresholds
+from harness.records.record import Record, Verdict
+from harness.run.ab import Sample, compare_sides
+from harness.suite.read import Limit
+from harness.verdicts.bless import bless
+from harness.verdicts.compare import Compared, compare_runs
+from harness.verdicts.limits import judge_limits
+from harness.verdicts.threshold_verdicts import judge_thresholds
+from harness.verdicts.thresholds import Thresholds
 from verdicts.worlds import World, as_run
 
 _WORST = ("FAIL", "INCONCLUSIVE", "PASS")

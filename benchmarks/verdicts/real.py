@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from harness.ab import Plan, Sample, Side, compare_sides, run_plan
-from harness.bless import bless
-from harness.compare import Compared, compare_runs
 from harness.errors import InputError
-from harness.processes import join_processes
-from harness.record import Run, read_run
-from harness.threshold_verdicts import judge_thresholds
+from harness.records.record import Run, read_run
+from harness.run.ab import Plan, Sample, Side, compare_sides, run_plan
+from harness.run.repeats import join_processes
+from harness.verdicts.bless import bless
+from harness.verdicts.compare import Compared, compare_runs
+from harness.verdicts.threshold_verdicts import judge_thresholds
 from verdicts.share import Share
 from verdicts.sleepy import make_sleepy_python
 from verdicts.worlds import as_run

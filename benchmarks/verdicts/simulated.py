@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 from numpy.random import Generator
 
-from harness.power import smallest_detectable_drop
+from harness.statistics.power import smallest_detectable_drop
 from verdicts.judges import (
     COMPARE,
     Judge,

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 _SITE = '''\
-"""Wraps harness.metrics._generate.Generator: {seconds} s of sleep before every decode step."""
+"""Sleeps {seconds} s before every decode step of the transformers engine's Generator."""
 
 import importlib.abc
 import importlib.util
 import sys
 import time
 
-NAME = "harness.metrics._generate"
+NAME = "harness.engines.transformers.generation"
 
 
 def wrap(module):

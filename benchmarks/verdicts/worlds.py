@@ -11,9 +11,9 @@ import numpy as np
 from numpy.random import Generator
 
 from harness.catalog import load_measurement
-from harness.record import SCHEMA, CellFacts, Measured, Record, Run, RunFacts, Value
-from harness.statistics import clustered_mean
-from harness.values import make_values
+from harness.records.record import SCHEMA, CellFacts, Measured, Record, Run, RunFacts, Value
+from harness.records.values import make_values
+from harness.statistics.estimates import clustered_mean
 
 # A later run of the same commit, or of one that is worse by this harm.
 Draw = Callable[[float], Record]

@@ -2,11 +2,11 @@
 
 A metric module declares, without importing torch at its top:
 
-- ``Options``: what the suite may set (`harness.options.OptionsBase`).
-- ``VALUES``: name -> `harness.options.ValueSpec`, every value it reports.
-- ``HEADLINE``: the columns it gives to the summary (`harness.options.Column`).
+- ``Options``: what the suite may set (`harness.descriptions.OptionsBase`).
+- ``VALUES``: name -> `harness.descriptions.ValueSpec`, every value it reports.
+- ``HEADLINE``: the columns it gives to the summary (`harness.descriptions.Column`).
 - ``DETAILS``, optional: further columns, shown by ``pytest -v``.
-- ``measure(loaded, options, context)``: runs in the worker, returns `harness.record.Measured`.
+- ``measure(loaded, options, context)``: runs in the worker, returns a `Measured`.
 - ``compare(candidate, reference)``: values against the reference's record, pure and torch-free.
 - ``NEEDS_FRESH_PROCESS``: True where an earlier measurement in the process would disturb it.
 - ``REFERENCE_REUSABLE``: False where a record of another run must not stand in (timings).
@@ -18,7 +18,7 @@ where its numbers need words beside them:
 
 where it may be repeated in fresh processes (``Options.processes``):
 
-- ``merge_processes(measured)``: one `harness.record.Measured` of several; torch-free.
+- ``merge_processes(measured)``: one `harness.records.record.Measured` of several; torch-free.
 
 and, where it compares while it measures:
 

@@ -15,29 +15,29 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from harness.engines.transformers.forward import MeasureContext, run_in_batches
 from harness.errors import InputError
-from harness.metrics._divergence_values import (
+from harness.metrics.divergence_values import (
     DIVERGENCE_VALUES,
     HEADLINE,
     QUARTERS,
     PerToken,
     summarise,
 )
-from harness.metrics._forward import MeasureContext, run_in_batches
-from harness.metrics._windows import Window, WindowOptions, plan_windows, step_of
-from harness.record import Measured, Record, Validity, Value
-from harness.statistics import clustered_interval
-from harness.values import make_values, to_value
+from harness.metrics.windows import Window, WindowOptions, plan_windows, step_of
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import make_values, to_value
+from harness.statistics.estimates import clustered_interval
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
 
-    from harness.metrics._distributions import Layout
-    from harness.metrics._token_divergence import OutputReader
-    from harness.metrics._tokenised import TokenisedText
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.load import LoadedCell
+    from harness.engines.transformers.outputs import OutputReader
+    from harness.scoring.distributions import Layout
+    from harness.scoring.tokenised import TokenisedText
 
 __all__ = ["HEADLINE", "VALUES", "Options", "compare", "is_intact", "measure"]
 NEEDS_FRESH_PROCESS = False
@@ -69,7 +69,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     Raises `InputError` for a context beyond the model's, a text too short, other tokens than the
     reference's, and a distribution that is too large to be kept, damaged or gone.
     """
-    from harness.metrics._tokenised import tokenise_text
+    from harness.scoring.tokenised import tokenise_text
 
     limit = loaded.max_context
     if limit is not None and options.context > limit:
@@ -104,7 +104,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 def is_intact(record: Record) -> bool:
     """Whether the distribution that a reference's record names is there and whole."""
-    from harness.metrics._distributions import find_damage
+    from harness.scoring.distributions import find_damage
 
     name = record.items.get("distribution")
     return isinstance(name, str) and find_damage(name) is None
@@ -152,7 +152,7 @@ class _Job:
 
     def open_reader(self) -> OutputReader:
         """The model's outputs, tried on the first window."""
-        from harness.metrics._token_divergence import OutputReader
+        from harness.engines.transformers.outputs import OutputReader
 
         inputs, positions, _ = self.feed(self.windows[:1])
         return OutputReader(self.loaded.model, inputs, positions)
@@ -189,9 +189,9 @@ class _Job:
 
 def _keep_distribution(job: _Job) -> Measured:
     """The reference's record; what it says at each token goes to the cache."""
-    from harness.cache import format_bytes
-    from harness.metrics._distributions import DistributionWriter
-    from harness.metrics._token_divergence import count_nonfinite
+    from harness.engines.transformers.outputs import count_nonfinite
+    from harness.machine.cache import format_bytes
+    from harness.scoring.distributions import DistributionWriter
 
     reader = job.open_reader()
     layout, head = _lay_out(reader)
@@ -244,9 +244,9 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
     """A candidate's record: beside the reference's stored distribution, token by token."""
     import numpy as np
 
-    from harness.metrics._distributions import StoredDistribution
-    from harness.metrics._token_divergence import compare_logits
-    from harness.metrics._token_nll import describe_fallback
+    from harness.engines.transformers.outputs import compare_logits
+    from harness.engines.transformers.window_scoring import describe_fallback
+    from harness.scoring.distributions import StoredDistribution
 
     stored = StoredDistribution(str(reference.items.get("distribution")), job.loaded.device)
     _check_same(reference, stored.manifest.facts, job)
@@ -295,7 +295,7 @@ def _lay_out(
     """How this model's distribution is kept, and the head that goes with it where states are."""
     import torch
 
-    from harness.metrics._distributions import Layout
+    from harness.scoring.distributions import Layout
 
     head = reader.find_plain_head()
     plain = not isinstance(head, str)

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.options import Column, Margin, OptionsBase, ValueSpec
-from harness.record import Measured, Record, Validity, Value
-from harness.values import divide, make_values
+from harness.descriptions import Column, Margin, OptionsBase, ValueSpec
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import divide, make_values
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from harness.descriptions import Column, Margin, OptionsBase, ValueSpec
+from harness.engines.transformers.generation import explain_excess
+from harness.engines.transformers.kv_cache import kv_bytes_per_token
 from harness.errors import InputError
-from harness.metrics._capacity import CARDS, fit_growth, largest_batch, largest_context
-from harness.metrics._generate import explain_excess
-from harness.metrics._phases import Phase, PhaseReader
-from harness.models.kv_cache import kv_bytes_per_token
-from harness.options import Column, Margin, OptionsBase, ValueSpec
-from harness.record import Measured, Record, Validity, Value
-from harness.values import divide, make_values, qualify
+from harness.metrics.capacity import CARDS, fit_growth, largest_batch, largest_context
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import divide, make_values, qualify
+from harness.timing.phases import Phase, PhaseReader
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = True
 REFERENCE_REUSABLE = True

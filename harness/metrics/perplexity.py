@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
+from harness.descriptions import Column, Margin, ValueSpec
+from harness.engines.transformers.forward import MeasureContext, run_in_batches
+from harness.engines.transformers.window_scoring import TokenScorer, describe_fallback
 from harness.errors import InputError
-from harness.metrics._forward import MeasureContext, run_in_batches
-from harness.metrics._token_nll import TokenScorer, describe_fallback
-from harness.metrics._windows import (
+from harness.metrics.windows import (
     Protocol,
     Window,
     WindowOptions,
@@ -26,17 +27,16 @@ from harness.metrics._windows import (
     start_token,
     step_of,
 )
-from harness.options import Column, Margin, ValueSpec
-from harness.record import Measured, Record, Validity, Value
-from harness.statistics import clustered_mean, clustered_ratio, exp_capped
-from harness.values import make_values, to_value
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import make_values, to_value
+from harness.statistics.estimates import clustered_mean, clustered_ratio, exp_capped
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from harness.metrics._tokenised import TokenisedText
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.load import LoadedCell
+    from harness.scoring.tokenised import TokenisedText
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
@@ -93,7 +93,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     Raises `InputError` for a context beyond the model's, a text too short for the protocol and a
     tokenizer without the tokens it needs.
     """
-    from harness.metrics._tokenised import tokenise_text
+    from harness.scoring.tokenised import tokenise_text
 
     limit = loaded.max_context
     if limit is not None and options.context > limit:

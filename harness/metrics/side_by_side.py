@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from harness.options import Column, OptionsBase, ValueSpec
-from harness.record import Measured, Record, Validity, Value
-from harness.statistics import share_stderr
-from harness.values import make_values
+from harness.descriptions import Column, OptionsBase, ValueSpec
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import make_values
+from harness.statistics.estimates import share_stderr
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
@@ -66,9 +66,9 @@ HEADLINE = (
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
     """Answer every prompt; prompts, answers and their tokens are kept in ``items``."""
-    from harness.metrics._greedy import generate_texts
-    from harness.metrics._prompts import prompt_protocol
-    from harness.metrics.scores.repetition import Repetition
+    from harness.engines.transformers.greedy import generate_texts
+    from harness.scoring.prompts import prompt_protocol
+    from harness.scoring.scores.repetition import Repetition
 
     generation = generate_texts(
         loaded, options.prompts, options.max_new_tokens, (), options.batch_tokens, context

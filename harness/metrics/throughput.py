@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from harness.descriptions import Column, Margin, ValueSpec
+from harness.engines.transformers.generation import explain_excess
 from harness.errors import InputError
-from harness.metrics._generate import explain_excess
-from harness.metrics._rounds import RoundOptions
-from harness.metrics._speed_beside import (
+from harness.metrics.speed_ratios import (
     compare_speeds,
     judge_shares,
     name_shape,
     tell_smaller_but_slower,
 )
-from harness.metrics._speed_processes import merge_speeds
-from harness.options import Column, Margin, ValueSpec
-from harness.record import Measured, Record, Validity, Value
-from harness.values import make_values, qualify
+from harness.metrics.speed_repeats import merge_speeds
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import make_values, qualify
+from harness.timing.rounds import RoundOptions
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.metrics._shapes import Timed
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
+    from harness.timing.workloads import Timed
 
 NEEDS_FRESH_PROCESS = False
 NEEDS_TELEMETRY = True
@@ -202,7 +202,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     one process are not independent samples. A batch size that does not fit is reported, larger
     ones are not tried, and the others stand; so do they should the process die later.
     """
-    from harness.metrics._shapes import ShapeTimer
+    from harness.timing.workloads import ShapeTimer
 
     excess = {p: explain_excess(loaded, p, options.new_tokens) for p in options.prompt_lengths}
     if all(excess.values()):

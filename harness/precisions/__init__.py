@@ -2,7 +2,7 @@
 
 A precision module declares, without importing torch at its top:
 
-- ``Options``: the inline variations a suite may set (`harness.options.OptionsBase`).
+- ``Options``: the inline variations a suite may set (`harness.descriptions.OptionsBase`).
 - ``DEVICES``: the device types it runs on; ``MIN_CAPABILITY``, optional: the oldest CUDA cards.
 - ``QUANTISERS``, optional: the functions of ``bitsandbytes.functional`` that quantise a weight
   while it is loaded; the time within them is stated apart.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.options import OptionsBase
-from harness.precisions._float import check_float, float_arguments
+from harness.descriptions import OptionsBase
+from harness.precisions.floats import check_float, float_arguments
 
 DEVICES = ("cpu", "cuda")
 

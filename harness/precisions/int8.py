@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.options import OptionsBase
-from harness.precisions._quantised import ComputeDtype, check_quantised, default_dtype
+from harness.descriptions import OptionsBase
+from harness.precisions.quantised import ComputeDtype, check_quantised, default_dtype
 
 DEVICES = ("cpu", "cuda")
 QUANTISERS = ("int8_vectorwise_quant",)

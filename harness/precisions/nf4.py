@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.precisions._four_bit import (
+from harness.precisions.four_bit import (
     FourBitOptions,
     check_four_bit,
     choose_cpu_kernel,

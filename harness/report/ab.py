@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.ab import ENOUGH_PAIRS, Plan, Ratio
+from harness.run.ab import ENOUGH_PAIRS, Plan, Ratio
 
 
 def render_ratios(plan: Plan, ratios: Sequence[Ratio], notes: Sequence[str], pairs: int) -> str:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.compare import Compared, Comparison
-from harness.record import Verdict
+from harness.records.record import Verdict
 from harness.report.markdown import draw_table, escape
 from harness.report.plain import clean, on_one_line
+from harness.verdicts.compare import Compared, Comparison
 
 _TITLES = ("cell", "value", "A", "B", "change", "95 % interval", "margin", "verdict")
 _LONGEST = 1000  # characters of a sentence; what is longer was not written by us

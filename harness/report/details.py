@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.catalog import load_measurement
-from harness.options import Column
-from harness.record import Record
-from harness.suite import Suite
-from harness.values import base_name, qualifier, qualify
+from harness.descriptions import Column
+from harness.records.record import Record
+from harness.records.values import base_name, qualifier, qualify
+from harness.suite.read import Suite
 
 _UNBOUNDED = 10_000
 Row = tuple[str, Record, str]  # its name, the record, the qualifier or ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.record import Record, Verdict
-from harness.suite import Limit, Suite
-from harness.values import base_name
+from harness.records.record import Record, Verdict
+from harness.records.values import base_name
+from harness.suite.read import Limit, Suite
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.record import Record, Value
+from harness.records.record import Record, Value
 
 _WORST = 3
 _SUBJECTS = "worst subjects, points lost"

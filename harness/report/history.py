@@ -10,9 +10,9 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from harness.history import FEWEST_NIGHTS, Night, Series, Shift
 from harness.report.markdown import draw_table, escape
 from harness.report.plain import clean
+from harness.verdicts.history import FEWEST_NIGHTS, Night, Series, Shift
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40

@@ -7,14 +7,14 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from harness.errors import InputError
-from harness.flips import Flip
-from harness.questions import ReadBeside
-from harness.record import Record
+from harness.records.questions import ReadBeside
+from harness.records.record import Record
 from harness.report.ledger_markdown import render_markdown
 from harness.report.ledger_page import LedgerPage, open_page
 from harness.report.ledger_text import render_text
 from harness.report.markdown import escape
 from harness.report.plain import clean
+from harness.verdicts.flips import Flip
 
 
 def render_flips_ledger(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.flips import Change, Flip
 from harness.report.ledger_page import TIES, LedgerPage
 from harness.report.markdown import draw_table, escape
 from harness.report.plain import clean, on_one_line
+from harness.verdicts.flips import Change, Flip
 
 _TEXT = 300  # characters shown in a cell
 

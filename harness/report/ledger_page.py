@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from harness.flips import Flip, Ledger, list_flips
-from harness.questions import Item, Questions, ReadBeside, open_questions
-from harness.record import Record
+from harness.records.questions import Item, Questions, ReadBeside, open_questions
+from harness.records.record import Record
 from harness.report.plain import on_one_line
+from harness.verdicts.flips import Flip, Ledger, list_flips
 
 TIES = "ties, which batch shape alone can flip"
 

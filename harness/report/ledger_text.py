@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from textwrap import wrap
 
-from harness.flips import Change, Flip
 from harness.report.ledger_page import TIES, LedgerPage
 from harness.report.plain import clean, on_one_line, shorten
+from harness.verdicts.flips import Change, Flip
 
 _TEXT, _OPTION = 600, 60  # characters shown
 _WIDTH = 100

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.record import Record
+from harness.records.record import Record
 from harness.report.findings import Finding, list_findings
 from harness.report.matrix import list_remarks
 from harness.report.plain import clean
 from harness.report.table import Matrix, Shown, ShownColumn, make_matrix, split_columns
-from harness.suite import Suite
+from harness.suite.read import Suite
 
 _WIDTH = 130  # characters of a table's widest row that GitHub's page shows without a scroll bar
 _SPECIAL = re.compile(r"([\\`*_\[\]~|$])")

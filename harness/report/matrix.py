@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.catalog import load_measurement
-from harness.judge import is_noise
-from harness.record import Record
+from harness.records.record import Record
+from harness.records.values import base_name
 from harness.report.table import Matrix, Mood, ShownColumn, make_matrix, split_columns
-from harness.suite import Suite
-from harness.values import base_name
+from harness.suite.read import Suite
+from harness.verdicts.pairing import is_noise
 
 _STYLES: dict[Mood, str] = {
     "plain": "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.report.details import render_details
 from harness.report.flips import render_flips
 from harness.report.matrix import list_notes, render_matrix
-from harness.runner import SuiteRun
+from harness.run.suite_run import SuiteRun
 
 
 def summarise_run(

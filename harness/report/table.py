@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.catalog import load_measurement
-from harness.judge import is_noise
-from harness.options import Column
-from harness.record import Record
-from harness.suite import Suite
-from harness.values import base_name, qualifier, qualify
+from harness.descriptions import Column
+from harness.records.record import Record
+from harness.records.values import base_name, qualifier, qualify
+from harness.suite.read import Suite
+from harness.verdicts.pairing import is_noise
 
 Mood = Literal["plain", "faint", "good", "doubtful", "bad"]
 _MOODS: dict[str, Mood] = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "doubtful"}

@@ -5,8 +5,8 @@ Clark et al. 2018, https://arxiv.org/abs/1803.05457; 1,172 test items, asked as 
 
 from __future__ import annotations
 
-from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headline
-from harness.options import DataSource
+from harness.descriptions import DataSource
+from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
 from harness.tasks import arc_easy
 
 NEEDS_FRESH_PROCESS = False

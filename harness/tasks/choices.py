@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harness.errors import InputError
-from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headline
-from harness.metrics.multiple_choice import LETTERS, Question, measure_questions
-from harness.record import Measured
-from harness.tasks._rows import (
+from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
+from harness.records.record import Measured
+from harness.scoring.multiple_choice import LETTERS, Question, measure_questions
+from harness.tasks.rows import (
     Row,
     RowOptions,
     build_questions,
@@ -27,8 +27,8 @@ from harness.tasks._rows import (
 )
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True

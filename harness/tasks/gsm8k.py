@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from harness.descriptions import Column, DataSource, ValueSpec
 from harness.errors import InputError
-from harness.metrics._choice_values import ACC_MARGIN, compare_outcomes, to_values
-from harness.options import Column, DataSource, ValueSpec
-from harness.questions import KEY, Item, keep_questions
-from harness.record import Measured, Record, Validity, Value
-from harness.statistics import share_interval
-from harness.tasks._rows import Row, RowOptions, load_rows
-from harness.values import make_values
+from harness.metrics.choice_values import ACC_MARGIN, compare_outcomes, to_values
+from harness.records.questions import KEY, Item, keep_questions
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import make_values
+from harness.statistics.estimates import share_interval
+from harness.tasks.rows import Row, RowOptions, load_rows
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.metrics._greedy import Generated, Generation
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.greedy import Generated, Generation
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
@@ -113,8 +113,8 @@ class Problem:
 
 def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
     """Let the model write each answer greedily and compare the number it ends with."""
-    from harness.metrics._greedy import generate_texts
-    from harness.metrics._prompts import prompt_protocol
+    from harness.engines.transformers.greedy import generate_texts
+    from harness.scoring.prompts import prompt_protocol
 
     problems = load_problems(options, context)
     generation = generate_texts(
@@ -263,7 +263,7 @@ def _mark(
     numbers: Sequence[str | None],
 ) -> str:
     """One character per item: 1 right, 0 wrong, - not answered."""
-    from harness.metrics.scores.exact_match import ExactMatch
+    from harness.scoring.scores.exact_match import ExactMatch
 
     scored = [i for i, answer in enumerate(answers) if answer is not None]
     outcome = ExactMatch().compute(

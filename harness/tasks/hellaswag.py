@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from harness.metrics._choice_values import NORMED_VALUES, compare_choices, headline
-from harness.metrics.multiple_choice import Question
-from harness.options import DataSource
-from harness.record import Measured
-from harness.tasks._rows import Row, RowOptions, check_question, measure_rows
+from harness.descriptions import DataSource
+from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
+from harness.records.record import Measured
+from harness.scoring.multiple_choice import Question
+from harness.tasks.rows import Row, RowOptions, check_question, measure_rows
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True

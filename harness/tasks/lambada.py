@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from harness.descriptions import DataSource, Margin, ValueSpec
 from harness.errors import InputError
-from harness.metrics._choice_values import (
+from harness.metrics.choice_values import (
     ACC_MARGIN,
     CHOICE_VALUES,
     compare_choices,
     headline,
 )
-from harness.metrics._prompts import prompt_protocol
-from harness.metrics.multiple_choice import (
+from harness.records.questions import KEY, Item, keep_questions
+from harness.records.record import Measured, Record, Validity, Value
+from harness.records.values import make_values, to_value
+from harness.scoring.multiple_choice import (
     ChoiceOptions,
     Question,
     Scored,
     hash_questions,
     score_questions,
 )
-from harness.options import DataSource, Margin, ValueSpec
-from harness.questions import KEY, Item, keep_questions
-from harness.record import Measured, Record, Validity, Value
-from harness.statistics import clustered_ratio, exp_capped, share_interval
-from harness.tasks._rows import Row, load_rows, refuse_duplicates
-from harness.values import make_values, to_value
+from harness.scoring.prompts import prompt_protocol
+from harness.statistics.estimates import clustered_ratio, exp_capped, share_interval
+from harness.tasks.rows import Row, load_rows, refuse_duplicates
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from harness.descriptions import DataSource
 from harness.errors import InputError
-from harness.metrics._choice_values import CHOICE_VALUES, compare_choices, headline
-from harness.metrics.multiple_choice import LETTERS, ChoiceOptions, Question, measure_questions
-from harness.options import DataSource
-from harness.record import Measured
-from harness.tasks import _rows
+from harness.metrics.choice_values import CHOICE_VALUES, compare_choices, headline
+from harness.records.record import Measured
+from harness.scoring.multiple_choice import LETTERS, ChoiceOptions, Question, measure_questions
+from harness.tasks import rows as _rows
 
 if TYPE_CHECKING:
-    from harness.metrics._forward import MeasureContext
-    from harness.models.load import LoadedCell
+    from harness.engines.transformers.forward import MeasureContext
+    from harness.engines.transformers.load import LoadedCell
 
 NEEDS_FRESH_PROCESS = False
 REFERENCE_REUSABLE = True
@@ -129,7 +129,7 @@ def _render(row: Row, letters: bool) -> str:
 
 def _load_folder_split(folder: Path, split: str) -> dict[str, list[Row]]:
     """``<folder>/<split>/<subject>_<split>.csv`` as published: question, A, B, C, D, answer."""
-    from harness.tasks._data import load_text_tables
+    from harness.scoring.data import load_text_tables
 
     suffix = f"_{split}.csv"
     files = {path.name.removesuffix(suffix): path for path in (folder / split).glob(f"*{suffix}")}
@@ -152,7 +152,7 @@ def _load_folder_split(folder: Path, split: str) -> dict[str, list[Row]]:
 
 
 def _load_hub_split(options: Options, context: MeasureContext, split: str) -> dict[str, list[Row]]:
-    from harness.tasks._data import load_hub
+    from harness.scoring.data import load_hub
 
     return group_rows(load_hub(options.data, context, split), f"mmlu: {options.data.path} {split}")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.environment import describe_memory
-from harness.worker.nvml import find_uuid
+from harness.machine.environment import describe_memory
+from harness.machine.nvml import find_uuid
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.catalog import load_measurement
+from harness.engines.transformers.load import CellJob, LoadedCell, load_cell
 from harness.errors import InputError, UnavailableError
-from harness.models.load import CellJob, LoadedCell, load_cell
-from harness.record import Measured
-from harness.worker.protocol import Failure, Loaded, MeasureRequest, Partial, Progress
+from harness.records.record import Measured
+from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
 
 
 def serve(connection: Connection, job: CellJob, log_path: str) -> None:
@@ -48,7 +48,7 @@ def describe_loaded(loaded: LoadedCell) -> Loaded:
 
 def measure(loaded: LoadedCell, request: MeasureRequest, send: Callable[[Any], None]) -> Measured:
     """Run one measurement on a loaded model; ``send`` takes its `Progress` and `Partial`s."""
-    from harness.metrics._forward import MeasureContext
+    from harness.engines.transformers.forward import MeasureContext
 
     context = MeasureContext(
         suite_folder=loaded.job.suite_folder,

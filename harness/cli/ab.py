@@ -1,0 +1,126 @@
+"""`harness ab`: check what was asked for, measure both sides, print the ratios."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from harness.catalog import describe_unknown, load_measurement
+from harness.errors import InputError
+from harness.report.ab import dump_ratios, render_ratios
+from harness.run.ab import (
+    Plan,
+    Sample,
+    Side,
+    SideError,
+    check_python,
+    compare_sides,
+    count_pairs,
+    list_concerns,
+    list_differences,
+    run_plan,
+)
+from harness.suite.read import Suite, load_suite
+
+
+def run_ab(
+    suite: Path,
+    precisions: Sequence[str],
+    pythons: Sequence[str],
+    model: str | None,
+    measurement: str,
+    pairs: int,
+    device: str,
+    output: Path | None,
+    form: str,
+) -> int:
+    """The command; returns the exit status. Raises `InputError` for what cannot be compared."""
+    loaded = _load(suite)
+    plan = Plan(
+        suite=suite,
+        model=_pick_model(loaded, model),
+        measurement=_pick_measurement(loaded, measurement),
+        device=device,
+        sides=_make_sides(loaded, precisions, pythons),
+        pairs=pairs,
+    )
+    started = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
+    path = output or Path("results/ab") / loaded.name / f"{started}.json"
+    samples: list[Sample] = []
+    problem, status = "", 0
+    try:
+        run_plan(plan, path, lambda sample: _tell(sample, plan, samples))
+    except SideError as error:
+        problem, status = str(error), 1
+    except KeyboardInterrupt:
+        problem, status = "interrupted", 130
+    notes = [*list_differences(samples), *list_concerns(samples)]
+    ratios = compare_sides(samples)
+    if form == "json":
+        click.echo(dump_ratios(ratios, notes))
+    elif samples:
+        click.echo(render_ratios(plan, ratios, notes, count_pairs(samples)))
+    if path.exists():
+        click.echo(f"every measurement: {path}", err=form == "json")
+    if problem:
+        click.echo(f"Error: {problem}", err=True)
+    return status
+
+
+def _load(path: Path) -> Suite:
+    try:
+        return load_suite(path)
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
+
+
+def _pick_model(suite: Suite, given: str | None) -> str:
+    names = [model.name for model in suite.models]
+    if given is None and len(names) > 1:
+        raise InputError(
+            f"{suite.path} has several models: choose with --model ({', '.join(names)})"
+        )
+    return names[0] if given is None else _known("model", given, names)
+
+
+def _pick_measurement(suite: Suite, given: str) -> str:
+    name = _known("measurement", given, [m.name for m in suite.measurements])
+    if getattr(load_measurement(name), "NEEDS_REFERENCE", False):
+        raise InputError(f"{name} compares with a reference itself; ab measures each side alone")
+    return name
+
+
+def _make_sides(
+    suite: Suite, precisions: Sequence[str], pythons: Sequence[str]
+) -> tuple[Side, Side]:
+    """Two precisions in this environment, or one in two environments."""
+    known = [precision.name for precision in suite.precisions]
+    names = [_known("precision", name, known) for name in precisions]
+    if len(names) == 2 and not pythons:
+        return Side("A", names[0], sys.executable), Side("B", names[1], sys.executable)
+    if len(names) == 1 and len(pythons) == 2:
+        for python in dict.fromkeys(pythons):
+            check_python(python)
+        return Side("A", names[0], pythons[0]), Side("B", names[0], pythons[1])
+    raise InputError(
+        "give --precision twice, or --precision once and --python twice; found "
+        f"--precision {len(names)} times and --python {len(pythons)} times"
+    )
+
+
+def _known(what: str, given: str, known: Sequence[str]) -> str:
+    if given not in known:
+        raise InputError(describe_unknown(what, given, known))
+    return given
+
+
+def _tell(sample: Sample, plan: Plan, samples: list[Sample]) -> None:
+    samples.append(sample)
+    click.echo(
+        f"pair {sample.pair + 1} of {plan.pairs}, {sample.side}: {sample.record.validity.status}",
+        err=True,
+    )

@@ -1,0 +1,145 @@
+"""`harness compare`: find both sides' runs, compare those that belong together, print it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from harness.cli.bless import slug_of
+from harness.errors import InputError
+from harness.records.run_sources import Found, find_runs
+from harness.report.compare import (
+    Judged,
+    Titled,
+    dump_json,
+    render_judged,
+    render_markdown,
+    render_text,
+)
+from harness.verdicts.baseline import NOT_AS_WRITTEN, find_baseline, names_thresholds, pick_run
+from harness.verdicts.compare import Comparison, compare_runs, is_identical
+
+Form = Literal["text", "md", "json"]
+_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
+
+
+def run_compare(
+    a: str,
+    b: str,
+    allow: Sequence[str],
+    form: Form,
+    on_inconclusive: str,
+    flips: int,
+    root: Path,
+) -> int:
+    """The command; returns the exit status: 0 pass, 1 regressed, 2 inconclusive, 3 incomparable.
+
+    Raises `InputError` for a side that is no run, or two sides without a suite in common.
+    """
+    allow = [name.strip() for given in allow for name in given.split(",") if name.strip()]
+    if Path(b).is_file() and names_thresholds(b, root):
+        raise InputError(f"{b} holds thresholds: they go first, and the run that they judge second")
+    if names_thresholds(a, root):
+        if allow:
+            raise InputError(
+                "--allow is for two runs: thresholds hold for what they were blessed of"
+            )
+        return _judge_by_thresholds(a, find_runs(b, root), form, on_inconclusive, root)
+    pairs = _pair(find_runs(a, root), find_runs(b, root))
+    titled = [Titled(x.name, y.name, _compare(x, y, allow)) for x, y in pairs]
+    _check_allowed(allow, titled)
+    ledgers = [
+        _list_flips(x, y, one, flips, form) for (x, y), one in zip(pairs, titled, strict=True)
+    ]
+    if form == "json":
+        click.echo(dump_json(titled, ledgers))
+    else:
+        render = render_markdown if form == "md" else render_text
+        parts = ([render(one), *ledger] for one, ledger in zip(titled, ledgers, strict=True))
+        click.echo("\n\n".join(part for group in parts for part in group))
+    return _find_status({one.comparison.verdict for one in titled}, on_inconclusive)
+
+
+def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
+    try:
+        return compare_runs(x.run, y.run, allow)
+    except NOT_AS_WRITTEN as error:
+        raise InputError(
+            f"{x.name} and {y.name} cannot be compared: a field is not as the harness writes it "
+            f"({type(error).__name__}: {error})"
+        ) from error
+
+
+def _judge_by_thresholds(
+    a: str, runs: Sequence[Found], form: Form, on_inconclusive: str, root: Path
+) -> int:
+    """Each of the runs against the thresholds that ``a`` names; a changed fact is incomparable."""
+    found, verdicts = [], set()
+    for one in runs:
+        baseline = find_baseline(a, str(one.run.suite.get("name")), slug_of(one.run), root)
+        assert baseline is not None
+        judged = [v for r in one.run.records for v in baseline.judge(one.run, r)]
+        judged += baseline.judge_lost(one.run.records)
+        if not judged:
+            raise InputError(f"nothing to compare: {baseline.name} has no threshold of {one.name}")
+        changed = baseline.list_changed(one.run)
+        verdicts |= {v.verdict for v in judged} | ({"INCOMPARABLE"} if changed else set())
+        found.append(Judged(baseline.name, one.name, tuple(judged)))
+    click.echo(render_judged(found, form))
+    return _find_status(verdicts, on_inconclusive)
+
+
+def _find_status(verdicts: Collection[str], on_inconclusive: str) -> int:
+    if "FAIL" in verdicts:
+        return _STATUS["FAIL"]
+    if "INCOMPARABLE" in verdicts:
+        return _STATUS["INCOMPARABLE"]
+    undecided = "INCONCLUSIVE" in verdicts and on_inconclusive == "fail"
+    return _STATUS["INCONCLUSIVE"] if undecided else 0
+
+
+def _pair(a: Sequence[Found], b: Sequence[Found]) -> list[tuple[Found, Found]]:
+    """Runs of the same suite, the newest of the same device where there is one."""
+    pairs = []
+    for ours in b:
+        theirs = pick_run(a, str(ours.run.suite.get("name")), slug_of(ours.run))
+        if theirs is not None:
+            pairs.append((theirs, ours))
+    if not pairs:
+        names = [sorted({str(f.run.suite.get("name")) for f in side}) for side in (a, b)]
+        raise InputError(
+            f"nothing to compare: A has runs of {', '.join(names[0])}, B of {', '.join(names[1])}"
+        )
+    return pairs
+
+
+def _list_flips(x: Found, y: Found, titled: Titled, limit: int, form: Form) -> list[Any]:
+    """The ledger of each measurement that has right and wrong items; none without ``--flips``."""
+    if not limit:
+        return []
+    from harness.report.ledger import describe_ledger, render_flips_ledger
+
+    found: list[Any] = []
+    for before, after in titled.comparison.pairs:
+        if is_identical(before, after):
+            continue
+        beside = (before, after, x.read_beside, y.read_beside, limit)
+        ledger = (
+            describe_ledger(*beside)
+            if form == "json"
+            else render_flips_ledger(*beside, form=form, sides=("A", "B"))
+        )
+        if ledger:
+            found.append(ledger)
+    return found
+
+
+def _check_allowed(allow: Sequence[str], titled: Sequence[Titled]) -> None:
+    """A field that nothing differs in was probably misspelt: say so, once, on stderr."""
+    flags = [flag for one in titled for flag in one.comparison.flags]
+    for name in allow:
+        if not any(flag.startswith((f"{name} ", f"{name}.")) for flag in flags):
+            click.echo(f"warning: --allow {name}: both sides have the same", err=True)

@@ -1,0 +1,115 @@
+"""`harness history`: make series of the values in a folder of run files, and print them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from harness.catalog import describe_unknown
+from harness.errors import InputError
+from harness.records.values import base_name
+from harness.report.history import Group, History, dump_json, render_markdown, render_text
+from harness.verdicts.history import Night, Series, divide
+from harness.verdicts.history_files import (
+    Place,
+    Reading,
+    RunSeen,
+    Selection,
+    find_spec,
+    read_folder,
+)
+
+_RENDER = {"text": render_text, "md": render_markdown, "json": dump_json}
+_NAMED_FILES = 5
+
+
+def run_history(
+    folder: Path,
+    metrics: Sequence[str],
+    cells: Sequence[str],
+    suites: Sequence[str],
+    last: int | None,
+    form: str,
+) -> int:
+    """The command; returns 0. Raises `InputError` for a folder without a readable run file."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of run files, found none of that name")
+    wanted = Selection(tuple(suites), tuple(cells), tuple(metrics))
+    reading = read_folder(folder, wanted)
+    for line in reading.unreadable[:_NAMED_FILES]:
+        click.echo(f"warning: skipped {line}", err=True)
+    if len(reading.unreadable) > _NAMED_FILES:
+        more = len(reading.unreadable) - _NAMED_FILES
+        click.echo(f"warning: skipped {more} more files that cannot be read", err=True)
+    if not reading.known["suite"]:
+        raise InputError(
+            f"{folder}: no run file that can be read; found {len(reading.unreadable)} spoilt ones "
+            f"and {reading.others} JSON files of another kind"
+        )
+    _check_names(wanted, reading)
+    click.echo(_RENDER[form](_summarise(str(folder), reading, last, bool(metrics))))
+    return 0
+
+
+def _check_names(wanted: Selection, reading: Reading) -> None:
+    """Raises `InputError` for a name that no run file holds, with the closest that there is."""
+    for what, names in (("suite", wanted.suites), ("cell", wanted.cells)):
+        for name in names:
+            if name not in reading.known[what]:
+                known = reading.known[what]
+                raise InputError(f"{describe_unknown(what, name, known)} in these run files")
+    for name in wanted.metrics:
+        metrics = reading.known["metric"]
+        bases = {base_name(metric) for metric in metrics}
+        if name not in metrics | bases:
+            alike = {metric for metric in metrics if base_name(metric) == base_name(name)}
+            known = alike or bases
+            raise InputError(f"{describe_unknown('metric', name, known)} in these run files")
+
+
+def _summarise(folder: str, reading: Reading, last: int | None, named: bool) -> History:
+    groups = []
+    for place, by_id in sorted(reading.runs.items()):
+        runs = sorted(by_id.values(), key=lambda run: (run.utc, run.id))
+        runs = runs[-last:] if last else runs
+        groups.append(_make_group(place, runs, reading))
+    return History(folder, tuple(groups), dict(reading.left_out), reading.others, named)
+
+
+def _make_group(place: Place, runs: Sequence[RunSeen], reading: Reading) -> Group:
+    since = runs[0].utc
+    series = []
+    for key, values in reading.values.items():
+        nights = _order(values.nights, since) if key.place == place else []
+        if not nights:
+            continue
+        spec = find_spec(key.metric)
+        series.append(
+            Series(
+                suite=place.suite,
+                device=place.device,
+                cell=key.cell,
+                metric=key.metric,
+                unit=values.unit,
+                better=values.better,
+                margin=spec.margin if spec else None,
+                stretches=divide(nights, spec is not None and spec.sampled == "processes"),
+            )
+        )
+    return Group(
+        suite=place.suite,
+        device=place.device,
+        runs=len(runs),
+        dirty=sum(run.dirty for run in runs),
+        first=runs[0].utc,
+        last=runs[-1].utc,
+        series=tuple(series),
+    )
+
+
+def _order(nights: Sequence[Night], since: str) -> list[Night]:
+    """Oldest first; a number that later runs took over from an earlier one counts once."""
+    first = {night.run: night for night in sorted(nights, key=lambda n: (n.utc, n.run))[::-1]}
+    return [night for night in list(first.values())[::-1] if night.utc >= since]

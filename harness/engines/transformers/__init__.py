@@ -1,0 +1,1 @@
+"""The transformers engine: loads, checks and asks a model through transformers."""

@@ -1,0 +1,159 @@
+"""What becomes of a checkpoint in float16, whose range ends at 65,504 and at 6e-8.
+
+bfloat16 and float32 reach from 1e-38 to 3e38: beyond float16's range a weight becomes infinite or
+zero, and an activation infinite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from harness.engines.transformers.checkpoint import Checkpoint
+from harness.engines.transformers.layers import dtype_name
+
+if TYPE_CHECKING:
+    import torch
+
+_CHUNK_WEIGHTS = 1 << 24
+_SMALLEST_NORMAL = 2.0**-14
+_MAY_FLUSH = 1e-3  # of all weights; some are close to zero in every model
+_PROBE_TEXT = "The river runs from the mountains to the sea; in 1984 it was 12.5 km longer."
+_PROBE_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class HalfCounts:
+    """Weights examined, and those that float16 makes infinite, zero, or subnormal (fewer bits)."""
+
+    weights: int = 0
+    overflowed: int = 0
+    flushed: int = 0
+    subnormal: int = 0
+
+    def __add__(self, other: HalfCounts) -> HalfCounts:
+        return HalfCounts(
+            *(getattr(self, f.name) + getattr(other, f.name) for f in fields(HalfCounts))
+        )
+
+
+def count_half(checkpoint: Checkpoint) -> dict[str, HalfCounts]:
+    """Per stored tensor of floats, what a cast to float16 does to it.
+
+    Reads one tensor at a time, and casts it in pieces.
+    """
+    from safetensors import safe_open
+
+    found = {}
+    for path in checkpoint.paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no dict
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point():
+                    pieces = tensor.flatten().split(_CHUNK_WEIGHTS)
+                    found[name] = sum((_count_piece(p) for p in pieces), HalfCounts())
+    return found
+
+
+def sum_half(counts: dict[str, HalfCounts], model: Any) -> HalfCounts:
+    """The counts of the tensors that the loaded model holds in float16.
+
+    Some architectures keep a few in float32 for just this reason.
+    """
+    wider = [name for name, p in model.named_parameters() if dtype_name(p) == "float32"]
+    return sum((c for name, c in counts.items() if not _is_among(name, wider)), HalfCounts())
+
+
+def probe_activations(model: Any, tokenizer: Any, max_context: int | None) -> dict[str, Any]:
+    """Run a short input and count the non-finite numbers that any module gives.
+
+    ``probe_tokens`` in one sequence, ``nonfinite_activations`` in all outputs together, and the
+    first module that gave one. The input is a fixed text, or fixed token ids without a tokenizer.
+    """
+    import torch
+
+    nonfinite: dict[str, int] = {}
+
+    def watch(name: str) -> Any:
+        def count(module: Any, given: Any, output: Any) -> None:
+            bad = sum(int((~t.isfinite()).sum()) for t in _find_floats(output))
+            if bad:
+                nonfinite[name] = nonfinite.get(name, 0) + bad
+
+        return count
+
+    ids = _make_probe(model, tokenizer, min(_PROBE_TOKENS, max_context or _PROBE_TOKENS))
+    handles = [m.register_forward_hook(watch(name)) for name, m in model.named_modules()]
+    try:
+        with torch.inference_mode():
+            model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        "probe_tokens": ids.shape[1],
+        "nonfinite_activations": sum(nonfinite.values()),
+        "first_nonfinite": next(iter(nonfinite), None),
+    }
+
+
+def describe_damage(found: dict[str, Any]) -> tuple[str, ...]:
+    """What a reader of this cell's numbers must know; ``found`` as in the attested checkpoint."""
+    flags = []
+    if found["overflowed"]:
+        flags.append(f"infinite in float16: {found['overflowed']:,} of the checkpoint's weights")
+    if found["flushed"] > _MAY_FLUSH * found["weights"]:
+        share = found["flushed"] / found["weights"]
+        flags.append(
+            f"zero in float16: {found['flushed']:,} of the checkpoint's weights ({share:.2%})"
+        )
+    if found["nonfinite_activations"]:
+        flags.append(
+            f"not finite in float16: {found['nonfinite_activations']:,} activations on a probe "
+            f"text, first in {found['first_nonfinite'] or 'the model itself'}"
+        )
+    return tuple(flags)
+
+
+def _is_among(stored: str, names: list[str]) -> bool:
+    """Whether a stored tensor is one of these parameters; either may lack the other's prefix."""
+    return any(stored.endswith(name) or name.endswith(f".{stored}") for name in names)
+
+
+def _count_piece(piece: torch.Tensor) -> HalfCounts:
+    half = piece.half()
+    return HalfCounts(
+        weights=piece.numel(),
+        overflowed=int((half.isinf() & piece.isfinite()).sum()),
+        flushed=int(((half == 0) & (piece != 0)).sum()),
+        subnormal=int(((half != 0) & (half.abs() < _SMALLEST_NORMAL)).sum()),
+    )
+
+
+def _find_floats(output: Any) -> Iterator[torch.Tensor]:
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, dict):
+        yield from _find_all(output.values())
+    elif isinstance(output, (list, tuple)):
+        yield from _find_all(output)
+
+
+def _find_all(outputs: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for output in outputs:
+        yield from _find_floats(output)
+
+
+def _make_probe(model: Any, tokenizer: Any, length: int) -> torch.Tensor:
+    """Token ids (1, at most length)."""
+    import torch
+
+    rows = model.get_input_embeddings().num_embeddings
+    ids = tokenizer(_PROBE_TEXT).input_ids[:length] if tokenizer is not None else []
+    if not ids:
+        ids = [i * rows // length for i in range(length)]
+    return torch.tensor([ids], device=model.device)

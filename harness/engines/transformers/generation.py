@@ -1,0 +1,193 @@
+"""Forced greedy generation over the model's own cache, timed token by token. Worker only."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.engines.transformers.forward import is_out_of_memory, keeps_logits
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.engines.transformers.load import LoadedCell
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Greedy tokens (batch, new) and the seconds, by the host's clock, at which each was ready.
+
+    ``device_s`` is the same of the first and the last token by CUDA events, None on a CPU.
+    """
+
+    tokens: torch.Tensor
+    ready: list[float]
+    device_s: tuple[float, float] | None = None
+
+
+class Generator:
+    """The decode loop of one model, over a growing cache or a static one, compiled or not.
+
+    ``static_length`` is that of the static cache in tokens, prompt included; it is reused, and
+    emptied before the clock starts. Only decode steps are compiled: a prompt's length varies in
+    use. Compiling happens in the first `run`.
+    """
+
+    def __init__(
+        self, model: Any, static_length: int | None = None, compiled: bool = False
+    ) -> None:
+        self._model = model
+        self._keep = {"logits_to_keep": 1} if keeps_logits(model) else {}
+        self._cache = None if static_length is None else _make_static_cache(model, static_length)
+        self._compiled = compiled
+        self._decode = _compile(model) if compiled else model
+
+    def run(self, prompt: torch.Tensor, new_tokens: int) -> Generation:
+        """Exactly ``new_tokens`` after ``prompt`` (batch, length): the end of text stops nothing.
+
+        The device is synchronised before every reading of the clock, so stalls of the host count,
+        as they do for a user.
+        """
+        import torch
+
+        decode, keep, cache = self._decode, self._keep, self._cache
+        clock = time.perf_counter_ns
+        cuda = prompt.device.type == "cuda"
+        synchronise = _synchroniser(prompt.device)
+        events = _Events(prompt.device) if cuda else None
+        # A compiled graph mutates its cache, which transformers does under no_grad as well.
+        with torch.no_grad() if self._compiled else torch.inference_mode():
+            if cache is not None:
+                cache.reset()
+            synchronise()
+            if events is not None:
+                events.record()
+            start = clock()
+            output = self._model(input_ids=prompt, past_key_values=cache, use_cache=True, **keep)
+            inputs = output.logits[:, -1:].argmax(-1)
+            if events is not None:
+                events.record()
+            synchronise()
+            ready, tokens = [clock()], [inputs]
+            for _ in range(new_tokens - 1):
+                cache = output.past_key_values
+                output = decode(input_ids=inputs, past_key_values=cache, use_cache=True, **keep)
+                inputs = output.logits.argmax(-1)
+                tokens.append(inputs)
+                synchronise()
+                ready.append(clock())
+            device_s = None if events is None else events.finish()
+            return Generation(
+                torch.cat(tokens, dim=1), [(at - start) / 1e9 for at in ready], device_s
+            )
+
+    def compile(self, prompt: torch.Tensor, new_tokens: int) -> float:
+        """Compile for ``prompt``'s shape; the seconds it took, first generation included.
+
+        Raises `InputError` where there is no compiler or the model cannot be compiled.
+        """
+        import torch
+
+        start = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's of its own parts: nobody's here to mend
+                torch.compiler.reset()  # other shapes' graphs count towards its limit
+                self.run(prompt, new_tokens)
+        except Exception as error:  # of dynamo, inductor, Triton or the C++ compiler
+            if is_out_of_memory(error):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            why = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+            raise InputError(
+                f"torch.compile failed on this model or machine ({why}); it needs a C++ compiler "
+                "on a CPU and Triton on CUDA. Leave out `compile: true`"
+            ) from error
+        return time.perf_counter() - start
+
+    def release(self) -> None:
+        """Drop the compiled graphs: on CUDA they hold memory of their own."""
+        import torch
+
+        if self._compiled:
+            torch.compiler.reset()
+
+
+def generate(model: Any, prompt: torch.Tensor, new_tokens: int) -> tuple[torch.Tensor, list[float]]:
+    """Greedy tokens (batch, new_tokens) and the seconds at which each was ready."""
+    generation = Generator(model).run(prompt, new_tokens)
+    return generation.tokens, generation.ready
+
+
+def make_prompt(model: Any, batch: int, tokens: int, device: str) -> torch.Tensor:
+    """Random token ids (batch, tokens) from a fixed seed: speed does not depend on the words."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    return torch.randint(0, vocabulary, (batch, tokens), generator=generator).to(device)
+
+
+def explain_excess(loaded: LoadedCell, prompt_tokens: int, new_tokens: int) -> str | None:
+    """Why a prompt and what follows it are longer than the model's context; None where not."""
+    limit, tokens = loaded.max_context, prompt_tokens + new_tokens
+    if limit is None or tokens <= limit:
+        return None
+    return (
+        f"prompt and new tokens make {tokens}, {loaded.job.model.name} has a context of {limit}: "
+        f"with {new_tokens} new ones `prompt_tokens` may be {max(0, limit - new_tokens)} at most"
+    )
+
+
+class _Events:
+    """CUDA events at the start, the first token and the last."""
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._stream = torch.cuda.current_stream(device)
+        self._events: list[torch.cuda.Event] = []
+
+    def record(self) -> None:
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(self._stream)
+        self._events.append(event)
+
+    def finish(self) -> tuple[float, float]:
+        """Seconds from the start to the first token and to the last."""
+        self.record()
+        start, first, last = self._events
+        last.synchronize()
+        return start.elapsed_time(first) / 1e3, start.elapsed_time(last) / 1e3
+
+
+def _synchroniser(device: torch.device) -> Any:
+    import torch
+
+    return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
+def _make_static_cache(model: Any, length: int) -> Any:
+    from transformers import StaticCache
+
+    try:
+        cache = StaticCache(config=model.config, max_cache_len=length)
+    except Exception as error:  # each config lacks something else
+        raise InputError(
+            f"no static cache for this model ({type(error).__name__}: {error}); "
+            "leave out `cache: static`"
+        ) from error
+    return cache
+
+
+def _compile(model: Any) -> Any:
+    import torch
+
+    # fullgraph: a model that is compiled in part only must not pass for a compiled one.
+    # reduce-overhead: CUDA graphs, as transformers' own generation does.
+    return torch.compile(model.forward, mode="reduce-overhead", fullgraph=True, dynamic=False)

@@ -1,0 +1,1 @@
+"""What a run runs on: its environment, GPUs by NVML, telemetry, the cache folder. No torch."""

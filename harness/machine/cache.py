@@ -1,0 +1,163 @@
+"""What lies in the cache folder, how much it may take, and how it is removed.
+
+Every run may use, fill and clear the folder at the same time: what is stored appears whole by a
+rename and goes by one. Knows nothing of what is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import InputError
+from harness.machine.places import cache_folder
+
+KINDS = ("references", "tokens", "distributions", "questions")
+LIMIT_VARIABLE = "PRECISION_HARNESS_CACHE_LIMIT"
+DEFAULT_LIMIT = 20 << 30
+# Records and questions are small, and removing a record costs a whole measurement.
+_REMOVED_FOR_ROOM = ("tokens", "distributions")
+# Between two cells of a run no process holds the reference's distribution: what was used within
+# this time may belong to such a run.
+IN_USE_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file or a folder of the cache; ``last_used`` in seconds since the epoch.
+
+    ``unfinished`` is being written, or was when its process died.
+    """
+
+    kind: str
+    path: Path
+    bytes: int
+    last_used: float
+    unfinished: bool
+
+    @property
+    def in_use(self) -> bool:
+        """Used within the last hour, so perhaps still by a run that goes on."""
+        return time.time() - self.last_used < IN_USE_S
+
+
+def list_entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
+    """Everything stored, the longest unused first; what disappears meanwhile is left out."""
+    found = []
+    for kind in kinds:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in (cache_folder() / kind).iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    found.append(_inspect(kind, path))
+    return sorted(found, key=lambda entry: entry.last_used)
+
+
+def mark_used(path: Path) -> None:
+    """Say that something stored was used just now; where that cannot be written it is not."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def limit_bytes() -> int:
+    """How much the folder may hold, ``$PRECISION_HARNESS_CACHE_LIMIT`` or 20 GiB.
+
+    Raises `InputError` for what is no size.
+    """
+    given = os.environ.get(LIMIT_VARIABLE)
+    if not given:
+        return DEFAULT_LIMIT
+    from pydantic import TypeAdapter, ValidationError
+
+    from harness.suite.models import Memory
+
+    try:
+        return TypeAdapter(Memory).validate_python(given.strip())
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"{LIMIT_VARIABLE}={given}: {why}") from error
+
+
+def make_room(needed: int, what: str, advice: str) -> None:
+    """Remove the longest unused until ``needed`` bytes more fit the limit and the disk.
+
+    What was used within the last hour stays even where the limit is passed by it: a run of several
+    models must not lose what it is about to read. Raises `InputError`, with ``what`` is to be
+    stored and the ``advice``, where it alone is larger than the limit or the disk has no room.
+    """
+    limit = limit_bytes()
+    if needed > limit:
+        raise InputError(
+            f"{what} takes {format_bytes(needed)}, the cache may hold {format_bytes(limit)}: "
+            f"{advice}, or set {LIMIT_VARIABLE}={-(-needed // (1 << 30))}GiB"
+        )
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = list_entries()
+    held = sum(entry.bytes for entry in entries)
+    for entry in entries:
+        if held + needed <= limit and shutil.disk_usage(folder).free >= needed:
+            return
+        if entry.kind in _REMOVED_FOR_ROOM and not entry.in_use:
+            remove(entry.path)
+            held -= entry.bytes
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{what} takes {format_bytes(needed)}, the disk of {folder} has "
+            f"{format_bytes(free)} left: {advice}, see `harness cache`, or set "
+            "PRECISION_HARNESS_CACHE to a folder on a larger disk"
+        )
+
+
+def clear(kinds: Iterable[str] = KINDS) -> tuple[list[Entry], list[Entry]]:
+    """Remove all of these kinds; returns what was removed and what another run still writes."""
+    entries = list_entries(kinds)
+    written = [entry for entry in entries if entry.unfinished and entry.in_use]
+    removed = [entry for entry in entries if entry not in written and remove(entry.path)]
+    return removed, written
+
+
+def remove(path: Path) -> bool:
+    """Take a file or a folder away, out of sight first; False where another process did."""
+    try:
+        grave = Path(tempfile.mkdtemp(prefix=".removed-", dir=path.parent))
+        try:
+            os.rename(path, grave / path.name)
+        finally:
+            shutil.rmtree(grave, ignore_errors=True)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"cannot remove {path}: {error.strerror}") from error
+    return True
+
+
+def format_bytes(number: float) -> str:
+    """``3.4 GiB``: three digits in the largest unit that leaves at least 1."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.3g} {unit}" if number < 999.5 else f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.3g} TiB"
+
+
+def _inspect(kind: str, path: Path) -> Entry:
+    own = path.stat()
+    if not path.is_dir():
+        # Files are read without a word; where the disk notes it, that counts as use.
+        return Entry(
+            kind, path, own.st_size, max(own.st_mtime, own.st_atime), path.name.startswith(".")
+        )
+    parts = []
+    for part in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            parts.append(part.stat())
+    last = max([own.st_mtime, *(part.st_mtime for part in parts)])
+    size = sum(part.st_size for part in parts)
+    return Entry(kind, path, size, last, path.name.startswith("."))

@@ -1,0 +1,126 @@
+"""The values of `divergence`: their names, and how they come of per-token numbers. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.descriptions import Column, Margin, ValueSpec
+from harness.metrics.windows import Window
+from harness.records.record import Value
+from harness.records.values import make_values, qualify
+from harness.statistics.estimates import clustered_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+QUARTERS = ("q1", "q2", "q3", "q4")
+_Better = Literal["lower", "higher"] | None
+
+
+def _paired(unit: str, better: _Better, text: str, **more: Any) -> ValueSpec:
+    return ValueSpec(unit, better, text, paired=True, **more)
+
+
+_KL: dict[str, Any] = {"sampled": "items", "margin": Margin(absolute=1e-4, relative=0.05)}
+DIVERGENCE_VALUES = {
+    "kl_mean": _paired("nats/token", "lower", "mean KL(reference‖candidate)", per="quarter", **_KL),
+    "kl_median": _paired("nats", "lower", "median over tokens of KL(reference‖candidate)"),
+    "kl_p90": _paired("nats", "lower", "its 90th percentile over tokens"),
+    "kl_p99": _paired("nats", "lower", "its 99th percentile over tokens"),
+    "kl_p999": _paired("nats", "lower", "its 99.9th percentile over tokens"),
+    "kl_max": _paired("nats", "lower", "KL at the token farthest from the reference"),
+    "kl_increase": _paired(
+        "nats/token", "lower", "kl_mean - an earlier run's, same tokens; between runs only",
+        of="kl_mean", **_KL,
+    ),
+    "top1_agreement": _paired(
+        "", "higher", "share of tokens with the same likeliest token",
+        per="quarter", neutral=1.0, sampled="items", margin=Margin(absolute=0.005),
+    ),
+    "delta_p_mean": _paired(
+        "", None, "mean of p(true token) - the reference's p(true token)", sampled="items"
+    ),
+    "delta_p_rms": _paired("", "lower", "root mean square of that difference", sampled="items"),
+    "tokens": ValueSpec("tokens", None, "tokens scored"),
+    "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens without a finite divergence"),
+    "stored_bytes": ValueSpec("bytes", None, "what the reference's distribution takes on disk"),
+}  # fmt: skip
+HEADLINE = (Column("KL", "kl_mean", ".4f"), Column("top-1", "top1_agreement", ".3f"))
+# numpy's default: linear between the two nearest ranks.
+_PERCENTILES = {"kl_median": 50, "kl_p90": 90, "kl_p99": 99, "kl_p999": 99.9, "kl_max": 100}
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """Arrays (tokens,) in float64, in the order of the windows; see `_token_divergence.Apart`."""
+
+    kl: npt.NDArray[np.float64]
+    agrees: npt.NDArray[np.float64]
+    delta_p: npt.NDArray[np.float64]
+
+    @property
+    def nonfinite(self) -> int:
+        import numpy as np
+
+        return int((~(np.isfinite(self.kl) & np.isfinite(self.delta_p))).sum())
+
+
+def summarise(
+    tokens: PerToken, windows: Sequence[Window], context: int
+) -> tuple[dict[str, Value], dict[str, list[float]]]:
+    """The values, and each window's sums for later comparisons.
+
+    Standard errors are those of means whose tokens are dependent within a window. A quarter that
+    no scored token lies in has no values.
+    """
+    import numpy as np
+
+    scored = [window.scored for window in windows]
+    window_of = np.repeat(np.arange(len(windows)), scored)
+    quarter_of = find_quarters(windows, context)
+    everywhere = np.ones(len(window_of), bool)
+    numbers: dict[str, float | None] = {}
+    spread: dict[str, float | None] = {}
+    clusters: dict[str, int] = {}
+
+    def add_mean(name: str, per_token: npt.NDArray[np.float64], where: npt.NDArray[Any]) -> None:
+        counts = np.bincount(window_of[where], minlength=len(windows))
+        sums = np.bincount(window_of[where], per_token[where], minlength=len(windows))
+        has = counts > 0
+        if has.any():
+            mean, stderr = clustered_mean(sums[has].tolist(), counts[has].tolist())
+            numbers[name], spread[name], clusters[name] = mean, stderr, int(has.sum())
+
+    for name, per_token in (("kl_mean", tokens.kl), ("top1_agreement", tokens.agrees)):
+        add_mean(name, per_token, everywhere)
+        for index, quarter in enumerate(QUARTERS):
+            add_mean(qualify(name, quarter), per_token, quarter_of == index)
+    add_mean("delta_p_mean", tokens.delta_p, everywhere)
+    add_mean("delta_p_rms", tokens.delta_p**2, everywhere)
+    rms = numbers["delta_p_rms"] = math.sqrt(numbers["delta_p_rms"] or 0.0)
+    squares_stderr = spread["delta_p_rms"]
+    # The derivative of a square root: the error of x² is 2x times that of x.
+    spread["delta_p_rms"] = squares_stderr / (2 * rms) if squares_stderr and rms else squares_stderr
+    for name, percent in _PERCENTILES.items():
+        numbers[name] = float(np.percentile(tokens.kl, percent))
+    items = {
+        "chunk_kl": np.bincount(window_of, tokens.kl).tolist(),
+        "chunk_agrees": [int(n) for n in np.bincount(window_of, tokens.agrees)],
+    }
+    return make_values(DIVERGENCE_VALUES, numbers, spread, clusters), items
+
+
+def find_quarters(windows: Sequence[Window], context: int) -> npt.NDArray[np.int64]:
+    """0 to 3 for each scored token: by how many tokens of ``context`` it had before it."""
+    import numpy as np
+
+    before = [
+        np.arange(length - window.scored, length)
+        for window in windows
+        for length in [window.stop - window.start]
+    ]
+    return np.minimum(3, 4 * np.concatenate(before) // context)

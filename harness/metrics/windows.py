@@ -1,0 +1,138 @@
+"""Which tokens of a text go through the model together, and which of them are scored. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from harness.descriptions import DataSource, OptionsBase
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Protocol = Literal["sliding", "disjoint", "lm-eval", "llamacpp"]
+
+
+class WindowOptions(OptionsBase):
+    """A text in windows: ``context`` and ``stride`` in tokens, ``stride`` for ``sliding`` alone."""
+
+    text: DataSource
+    protocol: Protocol = "sliding"
+    context: int = Field(1024, ge=2)
+    stride: int | None = Field(None, ge=1)
+    batch_size: int = Field(8, ge=1)
+    BATCH: ClassVar[str | None] = "batch_size"
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> WindowOptions:
+        if self.protocol != "sliding" and self.stride is not None:
+            raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
+        if self.stride is not None and self.stride > self.context:
+            raise ValueError(
+                f"stride {self.stride} is larger than context {self.context}: "
+                "tokens between windows would never be scored"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens ``start`` to ``stop`` of a text, the last ``scored`` of which count.
+
+    ``before`` is put in front of them, ``first`` in place of their first one.
+    """
+
+    start: int
+    stop: int
+    scored: int
+    before: int | None = None
+    first: int | None = None
+
+    def sequence(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """The window's tokens: all but the last are fed, the last ``scored`` are predicted."""
+        import numpy as np
+
+        own = ids[self.start : self.stop].astype(np.int64)
+        if self.first is not None:
+            own[0] = self.first
+        return own if self.before is None else np.concatenate(([self.before], own))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Length of the sequence, and how many of its tokens count: those alike go together."""
+        return self.stop - self.start + (self.before is not None), self.scored
+
+
+def step_of(protocol: Protocol, context: int, stride: int | None) -> int:
+    """How far one window's end is from the next's; half the context where none is given."""
+    return stride or max(1, context // 2) if protocol == "sliding" else context
+
+
+def start_token(protocol: Protocol, tokenizer: Any, first: int) -> int | None:
+    """The token a protocol starts its windows with; ``first`` is the tokenised text's own first.
+
+    ``lm-eval``: the tokenizer's BOS, else its EOS; raises `InputError` where it has neither.
+    ``llamacpp``: BOS where the tokenizer puts it before a text, else None.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if protocol == "lm-eval":
+        token: int | None = eos if bos is None else bos
+        if token is None:
+            raise InputError(
+                "protocol 'lm-eval' predicts the first token from BOS or EOS, and the tokenizer "
+                "has neither; use 'sliding' or 'disjoint'"
+            )
+        return token
+    return bos if protocol == "llamacpp" and bos == first else None
+
+
+def plan_windows(
+    tokens: int,
+    protocol: Protocol,
+    context: int,
+    stride: int | None = None,
+    start_token: int | None = None,
+) -> list[Window]:
+    """Windows over a text of ``tokens`` tokens, each token scored at most once; [] where too short.
+
+    - ``sliding``: https://huggingface.co/docs/transformers/perplexity
+    - ``disjoint``: every token but each window's first, as the GPTQ papers have it, except that
+      their code drops a last window that is not full: here it counts (of one token it has nothing
+      to score)
+    - ``lm-eval``: `get_rolling_token_windows` and `make_disjoint_window` of lm-evaluation-harness
+      0.4.13: every token; the last window reaches back until it is full
+    - ``llamacpp``: `perplexity` of llama.cpp's tools/perplexity: whole chunks only, two at least;
+      of each the tokens behind its position context/2
+    """
+    if protocol == "lm-eval":
+        return _plan_rolling(tokens, context, start_token)
+    if protocol == "llamacpp":
+        chunks = tokens // context if tokens >= 2 * context else 0
+        scored = context - 1 - context // 2
+        return [
+            Window(i * context, (i + 1) * context, scored, first=start_token) for i in range(chunks)
+        ]
+    windows, scored_to = [], 1
+    for start in range(0, tokens, step_of(protocol, context, stride)):
+        stop = min(start + context, tokens)
+        first = max(scored_to, start + 1)
+        if stop > first:
+            windows.append(Window(start, stop, stop - first))
+            scored_to = stop
+        if stop == tokens:
+            break
+    return windows
+
+
+def _plan_rolling(tokens: int, context: int, prefix: int | None) -> list[Window]:
+    done = min(context, tokens)
+    windows = [Window(0, done, done, before=prefix)] if done else []
+    while done < tokens:
+        stop = min(done + context, tokens)
+        windows.append(Window(stop - context - 1, stop, stop - done))
+        done = stop
+    return windows

@@ -1,0 +1,83 @@
+"""Progress of long measurements: a line that rewrites itself on a terminal, plain lines in a log.
+
+Writes to the stream that it is given and forgets; knows nothing of pytest.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TextIO
+
+from harness.worker.messages import Progress
+
+_LOG_EVERY_S = 30.0
+_REDRAW_EVERY_S = 0.2
+
+
+class ProgressLine:
+    """Shows where a run is; on a terminal it leaves no trace once cleared.
+
+    ``uncaptured`` gives a context in which what is written reaches the terminal.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        is_terminal: bool,
+        width: int,
+        uncaptured: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self._stream = stream
+        self._uncaptured = uncaptured
+        self._is_terminal = is_terminal
+        self._width = width
+        self._shown = 0
+        self._label = ""
+        self._began = self._last = time.monotonic()
+
+    def show(self, label: str, progress: Progress) -> None:
+        """``label`` says which cell and measurement; a new one starts the clock again."""
+        now = time.monotonic()
+        if label != self._label:
+            self._label, self._began = label, now
+            self._last = now if not self._is_terminal else 0.0
+        every = _REDRAW_EVERY_S if self._is_terminal else _LOG_EVERY_S
+        if now - self._last < every:
+            return
+        self._last = now
+        text = f"{label}: {describe(progress, now - self._began)}"
+        if self._is_terminal:
+            self._draw(text)
+        else:
+            self._write(f"\n{text}\n")
+
+    def clear(self) -> None:
+        """Erase the line, leaving the cursor where it was."""
+        if self._shown:
+            self._write(" " * self._shown + "\b" * self._shown)
+            self._shown = 0
+
+    def _draw(self, text: str) -> None:
+        """Write and step back, so that whatever pytest prints next overwrites it."""
+        text = f" {text}"[: max(10, self._width // 2)]
+        padded = text.ljust(self._shown)
+        self._write(padded + "\b" * len(padded))
+        self._shown = len(text)
+
+    def _write(self, text: str) -> None:
+        with self._uncaptured():
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def describe(progress: Progress, elapsed_s: float) -> str:
+    """``12 of 60 windows, 3.1/s, about 15 s left``."""
+    text = f"{progress.done} of {progress.total} {progress.unit}"
+    if progress.done and elapsed_s > 0:
+        rate = progress.done / elapsed_s
+        left = (progress.total - progress.done) / rate
+        shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        text += f", {shown}/s, about {left:.0f} s left"
+    return text

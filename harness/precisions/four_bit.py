@@ -1,0 +1,84 @@
+"""What nf4 and fp4 share: bitsandbytes 4-bit blocks of 64 weights with one scale each.
+
+Dettmers et al. 2023 (QLoRA), https://arxiv.org/abs/2305.14314; double quantisation stores the
+scales themselves in 8 bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.descriptions import OptionsBase
+from harness.precisions.quantised import ComputeDtype, check_quantised, default_dtype
+
+_BLOCK_SIZE, _NESTED_BLOCK_SIZE = 64, 256
+
+
+class FourBitOptions(OptionsBase):
+    """``compute_dtype`` defaults to float32 on a CPU and bfloat16 on CUDA."""
+
+    double_quant: bool = False
+    compute_dtype: ComputeDtype | None = None
+
+    def resolve_compute_dtype(self, device: str) -> ComputeDtype:
+        """The dtype of the matrix products on ``device`` ('cpu' or 'cuda')."""
+        return self.compute_dtype or default_dtype(device)
+
+
+def four_bit_arguments(kind: str, options: FourBitOptions, device: str) -> dict[str, Any]:
+    """``from_pretrained`` keywords for ``kind`` 'nf4' or 'fp4'.
+
+    The type is always named: ``load_in_4bit=True`` alone is FP4.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    dtype = getattr(torch, options.resolve_compute_dtype(device))
+    return {
+        "dtype": dtype,
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=kind,
+            bnb_4bit_use_double_quant=options.double_quant,
+            bnb_4bit_compute_dtype=dtype,
+        ),
+    }
+
+
+def choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None:
+    """Keep bitsandbytes from computing something else than what was declared.
+
+    On a CPU with AVX512-BF16, bitsandbytes 0.49+ repacks a layer at its first forward pass in
+    eval mode: scales become bfloat16, double quantisation is undone, products are bfloat16
+    whatever the compute dtype, and layers whose rows are no multiple of 32 raise. It is left on
+    only where it is what was asked for: bfloat16, no double quantisation, every shape supported.
+    """
+    if device != "cpu":
+        return
+    layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    wanted = options.resolve_compute_dtype(device) == "bfloat16" and not options.double_quant
+    fits = all(m.out_features % 32 == 0 and m.in_features % 64 == 0 for m in layers)
+    if not (wanted and fits):
+        for layer in layers:
+            layer.support_avx512bf16_for_cpu = False
+
+
+def check_four_bit(
+    attested: dict[str, Any], kind: str, options: FourBitOptions, device: str
+) -> list[str]:
+    """Differences between the declared 4-bit variation and what was loaded."""
+    wrong = check_quantised(attested, kind, options.resolve_compute_dtype(device))
+    if attested["quantisation"] != kind:
+        return wrong
+    declared = {
+        "block_size": _BLOCK_SIZE,
+        "quant_storage": "uint8",
+        "double_quant": options.double_quant,
+        "nested_block_size": _NESTED_BLOCK_SIZE if options.double_quant else None,
+        "compute_dtype": options.resolve_compute_dtype(device),
+    }
+    return wrong + [
+        f"declared {name} {value}, loaded with {attested[name]}"
+        for name, value in declared.items()
+        if attested[name] != value
+    ]

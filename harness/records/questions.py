@@ -1,0 +1,135 @@
+"""The questions behind a record's rows: kept once for all records that ask them, not in each.
+
+A file holds one item per line, in the order of the rows, and is named by its content. The worker
+leaves it in the cache; the run puts it beside its run file, in `items/`, where it outlives the
+cache. It is for reading only: without it no number is missing, and no run fails for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.machine.places import cache_folder
+from harness.records.record import Record
+
+KEY = "questions"  # of a record's items: the name of its file
+FOLDER = "items"  # beside the run file
+_NAME = re.compile(r"[0-9a-f]{16}\.jsonl\.gz")
+
+# The content of a file beside a run file, by its name relative to it; None where it is not there.
+ReadBeside = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question without the examples before it.
+
+    ``answer`` is the index of the right one of ``choices``, or a text where there are none.
+    """
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int | str
+
+
+class Questions:
+    """The items of one file, in the order of a record's rows; parsed as they are asked for."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        """Raises ValueError where the content is not what the name says."""
+        try:
+            lines = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{FOLDER}/{name} is damaged: {error}") from error
+        if _name(lines) != name:
+            raise ValueError(f"{FOLDER}/{name} is damaged: it holds something else than it did")
+        self.name = name
+        self._lines = lines.split(b"\n")[:-1]
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, number: int) -> Item:
+        fields = json.loads(self._lines[number])
+        return Item(**{**fields, "choices": tuple(fields["choices"])})
+
+
+def keep_questions(items: Iterable[Item]) -> str:
+    """Leave the items in the cache for the run to fetch; returns the name of their file.
+
+    A cache that cannot be written is no error.
+    """
+    text = "".join(json.dumps(vars(item), ensure_ascii=False) + "\n" for item in items)
+    # Half a character becomes its JSON escape, which reads as the same.
+    lines = text.encode(errors="backslashreplace")
+    place = _cached(_name(lines))
+    if not place.exists():
+        _write(place, gzip.compress(lines, mtime=0))
+    return place.name
+
+
+def fetch_questions(record: Record, folder: Path) -> None:
+    """Put the record's questions beside the run files in ``folder``, where the cache has them."""
+    name = record.items.get(KEY)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return
+    target = folder / FOLDER / name
+    with contextlib.suppress(OSError):
+        content = _cached(name).read_bytes()
+        try:
+            Questions(name, content)
+        except ValueError:
+            _cached(name).unlink()  # the next measurement leaves them anew
+        else:
+            if not target.exists() or target.read_bytes() != content:
+                _write(target, content)
+
+
+def open_questions(record: Record, read_beside: ReadBeside) -> Questions | str:
+    """The record's questions, or in words why they are not to be had."""
+    name = record.items.get(KEY)
+    if name is None:
+        return "the record names no file of them; it was measured before they were kept"
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return f"{name!r} is not the name of a file of questions"
+    content = read_beside(f"{FOLDER}/{name}")
+    if content is None:
+        return f"{FOLDER}/{name} is not there"
+    try:
+        questions = Questions(name, content)
+    except ValueError as error:
+        return str(error)
+    asked = len(record.items["right"])
+    if len(questions) != asked:
+        return f"{FOLDER}/{name} holds {len(questions)} items, the record {asked}"
+    return questions
+
+
+def _name(lines: bytes) -> str:
+    return f"{hashlib.sha256(lines).hexdigest()[:16]}.jsonl.gz"
+
+
+def _cached(name: str) -> Path:
+    return cache_folder() / "questions" / name
+
+
+def _write(place: Path, content: bytes) -> None:
+    """Atomically: who reads it sees all of it or nothing."""
+    partial = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        os.replace(partial, place)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,132 @@
+"""What GitHub Actions reads of a run: the job's summary, and annotations at the suite's lines.
+
+The formats are those of https://docs.github.com/actions/reference/workflow-commands; escaping
+undoes what the runner's own ActionCommand.cs unescapes. Nothing here can fail a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from harness.records.record import Record
+from harness.report.findings import Finding, list_findings
+from harness.report.markdown import Origin, render_summary
+from harness.suite.read import Suite
+
+SUMMARY_BYTES = 1024 * 1024  # of one step; the runner refuses the whole of a longer one
+SHOWN = 10  # annotations of one kind and step that GitHub keeps
+_FAILING = frozenset({"FAIL", "failed", "invalid"})
+_CUT = "\n\nThe summary is cut here: GitHub holds 1 MiB of a step. The run file has everything.\n"
+
+
+def publish(
+    environ: Mapping[str, str],
+    runs: Iterable[tuple[Suite, Sequence[Record], Origin]],
+    also_failing: Collection[str] = (),
+) -> list[str]:
+    """Write the summary of each run; returns the lines for standard output, warnings first.
+
+    ``runs`` are looked at only under GitHub Actions. ``also_failing`` as in `format_annotations`.
+    """
+    if not environ.get("GITHUB_STEP_SUMMARY") and not _annotates(environ):
+        return []
+    runs = list(runs)
+    warnings = [write_step_summary(environ, render_summary(*run)) for run in runs]
+    told = dict.fromkeys(warning for warning in warnings if warning)
+    judged = [(suite, records) for suite, records, _ in runs]
+    return [*told, *format_annotations(environ, judged, also_failing)]
+
+
+def write_step_summary(environ: Mapping[str, str], markdown: str) -> str | None:
+    """Append to the file that ``GITHUB_STEP_SUMMARY`` names, up to what GitHub takes.
+
+    Returns a line for the user where it could not, or not all of it, be written; None where all is
+    well or no summary was asked for.
+    """
+    path = environ.get("GITHUB_STEP_SUMMARY")
+    if not path:
+        return None
+    data = markdown.encode("utf-8", "replace")
+    try:
+        with Path(path).open("ab") as file:
+            room = SUMMARY_BYTES - file.tell()
+            if len(data) <= room:
+                file.write(data)
+                return None
+            file.write(_cut(data, room))
+    except OSError as error:
+        return f"warning: no job summary: GITHUB_STEP_SUMMARY cannot be written: {error}"
+    return "warning: the job summary is cut: GitHub holds 1 MiB of a step"
+
+
+def format_annotations(
+    environ: Mapping[str, str],
+    runs: Iterable[tuple[Suite, Iterable[Record]]],
+    also_failing: Collection[str] = (),
+) -> list[str]:
+    """The lines for standard output, each at the start of a line of its own; none elsewhere.
+
+    Errors are what failed: FAIL verdicts, failed and invalid records, and the outcomes in
+    ``also_failing`` ("skipped", "INCONCLUSIVE"). Other INCONCLUSIVE verdicts are warnings.
+    """
+    if not _annotates(environ):
+        return []
+    errors, warnings = [], []
+    for suite, records in runs:
+        for finding in list_findings(suite, records):
+            place = _show_place(environ, suite.path)
+            if finding.outcome in _FAILING or finding.outcome in also_failing:
+                errors.append(_format("error", place, finding))
+            elif finding.outcome == "INCONCLUSIVE":
+                warnings.append(_format("warning", place, finding))
+    return [*_first("error", errors), *_first("warning", warnings)]
+
+
+def _annotates(environ: Mapping[str, str]) -> bool:
+    return environ.get("GITHUB_ACTIONS") == "true"
+
+
+def _cut(data: bytes, room: int) -> bytes:
+    """The whole lines that fit into ``room`` bytes with a sentence behind them."""
+    end = _CUT.encode()
+    if room < len(end):
+        return b""
+    kept, _, _ = data[: room - len(end)].rpartition(b"\n")
+    return kept + end
+
+
+def _format(kind: str, place: str, finding: Finding) -> str:
+    title = f"{finding.about}: {finding.outcome}"
+    properties = {"file": place, "line": finding.line, "title": title}
+    given = ",".join(
+        f"{name}={_escape_property(str(value))}"
+        for name, value in properties.items()
+        if value is not None
+    )
+    return f"::{kind} {given}::{_escape(finding.text)}"
+
+
+def _first(kind: str, lines: Sequence[str]) -> list[str]:
+    """All, or as many as GitHub shows, the last of them counting the others."""
+    if len(lines) <= SHOWN:
+        return list(lines)
+    left = len(lines) - (SHOWN - 1)
+    counted = f"{left} more of {len(lines)} {kind}s: the job's summary and the run file have them"
+    return [*lines[: SHOWN - 1], f"::{kind} title=precision-harness::{_escape(counted)}"]
+
+
+def _show_place(environ: Mapping[str, str], path: Path) -> str:
+    """The path as GitHub wants it: relative to the repository, where it lies in it."""
+    workspace = environ.get("GITHUB_WORKSPACE")
+    if workspace and path.is_relative_to(workspace):
+        path = path.relative_to(workspace)
+    return path.as_posix()
+
+
+def _escape(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _escape_property(text: str) -> str:
+    return _escape(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,214 @@
+"""Two sides measured in turn, each time in fresh processes, and their ratio with its interval.
+
+Sides are two precisions, or two Python environments. Pairs go A B, B A, A B …, so that what drifts
+over minutes falls on both sides alike; the pair is the sample (METHOD, speed).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import InputError
+from harness.machine.environment import scrub
+from harness.records.record import Record
+from harness.statistics.estimates import Estimate, geometric_mean_interval, paired_ratio_interval
+
+SCHEMA = 1
+ENOUGH_PAIRS = 6
+_TAIL = 2000
+
+
+class SideError(Exception):
+    """A side that cannot be measured; what was measured before stands."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A precision in a Python environment; ``python`` is its interpreter."""
+
+    name: Literal["A", "B"]
+    precision: str
+    python: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured how often; names are the suite's."""
+
+    suite: Path
+    model: str
+    measurement: str
+    device: str
+    sides: tuple[Side, Side]
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement of one side."""
+
+    pair: int
+    side: Literal["A", "B"]
+    record: Record
+    device: str
+    libraries: dict[str, str | None]
+    harness: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One value of both sides: geometric means, and B over A with its 95 % interval over pairs."""
+
+    value: str
+    unit: str
+    better: Literal["lower", "higher"]
+    a: float
+    b: float
+    ratio: Estimate
+    pairs: int
+
+    @property
+    def better_side(self) -> Literal["A", "B"] | None:
+        """The side that is better where the interval leaves 1 out."""
+        if self.ratio.low <= 1 <= self.ratio.high:
+            return None
+        b_is_more = self.ratio.value > 1
+        return "B" if b_is_more == (self.better == "higher") else "A"
+
+
+def check_python(python: str) -> None:
+    """Refuse an interpreter that is not there or has no harness; raises `InputError`."""
+    command = [python, "-c", "import harness.run.ab_side"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError as error:
+        raise InputError(f"--python {python}: {error.strerror or error}") from error
+    if answer.returncode != 0:
+        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(
+            f"--python {python} cannot import the harness ({last}): install precision-harness there"
+        )
+
+
+def run_plan(plan: Plan, output: Path, on_sample: Callable[[Sample], None]) -> list[Sample]:
+    """Measure all pairs; ``output`` is written anew after each measurement.
+
+    Raises `SideError` where a side gives no record, or one that has failed.
+    """
+    samples: list[Sample] = []
+    _write(plan, samples, output)
+    for pair, sides in enumerate(_interleave(plan)):
+        for side in sides:
+            sample = _measure(plan, side, pair)
+            samples.append(sample)
+            _write(plan, samples, output)
+            on_sample(sample)
+            if sample.record.validity.status in ("failed", "skipped"):
+                raise SideError(f"side {side.name}: {'; '.join(sample.record.validity.reasons)}")
+    return samples
+
+
+def compare_sides(samples: Sequence[Sample]) -> list[Ratio]:
+    """Every value that both sides of at least two usable pairs have, in the record's order."""
+    pairs: dict[int, dict[str, Record]] = {}
+    for sample in samples:
+        if sample.record.usable:
+            pairs.setdefault(sample.pair, {})[sample.side] = sample.record
+    whole = [pair for pair in pairs.values() if len(pair) == 2]
+    found = []
+    for name, value in whole[0]["A"].values.items() if whole else ():
+        both = [[pair[side].values.get(name) for side in "AB"] for pair in whole]
+        numbers = [
+            (float(a.value), float(b.value)) for a, b in both if a and b and a.value and b.value
+        ]
+        positive = all(number > 0 for pair in numbers for number in pair)
+        if value.better is None or len(numbers) < 2 or not positive:
+            continue
+        a, b = [pair[0] for pair in numbers], [pair[1] for pair in numbers]
+        ratio = paired_ratio_interval(a, b)
+        found.append(Ratio(name, value.unit, value.better, _mean(a), _mean(b), ratio, len(numbers)))
+    return found
+
+
+def _mean(samples: Sequence[float]) -> float:
+    """The geometric mean, so that the ratio of two is the ratio that stands beside them."""
+    return geometric_mean_interval(samples).value
+
+
+def count_pairs(samples: Sequence[Sample]) -> int:
+    """How many pairs are whole and usable."""
+    sides = [sample.pair for sample in samples if sample.record.usable]
+    return sum(sides.count(pair) == 2 for pair in set(sides))
+
+
+def list_differences(samples: Sequence[Sample]) -> list[str]:
+    """What else differs between the sides: the versions of libraries and of the harness."""
+    first = {side: next((s for s in samples if s.side == side), None) for side in "AB"}
+    a, b = first["A"], first["B"]
+    if a is None or b is None:
+        return []
+    lines = [
+        f"{name}: {a.libraries.get(name) or 'none'} in A, {b.libraries.get(name) or 'none'} in B"
+        for name in a.libraries.keys() | b.libraries.keys()
+        if a.libraries.get(name) != b.libraries.get(name)
+    ]
+    if a.harness != b.harness:
+        lines.append("precision-harness itself differs: the two may not measure the same")
+    return sorted(lines)
+
+
+def list_concerns(samples: Sequence[Sample]) -> list[str]:
+    """What was odd about single measurements; the invalid ones stand in no ratio."""
+    return list(
+        dict.fromkeys(
+            f"{sample.side}: {sample.record.validity.status}: {reason}"
+            for sample in samples
+            for reason in sample.record.validity.reasons
+        )
+    )
+
+
+def _interleave(plan: Plan) -> Iterator[tuple[Side, Side]]:
+    """A B, B A, A B …"""
+    a, b = plan.sides
+    for pair in range(plan.pairs):
+        yield (a, b) if pair % 2 == 0 else (b, a)
+
+
+def _measure(plan: Plan, side: Side, pair: int) -> Sample:
+    names = [plan.model, side.precision, plan.measurement, plan.device]
+    command = [side.python, "-m", "harness.run.ab_side", str(plan.suite), *names]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if answer.returncode != 0:
+        raise SideError(f"side {side.name}: {answer.stderr.strip()[-_TAIL:]}")
+    try:
+        found = json.loads(answer.stdout.splitlines()[-1])
+        record = Record.model_validate(found["record"])
+        return Sample(
+            pair, side.name, record, found["device"], found["libraries"], found["harness"]
+        )
+    except (IndexError, KeyError, ValueError) as error:
+        raise SideError(
+            f"side {side.name} ({side.python}) gave no record that this version reads: {error}"
+        ) from error
+
+
+def _write(plan: Plan, samples: Sequence[Sample], path: Path) -> None:
+    """All of it, atomically: a reader sees the old file or the new one."""
+    data = {
+        "schema": SCHEMA,
+        "plan": scrub({**asdict(plan), "suite": str(plan.suite)}),
+        "samples": [
+            {**vars(sample), "record": sample.record.model_dump(mode="json")} for sample in samples
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

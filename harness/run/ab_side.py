@@ -1,0 +1,61 @@
+"""One measurement in an interpreter of its own: what `harness ab` runs for either side.
+
+``python -m harness.run.ab_side SUITE MODEL PRECISION MEASUREMENT DEVICE`` prints one line of JSON:
+the record, the versions of the libraries, and the harness's own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError
+from harness.machine.environment import describe_harness, describe_libraries, scrub
+from harness.records.record import dump_json
+from harness.run.executor import CellRunner
+from harness.run.machine import inspect_machine, probe_hub
+from harness.suite.read import Suite, load_suite
+
+
+def measure_side(
+    suite: Suite, model: str, precision: str, measurement: str, device: str
+) -> dict[str, Any]:
+    """Measure once, in one fresh process; names must be the suite's.
+
+    Raises ValueError where the device is not there.
+    """
+    machine = inspect_machine(device, Path.cwd(), probe_hub([suite]))
+    model_spec = next(m for m in suite.models if m.name == model)
+    precision_spec = next(p for p in suite.precisions if p.name == precision)
+    spec = next(m for m in suite.measurements if m.name == measurement)
+    if hasattr(spec.options, "processes"):  # each process of a side is a sample already
+        spec = spec.model_copy(update={"options": spec.options.model_copy(update={"processes": 1})})
+    runner = CellRunner(suite.folder, machine, lambda *_: None)
+    try:
+        record = runner.measure(model_spec, precision_spec, spec)
+    finally:
+        runner.close()
+    return {
+        "record": scrub(json.loads(dump_json(record))),
+        "device": machine.device.gpu_name or machine.environment["cpu"]["name"],
+        "libraries": describe_libraries(),
+        "harness": describe_harness(),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Print the line; a mistake of the user's goes to stderr, with status 4."""
+    path, model, precision, measurement, device = arguments
+    try:
+        found = measure_side(load_suite(Path(path)), model, precision, measurement, device)
+    except (InputError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - read by the other side
+        return 4
+    print(json.dumps(found))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""What a run runs on, found once: the device, the environment, whether the hub can be reached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.descriptions import list_data_sources, locate_source
+from harness.machine.environment import collect_environment, device_slug
+from harness.run.process import call_in_worker
+from harness.suite.model_sources import hub_is_reachable
+from harness.suite.read import Suite
+from harness.worker.probe import DeviceFacts, probe_or_explain
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device that cells run on and everything a record should know of its surroundings."""
+
+    device: DeviceFacts
+    environment: dict[str, dict[str, Any]]
+    online: bool
+
+    @property
+    def slug(self) -> str:
+        """The device's part of a file name, such as ``cuda-nvidia-h200``."""
+        return device_slug(
+            self.device.device, self.device.gpu_name, self.environment["cpu"]["name"] or "unknown"
+        )
+
+
+def inspect_machine(requested_device: str, root: Path, online: bool) -> Machine:
+    """Probe the device in a worker and collect the environment.
+
+    Raises ValueError where the requested device is not there.
+    """
+    environment = collect_environment(root)
+    device = call_in_worker(probe_or_explain, requested_device)
+    if isinstance(device, str):
+        raise ValueError(device)
+    environment["torch"] = device.torch
+    return Machine(device, environment, online)
+
+
+def probe_hub(suites: list[Suite]) -> bool:
+    """One bounded probe of the hub, and only where a suite names something that lives there."""
+    return any(map(_needs_hub, suites)) and hub_is_reachable()
+
+
+def _needs_hub(suite: Suite) -> bool:
+    sources = [m.source for m in suite.models if isinstance(m.source, str)]
+    sources += [m.tokenizer for m in suite.models if m.tokenizer is not None]
+    sources += [data.path for m in suite.measurements for _, data in list_data_sources(m.options)]
+    return any(locate_source(source, suite.folder)[0] == "hub" for source in sources)

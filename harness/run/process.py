@@ -1,0 +1,270 @@
+"""The harness's side: start a cell's process, ask it to measure, survive its death.
+
+Imports no torch: the fork server does, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from harness.records.record import Measured
+from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
+
+if TYPE_CHECKING:
+    from harness.engines.transformers.load import CellJob
+
+OnProgress = Callable[[Progress], None]
+T = TypeVar("T")
+_GRACE_S = 2.0
+
+
+class CellProcess:
+    """A process that loads one cell and measures it; owned, and closed, by whoever started it."""
+
+    def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
+        self.loaded: Loaded | None = None
+        self.measured = 0
+        self.partial: Partial | None = None
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._log = tempfile.NamedTemporaryFile(prefix="harness-cell-", suffix=".log")  # noqa: SIM115
+        ours, theirs = multiprocessing.Pipe()
+        self._connection = ours
+        self._process = start_process(_serve, (theirs, job, self._log.name))
+        theirs.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id."""
+        pid: int | None = self._process.pid
+        return pid
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._process.is_alive())
+
+    def load(self, on_progress: OnProgress) -> Failure | None:
+        """Wait until the cell is loaded; why it cannot be, whatever happens to it."""
+        if self.loaded is None:
+            ready: Loaded | Failure = self._await(on_progress, "loading the model")
+            if isinstance(ready, Failure):
+                return ready
+            self.loaded = ready
+        return None
+
+    def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
+        """Load the cell if it is not, measure, and return the outcome, whatever happens to it.
+
+        ``partial`` is then, and when Ctrl-C ends the waiting, the last thing that was kept.
+        """
+        self.partial = None
+        failure = self.load(on_progress)
+        if failure is not None:
+            return failure
+        try:
+            self._connection.send(request)
+        except OSError:
+            return self._explain_death(f"before {request.measurement}")
+        self.measured += 1
+        answer: Measured | Failure = self._await(on_progress, f"measuring {request.measurement}")
+        return answer.after(self.partial) if isinstance(answer, Failure) else answer
+
+    def close(self) -> None:
+        """End the process: ask, wait two seconds, kill."""
+        self._connection.close()
+        self._process.join(0 if self.measured == 0 else _GRACE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._log.close()
+
+    def _await(self, on_progress: OnProgress, doing: str) -> Any:
+        """The worker's next answer that is final; a `Failure` where it died or hung."""
+        while True:
+            left = None if self._deadline is None else self._deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._process.kill()
+                self._process.join()
+                return Failure(
+                    "failed",
+                    f"timed out after {self._timeout_s:g} s while {doing} (--cell-timeout)",
+                )
+            ready = wait([self._connection, self._process.sentinel], left)
+            if self._connection in ready:
+                try:
+                    answer = self._connection.recv()
+                except (EOFError, OSError):
+                    return self._explain_death(f"while {doing}")
+                if isinstance(answer, Partial):
+                    self.partial = answer
+                elif isinstance(answer, Progress):
+                    on_progress(answer)
+                else:
+                    return answer
+            elif ready:
+                return self._explain_death(f"while {doing}")
+
+    def _explain_death(self, when: str) -> Failure:
+        self._process.join(_GRACE_S)
+        code = self._process.exitcode
+        how = f"exited with code {code}"
+        if code == 255:  # what multiprocessing says of a process whose fork server is gone
+            how += ", or together with the fork server that had started it,"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                how += " (by hand, or by the kernel for lack of memory)"
+        log = Path(self._log.name).read_text(errors="replace")
+        # faulthandler ends with a line of thousands of characters that names every C module.
+        lines = [line for line in log.splitlines() if not line.startswith("Extension modules:")]
+        return Failure("failed", f"the cell's process {how} {when}", "\n".join(lines)[-4000:])
+
+
+class CellInProcess:
+    """The same without a process, for a debugger: bugs propagate instead of becoming records."""
+
+    alive = True
+    pid = os.getpid()
+
+    def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
+        self.loaded: Loaded | None = None
+        self.measured = 0
+        self.partial: Partial | None = None
+        self._job = job
+        self._cell: Any = None
+
+    def load(self, on_progress: OnProgress) -> Failure | None:
+        """Load the cell if it is not; why it cannot be."""
+        from harness.engines.transformers.load import load_cell
+        from harness.worker.serve import describe_loaded, go_offline
+
+        if self._cell is not None:
+            return None
+        if not self._job.online:
+            go_offline()
+
+        def load() -> None:
+            self._cell = load_cell(self._job)
+            self.loaded = describe_loaded(self._cell)
+
+        return _explain_mistake(load)
+
+    def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
+        """Load the cell if it is not, and measure."""
+        from harness.worker.serve import measure
+
+        self.partial = None
+        failure = self.load(on_progress)
+        if failure is not None:
+            return failure
+        self.measured += 1
+
+        def receive(message: Partial | Progress) -> None:
+            if isinstance(message, Partial):
+                self.partial = message
+            else:
+                on_progress(message)
+
+        answer = _explain_mistake(lambda: measure(self._cell, request, receive))
+        return answer.after(self.partial) if isinstance(answer, Failure) else answer
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._cell = None
+
+
+def _explain_mistake(work: Callable[[], T]) -> T | Failure:
+    """The result of ``work``, or a `Failure` for a user's mistake; a bug is not caught."""
+    from harness.errors import InputError, UnavailableError
+
+    try:
+        return work()
+    except InputError as error:
+        return Failure("failed", str(error))
+    except UnavailableError as error:
+        return Failure("skipped", str(error))
+
+
+def call_in_worker(function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)`` in a fresh worker process, which may import torch.
+
+    Raises RuntimeError where the process died without an answer.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    process = start_process(_call, (theirs, function, arguments))
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError as error:
+        process.join(_GRACE_S)
+        raise RuntimeError(f"a worker process died with exit code {process.exitcode}") from error
+    finally:
+        ours.close()
+        process.join(_GRACE_S)
+
+
+def start_process(target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
+    """Start ``target`` from the fork server that has torch and transformers preloaded."""
+    start_server()
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=target, args=arguments, daemon=True)
+    with _hidden_main():
+        process.start()
+    return process
+
+
+def start_server() -> None:
+    """Have the fork server running; returns at once, while it imports what it preloads."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["harness.worker.preload"])
+    with _environment(_FORK_SAFE):
+        forkserver.ensure_running()
+
+
+# One BLAS thread and no CUDA initialisation in the fork server: neither survives a fork.
+_FORK_SAFE = {"OPENBLAS_NUM_THREADS": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: v for name, v in variables.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+    """Keep multiprocessing from importing pytest's, or the user's, main script into a worker."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _serve(connection: Any, job: CellJob, log_path: str) -> None:
+    from harness.worker.serve import serve
+
+    serve(connection, job, log_path)
+
+
+def _call(connection: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    connection.send(function(*arguments))

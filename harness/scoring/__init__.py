@@ -1,0 +1,1 @@
+"""What metrics share in the worker: texts as tokens, stored distributions, questions, answers."""

@@ -1,0 +1,80 @@
+"""Prompts as a model gets them: as they are, or in the chat template of its tokenizer. Worker only.
+
+A model is asked in its template where the suite says ``chat_template: true`` of it: the prompt is
+one turn of the user's, and the assistant's turn is opened behind it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.engines.transformers.load import LoadedCell
+
+# Some templates write today's date: no two runs would be asked the same. Llama 3's own default.
+_TODAY = "26 Jul 2024"
+# The line's end, which a block takes with it, leaves the template at the start of a line.
+_PIN_DATE = f"{{% macro strftime_now(format) %}}{_TODAY}{{% endmacro %}}\n"
+
+
+def render_prompt(loaded: LoadedCell, text: str) -> str:
+    """``text`` as it is, or as a user's turn in the tokenizer's chat template.
+
+    Raises `InputError` where a template is asked for and the tokenizer has none.
+    """
+    if not loaded.job.model.chat_template:
+        return text
+    tokenizer: Any = loaded.require_tokenizer()
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{loaded.job.model.name} has `chat_template: true`, and its tokenizer has no chat "
+            "template: is it a base model? Remove the line, or set `tokenizer:` to one that has"
+        )
+    turns = [{"role": "user", "content": text}]
+    rendered: str = tokenizer.apply_chat_template(
+        turns,
+        chat_template=_PIN_DATE + tokenizer.get_chat_template(),
+        tokenize=False,
+        add_generation_prompt=True,
+        date_string=_TODAY,
+    )
+    return rendered
+
+
+def encode(loaded: LoadedCell, text: str) -> list[int]:
+    """Token ids of one text; see `encode_all`."""
+    return encode_all(loaded, [text])[text]
+
+
+def encode_all(loaded: LoadedCell, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Token ids with the tokenizer's own special tokens, as lm-evaluation-harness has them.
+
+    A text that begins with the beginning-of-text token, as chat templates write it, gets no second
+    one. An end-of-text token that some tokenizers append is left out: something follows. Texts
+    given together are shared among the tokenizer's threads.
+    """
+    tokenizer: Any = loaded.require_tokenizer()
+    groups: dict[bool, list[str]] = {True: [], False: []}
+    for text in dict.fromkeys(texts):
+        begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+        groups[not begun].append(text)
+    found: dict[str, list[int]] = {}
+    for special, group in groups.items():
+        encoded = tokenizer(group, add_special_tokens=special)["input_ids"] if group else []
+        for text, ids in zip(group, encoded, strict=True):
+            ended = special and ids and ids[-1] == tokenizer.eos_token_id
+            found[text] = ids[:-1] if ended else ids
+    return found
+
+
+def prompt_protocol(loaded: LoadedCell) -> dict[str, Any]:
+    """What a record must say of how its prompts were put."""
+    if not loaded.job.model.chat_template:
+        return {"chat_template_sha256": None}
+    template = str(getattr(loaded.require_tokenizer(), "chat_template", ""))
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    return {"chat_template_sha256": digest, "chat_template_date": _TODAY}

@@ -1,0 +1,110 @@
+"""What a number of samples can see: the smallest detectable harm, and how many would do. Pure.
+
+scipy is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+from harness.statistics.estimates import t_quantile
+
+# What is said to be seen four times in five; a little more, as spreads are estimates themselves.
+AIMED_POWER = 0.88
+
+
+def smallest_detectable(
+    stderr: float,
+    margin: float = 0.0,
+    df: float = math.inf,
+    confidence: float = 0.95,
+    power: float = AIMED_POWER,
+) -> float:
+    """The smallest harm that `judge_harm` calls FAIL with this power.
+
+    It fails beyond max(margin, t·SE); the estimate of a harm h is beyond that with the power where
+    h = max(margin, t(confidence)·SE) + t(power)·SE. A spread estimated from few samples is more
+    often too small than too large: it is taken at its median, s·√(df/χ²(0.5, df)).
+    """
+    if math.isfinite(df):
+        from scipy.special import chdtri
+
+        stderr *= math.sqrt(df / float(chdtri(df, 0.5)))
+    return max(margin, t_quantile(confidence, df) * stderr) + t_quantile(power, df) * stderr
+
+
+def smallest_detectable_share(
+    n: int, flip_rate: float, margin: float, confidence: float = 0.95, power: float = AIMED_POWER
+) -> float:
+    """`smallest_detectable` of a paired difference of right items.
+
+    SE = sqrt((f - d²)/n) grows with the drop d itself: what is lost flips beside what flips anyway.
+    """
+
+    def seen_at(drop: float) -> float:
+        rate = min(1.0, flip_rate + drop)
+        return smallest_detectable(
+            math.sqrt(max(rate - drop**2, 0.0) / n), margin, math.inf, confidence, power
+        )
+
+    low, high = 0.0, 1.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (low, middle) if seen_at(middle) <= middle else (middle, high)
+    return high
+
+
+def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> float:
+    """The smallest paired accuracy drop that n items see, two-sided 95 %, at this flip rate.
+
+    Solves n = (z(0.975)·sqrt(f) + z(power)·sqrt(f - d²))²/d² (Connor 1987, Biometrics 43). A
+    drop cannot exceed the flip rate; where even that is not seen it is the flip rate.
+    """
+    low, high = 0.0, flip_rate
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (low, middle) if items_needed(middle, flip_rate, power) <= n else (middle, high)
+    return high
+
+
+def items_needed(drop: float, flip_rate: float, power: float = 0.8) -> float:
+    """Items that see a paired accuracy ``drop``; see `smallest_detectable_drop`."""
+    z, z_power = (NormalDist().inv_cdf(q) for q in (0.975, power))
+    rest = max(0.0, flip_rate - drop**2)
+    return (z * math.sqrt(flip_rate) + z_power * math.sqrt(rest)) ** 2 / drop**2
+
+
+def samples_to_decide(harm: float, reach: float, n: int, margin: float) -> int | None:
+    """How many samples instead of ``n`` would decide, if the harm stays what it is.
+
+    ``reach`` is the distance of the one-sided bound that must move, and shrinks with the square
+    root of the samples. None where no number would: the harm is exactly the margin, or there is
+    none to be shown.
+    """
+    gap = margin - harm if harm <= margin else harm - min(0.0, margin)
+    if gap <= 0 or not math.isfinite(reach):
+        return None
+    return max(n + 1, math.ceil(n * (reach / gap) ** 2))
+
+
+def value_degrees_of_freedom(
+    value: float, stderr: float | None, interval: tuple[float, float] | None, is_ratio: bool
+) -> float:
+    """What `degrees_of_freedom` tells of a number with its error; infinite where there is none."""
+    if not stderr or interval is None or interval[1] <= value:
+        return math.inf
+    if is_ratio:
+        return degrees_of_freedom(math.log(interval[1] / value), stderr / value)
+    return degrees_of_freedom(interval[1] - value, stderr)
+
+
+def degrees_of_freedom(reach: float, stderr: float) -> float:
+    """Of a 95 % t interval that reaches so far to one side; infinite for a normal one."""
+    ratio, low, high = reach / stderr, 1.0, 1e6
+    if ratio <= t_quantile(0.975, high):
+        return math.inf
+    while high / low > 1 + 1e-9:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if t_quantile(0.975, middle) > ratio else (low, middle)
+    return low

@@ -1,0 +1,301 @@
+"""What a suite is: frozen models of its parts, and its hash.
+
+Says which single parts are well-formed; `harness.suite.read` checks how they fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+
+from harness.descriptions import DataSource, OptionsBase
+
+NAME_PATTERN = r"^(?!\.+$)(?!.*::)[^\s\[\]/\\,]+$"
+MEMORY_PATTERN = r"^\d+(\.\d+)? ?([kMGT]B|[KMGT]iB|B)$"
+_MEMORY_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(
+            "a name is part of test ids and file names: it may not be empty, or contain "
+            f"whitespace, a comma, '::' or any of [ ] / \\; found {name!r}"
+        )
+    return name
+
+
+def _read_memory(given: Any) -> Any:
+    if not isinstance(given, str):
+        return given
+    if not re.fullmatch(MEMORY_PATTERN, given):
+        raise ValueError(
+            f"expected bytes such as 6GiB or 500MB, found {given!r}; "
+            f"known units: {', '.join(_MEMORY_UNITS)}"
+        )
+    number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", given).groups()  # type: ignore[union-attr]
+    return round(float(number) * _MEMORY_UNITS[unit])
+
+
+Name = Annotated[
+    str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})
+]
+Memory = Annotated[
+    int,
+    Field(ge=1),
+    BeforeValidator(_read_memory),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": MEMORY_PATTERN},
+            ]
+        }
+    ),
+]
+
+
+def _as_tuple(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else tuple(given) if type(given) is list else given
+
+
+Names = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
+            ]
+        }
+    ),
+]
+
+
+class Named(OptionsBase):
+    """Anything with a name of the user's choice."""
+
+    name: Name
+
+
+class Requires(OptionsBase):
+    """What a machine must have for a model; where it lacks it, the model's cells are skipped."""
+
+    device: Literal["cpu", "cuda"] | None = None
+    memory: Memory | None = Field(default=None, description="bytes, such as 6GiB or 500MB")
+
+
+class Architecture(OptionsBase):
+    """A shape without trained weights: a transformers model type and its config's fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    architecture: str = Field(min_length=1, description="transformers' model_type, such as llama")
+
+
+def _source_form(given: Any) -> str:
+    return "mapping" if isinstance(given, (dict, Architecture)) else "string"
+
+
+AttentionName = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+
+
+class ModelSpec(Named):
+    """A model: where its weights come from and what it needs.
+
+    ``source`` is ``builtin:…``, a hub id, a local path relative to the suite, or an `Architecture`
+    with ``weights: random``, which is for speed and memory only.
+    """
+
+    source: Annotated[
+        Annotated[str, Field(min_length=1), Tag("string")]
+        | Annotated[Architecture, Tag("mapping")],
+        Discriminator(_source_form),
+    ]
+    revision: str | None = Field(
+        default=None, min_length=1, description="commit, tag or branch of a hub id"
+    )
+    weights: Literal["random"] | None = None
+    seed: int = Field(default=0, ge=0, description="of random weights")
+    tokenizer: str | None = Field(
+        default=None, min_length=1, description="if it is not the source's own"
+    )
+    requires: Requires = Requires()
+    trust_remote_code: bool = Field(
+        default=False, description="run Python code that comes with the model"
+    )
+    attention: AttentionName | None = Field(
+        default=None, description="attention implementation; default: transformers' choice"
+    )
+    chat_template: bool = Field(
+        default=False, description="put prompts as a user's turn in the tokenizer's chat template"
+    )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> ModelSpec:
+        if isinstance(self.source, Architecture):
+            if self.weights is None:
+                raise ValueError(
+                    "source is a mapping, which describes a shape only: add `weights: random`"
+                )
+            if self.revision is not None:
+                raise ValueError("revision is only for hub ids; this source is a mapping")
+        elif self.weights == "random":
+            raise ValueError(
+                f"weights: random needs a mapping such as {{architecture: llama, …}} as source, "
+                f"found {self.source!r}, which has weights of its own"
+            )
+        return self
+
+
+class PrecisionSpec(Named):
+    """A precision under its name in this suite; ``options`` is ``use``'s own ``Options``."""
+
+    use: str
+    options: SerializeAsAny[OptionsBase]
+
+
+class MeasurementSpec(OptionsBase):
+    """One entry of ``measure:``; ``options`` is that metric's or task's own ``Options``."""
+
+    name: str
+    options: SerializeAsAny[OptionsBase]
+
+
+class LimitEntry(OptionsBase):
+    """One promise, ``{precision: nf4, metric: perplexity.ratio, max: 1.1}``.
+
+    ``precision`` and ``model`` are a name or a list; without them it holds for all (without
+    ``precision``: for all but the reference). ``metric`` is ``family.value`` or
+    ``family.value[qualifier]``.
+    """
+
+    precision: Names | None = Field(
+        default=None, description="name or names; default: all but reference"
+    )
+    model: Names | None = Field(default=None, description="name or names; default: all models")
+    metric: str = Field(description="family.value or family.value[qualifier]")
+    max: float | None = Field(default=None, description="the value may not be above this")
+    min: float | None = Field(default=None, description="the value may not be below this")
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> LimitEntry:
+        if self.max is None and self.min is None:
+            raise ValueError("a limit needs `max`, `min` or both")
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing can pass")
+        return self
+
+
+class Limit(OptionsBase):
+    """A `LimitEntry` with its names filled in; ``position`` is ``file:line:column``."""
+
+    precision: tuple[str, ...]
+    model: tuple[str, ...]
+    metric: str
+    max: float | None = None
+    min: float | None = None
+    position: str = ""
+
+    @property
+    def family(self) -> str:
+        """The measurement, ``throughput`` of ``throughput.decode_tokens_per_s[8]``."""
+        return self.metric.split(".", 1)[0]
+
+    @property
+    def value(self) -> str:
+        """The value's name, ``decode_tokens_per_s`` of ``throughput.decode_tokens_per_s[8]``."""
+        return self.metric.split(".", 1)[1].split("[", 1)[0]
+
+    @property
+    def qualifier(self) -> str | None:
+        """What stands in brackets, ``8`` of ``throughput.decode_tokens_per_s[8]``."""
+        return self.metric.split("[", 1)[1].rstrip("]") if "[" in self.metric else None
+
+
+class Heading(OptionsBase):
+    """What a suite says about itself."""
+
+    name: Name = Field(description="names the folder of its results")
+    description: str = ""
+    reference: str | None = Field(
+        default=None, description="the precision that the others are compared with"
+    )
+    noise: bool = Field(
+        default=False,
+        description="measure the reference a second time, with other batches in another process: "
+        "what differs less than the two is shown as noise",
+    )
+
+
+class Suite(Heading):
+    """A validated suite; ``path`` is the file it was read from."""
+
+    models: tuple[ModelSpec, ...]
+    precisions: tuple[PrecisionSpec, ...]
+    measurements: tuple[MeasurementSpec, ...]
+    limits: tuple[Limit, ...]
+    path: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the suite's relative paths start."""
+        return self.path.parent
+
+
+def data_source_fields(options: type[OptionsBase]) -> list[str]:
+    """The fields of a measurement's ``Options`` that say where a text or items come from."""
+    return [
+        name
+        for name, field in options.model_fields.items()
+        if field.annotation is DataSource or DataSource in get_args(field.annotation)
+    ]
+
+
+def resolved(suite: Suite) -> dict[str, Any]:
+    """The suite with its defaults filled in, as plain JSON values; the same in every folder.
+
+    A home folder in a path is written as ``~``.
+    """
+    plain = suite.model_dump(
+        mode="json", exclude={"path": True, "limits": {"__all__": {"position"}}}
+    )
+    home = str(Path.home()).rstrip("/")
+    return _hide_home(plain, f"{home}/") if home else plain
+
+
+def suite_sha256(suite: Suite) -> str:
+    """The hash of `resolved`, whatever the order of keys in the file."""
+    text = json.dumps(resolved(suite), sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _hide_home(plain: Any, home: str) -> Any:
+    if isinstance(plain, dict):
+        return {key: _hide_home(value, home) for key, value in plain.items()}
+    if isinstance(plain, list):
+        return [_hide_home(value, home) for value in plain]
+    if isinstance(plain, str) and plain.startswith(home):
+        return "~/" + plain.removeprefix(home)
+    return plain

@@ -1,0 +1,1 @@
+"""What speed and memory measurements share in the worker: rounds, peaks, workloads."""

@@ -1,0 +1,1 @@
+"""Records to verdicts: limits, thresholds, comparisons, history. Pure."""

@@ -1,0 +1,266 @@
+"""Thresholds made of runs: what may be blessed, what may not and why, and what it changes. Pure.
+
+Several runs of one commit are A/A runs: how they differ is each value's spread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from harness.descriptions import ValueSpec
+from harness.errors import InputError
+from harness.metrics.speed_repeats import processes_of
+from harness.records.record import Record, Run, Value
+from harness.statistics.estimates import Processes
+from harness.verdicts.thresholds import (
+    SCHEMA,
+    Blessed,
+    Threshold,
+    Thresholds,
+    facts_of,
+    find_row,
+    hash_items,
+    list_judged,
+    pack_row,
+)
+
+_Key = tuple[str, str]  # cell, measurement
+
+ENOUGH_PROCESSES = 3
+# Processes farther apart than this do not agree: something disturbed some of them.
+LARGEST_SPREAD = 0.10
+# A margin that must grow beyond so many times what is declared says nothing any more.
+USELESS = 5.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """The new thresholds, what changed in them, and what was left out and why."""
+
+    thresholds: Thresholds
+    changes: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def bless(
+    runs: Sequence[Run], device: str, previous: Thresholds | None, reason: str, when: str
+) -> Result:
+    """Thresholds of these runs; cells and measurements that they do not have stay as they were.
+
+    ``device`` is the slug in the runs' names. Raises `InputError` for runs that cannot be blessed:
+    interrupted, of a dirty tree or no commit, of different suites, commits or devices, one given
+    twice, with a record that is invalid or failed, or that breaks a limit; without a reason; and
+    where nothing can be blessed. Left out and told are flagged speeds, those of too few processes,
+    and of such that disagree. A measurement of which a value would lose its threshold by that
+    stays as it was.
+    """
+    if not reason.strip():
+        raise InputError("a reason is needed: --reason 'why these numbers are the new ones'")
+    _check_runs(runs)
+    suite = str(runs[-1].suite.get("name"))
+    if previous is not None and (previous.suite, previous.device) != (suite, device):
+        raise InputError(
+            f"the thresholds to be changed are of {previous.suite} on {previous.device}, "
+            f"the runs of {suite} on {device}"
+        )
+    cells = dict(previous.cells) if previous else {}
+    left_out: list[str] = []
+    made = False
+    for (cell, measurement), found in _group(runs).items():
+        values, lacking = _bless_records(found)
+        label = f"{cell} {measurement}"
+        left_out += [f"{label}.{name}: {why}" for name, why in lacking.items()]
+        old = cells.get(cell, {}).get(measurement)
+        lost = [name for name in lacking if old is not None and name in old.values]
+        if lost and values:
+            left_out.append(
+                f"{label} stays as it was: {', '.join(lost)} would no longer have a threshold; "
+                "where that is meant, remove it from the file"
+            )
+        elif values:
+            run, record = found[-1]
+            now = Blessed(
+                commit=run.run.git_sha or "",
+                run=run.run.id,
+                when=when,
+                reason=reason.strip(),
+                items=hash_items(record),
+                facts=facts_of(run.environment, record),
+                values=values,
+            )
+            cells[cell] = {**cells.get(cell, {}), measurement: now}
+            made = True
+    if not made:
+        why = "; ".join(left_out) or "no record with a value that thresholds are kept of"
+        raise InputError(f"nothing to bless: {why}")
+    after = Thresholds(schema=SCHEMA, suite=suite, device=device, cells=cells)
+    return Result(after, tuple(_list_changes(previous, after)), tuple(left_out))
+
+
+def _group(runs: Sequence[Run]) -> dict[_Key, list[tuple[Run, Record]]]:
+    """The records that were asked for and measured, with their runs, by cell and measurement."""
+    found: dict[_Key, list[tuple[Run, Record]]] = {}
+    for run in runs:
+        for record in run.records:
+            if record.usable and not (record.reference_only or record.noise or record.reused_from):
+                found.setdefault((record.cell.id, record.measurement), []).append((run, record))
+    return found
+
+
+def _bless_records(
+    found: Sequence[tuple[Run, Record]],
+) -> tuple[dict[str, Threshold], dict[str, str]]:
+    """The thresholds of one measurement, and why its other values have none."""
+    latest = found[-1][1]
+    facts = [facts_of(run.environment, record) for run, record in found]
+    differing = sorted(
+        {name for one in facts for name in one | facts[-1] if one.get(name) != facts[-1].get(name)}
+    )
+    if differing:
+        label = f"{latest.cell.id} {latest.measurement}"
+        raise InputError(f"{label}: the runs differ in {', '.join(differing)}")
+    values: dict[str, Threshold] = {}
+    lacking: dict[str, str] = {}
+    flags = [why for _, r in found if r.validity.status == "flagged" for why in r.validity.reasons]
+    for name, spec, value in list_judged(latest):
+        if flags and spec.sampled == "processes":
+            lacking[name] = f"flagged, and a flagged speed is no anchor: {'; '.join(flags)}"
+            continue
+        made = _make_threshold(
+            spec, value, [r.values.get(name, Value(value=None)) for _, r in found]
+        )
+        row = find_row(latest, value.value) if spec.sampled == "items" else None
+        if isinstance(made, Threshold) and row is not None:
+            update = {"value": value.value, "row": pack_row(row)}  # item by item, with the latest
+            values[name] = made.model_copy(update=update)
+        elif isinstance(made, Threshold):
+            values[name] = made
+        else:
+            lacking[name] = made
+    return values, lacking
+
+
+def _check_runs(runs: Sequence[Run]) -> None:
+    for run in runs:
+        _check_run(run)
+    for place, run in enumerate(runs):
+        if run in runs[:place]:
+            raise InputError(f"{run.run.id} was given twice: a copy does not tell how runs differ")
+    for what, found in (
+        ("suites", {str(run.suite.get("sha256")) for run in runs}),
+        ("commits", {run.run.git_sha for run in runs}),
+        ("devices", {run.run.device for run in runs}),
+    ):
+        if len(found) > 1:
+            raise InputError(f"the runs are of different {what}: bless runs of one only")
+
+
+def _check_run(run: Run) -> None:
+    name = run.run.id
+    if run.run.interrupted:
+        raise InputError(f"{name} was interrupted: run the suite to its end")
+    if run.run.git_sha is None:
+        raise InputError(f"{name} is of no commit: thresholds name the commit they are from")
+    if run.run.git_dirty:
+        raise InputError(f"{name} is of a dirty tree: commit first, then measure again")
+    for record in run.records:
+        status = record.validity.status
+        if status in ("invalid", "failed"):
+            reasons = "; ".join(record.validity.reasons)
+            raise InputError(
+                f"{name}: {record.cell.id} {record.measurement} is {status}: {reasons}"
+            )
+        for verdict in record.verdicts:
+            if verdict.verdict == "FAIL" and verdict.against == "limit":
+                raise InputError(f"{name} breaks a limit of its suite: {verdict.text}")
+
+
+def _make_threshold(spec: ValueSpec, latest: Value, samples: Sequence[Value]) -> Threshold | str:
+    """The threshold, or why there can be none."""
+    assert spec.margin is not None
+    assert spec.better is not None
+    numbers = [value.value for value in samples if value.value is not None]
+    if len(numbers) < len(samples) or latest.value is None:
+        return "unavailable"
+    if spec.sampled == "processes":
+        processes = _pool([made for value in samples if (made := processes_of(value))])
+        if processes is None or processes.n < ENOUGH_PROCESSES:
+            found = 0 if processes is None else processes.n
+            return f"{found} processes, {ENOUGH_PROCESSES} are needed: `processes: 3` or more runs"
+        spread = processes.spread or 0.0
+        if spread > LARGEST_SPREAD:
+            return f"its processes differ by {spread:.0%}, which is no agreement"
+        sigma = spread / math.sqrt(processes.n / len(samples)) * processes.mean  # of a whole run
+        margin = _resolve_margin(spec, processes.mean, sigma)
+        return _threshold(spec, latest.unit, processes.mean, margin, spread, processes.n)
+    spread_or_none = stdev(numbers) if len(numbers) > 1 else None
+    value = latest.value if len(set(numbers)) == 1 else fmean(numbers)
+    margin = _resolve_margin(spec, value, spread_or_none or 0.0)
+    return _threshold(spec, latest.unit, value, margin, spread_or_none, len(numbers))
+
+
+def _threshold(
+    spec: ValueSpec, unit: str, value: float, margin: float | None, spread: float | None, n: int
+) -> Threshold:
+    assert spec.better is not None
+    return Threshold(value=value, unit=unit, better=spec.better, margin=margin, spread=spread, n=n)
+
+
+def _resolve_margin(spec: ValueSpec, value: float, sigma: float) -> float | None:
+    """The larger of what is declared and 3 σ of A/A runs; None where that would say nothing."""
+    assert spec.margin is not None
+    declared = spec.margin.of(value)
+    return None if 3 * sigma > USELESS * declared else max(declared, 3 * sigma)
+
+
+def _pool(runs: Sequence[Processes]) -> Processes | None:
+    """All runs' processes as one group: their mean, the larger of the spreads within and between.
+
+    Runs of one process each are themselves the processes.
+    """
+    if not runs:
+        return None
+    n = sum(run.n for run in runs)
+    logs = [math.log(run.mean) for run in runs]
+    mean = math.fsum(run.n * log for run, log in zip(runs, logs)) / n
+    within = [run.spread**2 for run in runs if run.spread is not None]
+    variances = [fmean(within)] if within else []
+    if len(runs) > 1:
+        variances.append(stdev(logs) ** 2 * n / len(runs))
+    return Processes(math.exp(mean), math.sqrt(max(variances)) if variances else None, n)
+
+
+def _list_changes(before: Thresholds | None, after: Thresholds) -> list[str]:
+    """A line per value that is new, another or gone, and what became of its margin."""
+    was, now = _flatten(before), _flatten(after)
+    lines = []
+    for label in sorted(was.keys() | now.keys()):
+        old, new = was.get(label), now.get(label)
+        if old is None and new is not None:
+            lines.append(f"{label}: new, {new.value:.6g} {new.unit}".rstrip())
+        elif old is not None and new is None:
+            lines.append(f"{label}: gone, was {old.value:.6g} {old.unit}".rstrip())
+        elif old is not None and new is not None and old != new:
+            lines.append(f"{label}: {_describe_change(old, new)}")
+    return lines
+
+
+def _flatten(thresholds: Thresholds | None) -> dict[str, Threshold]:
+    return {
+        f"{cell} {measurement}.{name}": threshold
+        for cell, measurements in (thresholds.cells if thresholds else {}).items()
+        for measurement, blessed in measurements.items()
+        for name, threshold in blessed.values.items()
+    }
+
+
+def _describe_change(was: Threshold, now: Threshold) -> str:
+    share = f" ({now.value / was.value - 1:+.2%})" if was.value else ""
+    unit = f" {now.unit}" if now.unit else ""
+    worse = (now.value > was.value) == (now.better == "lower")
+    side = "the same" if now.value == was.value else "looser" if worse else "tighter"
+    margins = [f"{m:.3g}" if m is not None else "none" for m in (was.margin, now.margin)]
+    return f"{was.value:.6g} → {now.value:.6g}{unit}{share}, {side}; margin {' → '.join(margins)}"

@@ -1,0 +1,122 @@
+"""Records -> values beside the reference's, the noise floor, and why some have none. Pure.
+
+What the suite's limits say of them is `harness.verdicts.limits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from harness.catalog import load_measurement
+from harness.descriptions import ValueSpec
+from harness.records.record import Record, Value
+from harness.records.values import base_name
+from harness.suite.read import Suite
+from harness.verdicts.limits import judge_limits
+
+# Keys of a protocol that say how, or how often, not what was measured.
+_HOW = frozenset(
+    {"method", "processes", "min_rounds", "min_time_s", "max_time_s", "roofline", "batch_sizes"}
+)
+# Names of files, which do not count beside the hash of what is in them.
+_NAMES = {"text_sha256": ("text",), "items_sha256": ("data", "examples")}
+
+
+def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:
+    """Every record with its values beside the reference's and its limits judged."""
+    records = tuple(records)
+    references, noises = (
+        {
+            (r.cell.model, r.measurement): r
+            for r in records
+            if r.cell.precision == suite.reference and r.noise is noise
+        }
+        for noise in (False, True)
+    )
+    return tuple(
+        complete_record(suite, record, references.get(key), noises.get(key))
+        for record in records
+        for key in [(record.cell.model, record.measurement)]
+    )
+
+
+def complete_record(
+    suite: Suite, record: Record, reference: Record | None, noise: Record | None = None
+) -> Record:
+    """One record with ``paired`` and ``verdicts`` filled in; ``reference`` may be itself.
+
+    ``noise`` is the reference measured a second time: how far it is from the first is each paired
+    value's floor.
+    """
+    paired: dict[str, Value] = {}
+    why_not = ""
+    if record.noise or record.cell.precision != suite.reference:
+        refusal = explain_refusal(record, reference, suite.reference)
+        if refusal is None and reference is not None:
+            paired = load_measurement(record.measurement).compare(record, reference)
+        why_not = refusal or ""
+    record = record.model_copy(update={"paired": paired})
+    if record.noise:
+        return record
+    if noise is not None and record.cell.precision != suite.reference:
+        record = _add_floors(record, complete_record(suite, noise, reference))
+    verdicts = judge_limits(suite.limits, record, reference, why_not)
+    return record.model_copy(update={"verdicts": verdicts})
+
+
+def is_noise(value: Value, spec: ValueSpec) -> bool:
+    """Whether a difference is there, but no larger than that of the reference from itself."""
+    if value.floor is None or value.value is None or spec.neutral is None:
+        return False
+    if value.value == spec.neutral:
+        return False
+    return abs(value.value - spec.neutral) <= value.floor
+
+
+def _add_floors(record: Record, noise: Record) -> Record:
+    """``record`` with the distance of the reference from itself beside each paired value."""
+    specs = load_measurement(record.measurement).VALUES
+
+    def with_floor(name: str, value: Value) -> Value:
+        spec = specs.get(base_name(name))
+        again = noise.find(name) if noise.usable else None
+        if spec is None or not spec.paired or spec.neutral is None:
+            return value
+        if again is None or again.value is None:
+            return value
+        return value.model_copy(update={"floor": abs(again.value - spec.neutral)})
+
+    values, paired = (
+        {name: with_floor(name, value) for name, value in group.items()}
+        for group in (record.values, record.paired)
+    )
+    return record.model_copy(update={"values": values, "paired": paired})
+
+
+def explain_refusal(record: Record, reference: Record | None, name: str | None) -> str | None:
+    """Why a record cannot be compared with its reference's; None where it can."""
+    if not record.usable:
+        return f"it was not measured ({'; '.join(record.validity.reasons)})"
+    if name is None:
+        return "the suite names no reference"
+    if reference is None:
+        return f"the reference {name} was not measured"
+    if not reference.usable:
+        return f"the reference {name} has no number ({'; '.join(reference.validity.reasons)})"
+    differing = differing_fields(record.protocol, reference.protocol)
+    if differing:
+        return f"incomparable with the reference {name}: {', '.join(differing)} differ"
+    return None
+
+
+def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The protocol fields in which two records differ, so that their numbers are incomparable."""
+    ours, theirs = keep_meaning(ours), keep_meaning(theirs)
+    return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+
+
+def keep_meaning(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol without what says how, or what a file is called whose hash is there."""
+    named = {name for key, names in _NAMES.items() if key in protocol for name in names}
+    return {key: value for key, value in protocol.items() if key not in _HOW | named}

@@ -1,0 +1,71 @@
+"""What crosses the pipe between the harness and a cell's process. Plain frozen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from harness.records.record import Measured, Record
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """Measure ``measurement`` with ``options`` on the loaded model.
+
+    ``reference`` and ``is_reference`` are those of `MeasureContext`.
+    """
+
+    measurement: str
+    options: Any
+    reference: Record | None = None
+    is_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model is ready: what it really is and how long each step took, in seconds.
+
+    ``flags`` is what must be known of every number of it.
+    """
+
+    attested: dict[str, Any]
+    seconds: dict[str, float]
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``done`` of ``total`` units are measured; 0 of so many "items" comes before the first."""
+
+    done: int
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What is measured so far, and stands even if the process does not survive ``before``."""
+
+    measured: Measured
+    before: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No number, or not all: ``failed``, or ``skipped`` where this machine cannot have one.
+
+    ``traceback`` is empty for a user's mistake, whose ``reason`` stands alone. ``measured`` is
+    what was finished before.
+    """
+
+    status: Literal["failed", "skipped"]
+    reason: str
+    traceback: str = ""
+    measured: Measured | None = None
+
+    def after(self, partial: Partial | None) -> Failure:
+        """The same of a measurement that had kept ``partial``."""
+        if partial is None:
+            return self
+        reason = f"{self.reason} (at {partial.before}; what was finished before it stands)"
+        return replace(self, reason=reason, measured=partial.measured)

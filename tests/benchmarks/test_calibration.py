@@ -1,0 +1,107 @@
+"""The calibration: counts are judged rightly, worlds are what they say, a bad judge shows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from verdicts.judges import COMPARE, Judge, Judged, compare_once, thresholds_judge
+from verdicts.share import Share, format_shares
+from verdicts.simulated import Tries, check_judge, check_pooling
+from verdicts.worlds import (
+    World,
+    answer_items,
+    diverge,
+    read_chunks,
+    take_memory,
+    time_processes,
+    time_rounds,
+)
+
+DECODE = "decode_tokens_per_s[1]"
+
+
+@pytest.mark.parametrize(
+    ("count", "target", "verdict"),
+    [
+        (40, {"at_most": 0.05}, "met"),
+        (52, {"at_most": 0.05}, "at it"),  # of 1,000, with a standard error of 0.7 points
+        (70, {"at_most": 0.05}, "NOT MET"),
+        (810, {"at_least": 0.80}, "met"),
+        (790, {"at_least": 0.80}, "at it"),
+        (760, {"at_least": 0.80}, "NOT MET"),
+        (1, {"at_most": 0.0}, "NOT MET"),
+        (999, {"at_least": 1.0}, "NOT MET"),
+        (500, {}, ""),
+    ],
+)
+def test_a_target_is_missed_where_chance_does_not_explain_it(
+    count: int, target: dict[str, float], verdict: str
+) -> None:
+    share = Share("compare", "x", "A/A: FAIL", count, 1000, **target)
+    assert share.verdict == verdict
+    assert share.describe()["verdict"] == verdict
+    assert f"{count / 1000:.1%}" in format_shares([share])
+
+
+@pytest.mark.parametrize(
+    ("world", "harm"),
+    [
+        (answer_items(1000, 0.02), 0.03),
+        (read_chunks(40, 0.01), 0.03),
+        (diverge(40, 0.05), 0.02),
+        (time_processes(DECODE, 0.01, 4, 4), 0.10),
+        (take_memory(1 << 30, 1 << 20), 0.10),
+    ],
+    ids=lambda given: given.name if isinstance(given, World) else "",
+)
+def test_a_world_is_worse_by_the_harm_that_it_is_given(world: World, harm: float) -> None:
+    rng = np.random.default_rng(0)
+    for given in (0.0, harm):
+        found = [compare_once(world, rng, given)[0].harm for _ in range(200)]
+        spread = np.std(found) / len(found) ** 0.5
+        assert abs(np.mean(found) - given) < 4 * spread + 1e-3
+
+
+def test_the_same_seed_gives_the_same_counts_in_any_order() -> None:
+    first, second = answer_items(200, 0.08), time_processes(DECODE, 0.02, 3, 3)
+    forwards, backwards = Tries(20, 1), Tries(20, 1)
+    there = [list(check_judge(forwards, COMPARE, world)) for world in (first, second)]
+    back = [list(check_judge(backwards, COMPARE, world)) for world in (second, first)]
+    assert there == back[::-1]
+
+
+def test_processes_as_samples_hold_and_pooled_rounds_are_seen_to_fail() -> None:
+    alone, pooled = check_pooling(Tries(150, 0))
+    assert alone.verdict in ("met", "at it")
+    assert pooled.count > 0.5 * pooled.n
+
+
+def test_a_broken_judge_misses_its_target() -> None:
+    """The same comparison, given every round as if it were a process."""
+    tries = Tries(150, 0)
+    sound, broken = (
+        next(check_judge(tries, COMPARE, time_rounds(0.05, 3, 40, pooled)))
+        for pooled in (False, True)
+    )
+    assert sound.verdict in ("met", "at it")
+    assert broken.verdict == "NOT MET"
+
+
+def test_a_judge_that_sleeps_misses_its_target() -> None:
+    asleep = Judge("asleep", lambda *_: Judged("PASS", 0.05))
+    alarms, power = check_judge(Tries(50, 0), asleep, answer_items(100, 0.02))
+    assert (alarms.verdict, power.verdict) == ("met", "NOT MET")
+
+
+def test_thresholds_are_asked_in_shares_of_the_blessed_value() -> None:
+    world = time_processes(DECODE, 0.01, 3, 3)
+    found = thresholds_judge(3).ask(world, np.random.default_rng(0), 0.2)
+    assert found.outcome == "FAIL"
+    assert found.smallest is not None
+    assert 0.03 < found.smallest < 0.1

@@ -1,0 +1,408 @@
+"""Tokens predicted behind shared prefixes, against each sequence computed alone."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import random
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BartConfig,
+    BartForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+)
+
+from harness.engines.transformers import forward as _forward
+from harness.engines.transformers.prefix_cache import can_share
+from harness.engines.transformers.prefix_scoring import Cost, Target, predict_tokens
+from tests.support.cells_in_process import SHAPE, write_llama
+
+VOCABULARY = 264
+
+
+def make_gpt2() -> Any:
+    """Absolute positions: a padded row must not reach beyond the last of them."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_positions=40,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return GPT2LMHeadModel(config).eval()
+
+
+def make_mistral(window: int | None) -> Any:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=window,
+        initializer_range=0.2,
+    )
+    return MistralForCausalLM(config).eval()
+
+
+def make_mamba() -> Any:
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
+    return MambaForCausalLM(config).eval()
+
+
+def make_gpt_neo() -> Any:
+    """Its local attention counts the cache's columns, whatever the positions say."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=12,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return GPTNeoForCausalLM(config).eval()
+
+
+def make_mpt() -> Any:
+    """ALiBi: no positions at all, but a bias by the cache's columns."""
+    torch.manual_seed(0)
+    config = MptConfig(
+        vocab_size=VOCABULARY, d_model=32, n_heads=4, n_layers=2, max_seq_len=128,
+        initializer_range=0.2,
+    )  # fmt: skip
+    return MptForCausalLM(config).eval()
+
+
+def make_bart() -> Any:
+    """Ignores the positions it is given and starts its own at 2."""
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=VOCABULARY, d_model=32, decoder_layers=2, decoder_attention_heads=4,
+        decoder_ffn_dim=64, max_position_embeddings=128, init_std=0.2, is_decoder=True,
+        is_encoder_decoder=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return BartForCausalLM(config).eval()
+
+
+def make_longrope() -> Any:
+    """Other rotation factors as soon as any row of a pass is longer than 30 tokens."""
+    torch.manual_seed(0)
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [4.0] * 4,
+        "original_max_position_embeddings": 30,
+    }
+    config = LlamaConfig(
+        **{**SHAPE, "hidden_size": 32, "max_position_embeddings": 120},
+        rope_parameters=rope,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = write_llama(tmp_path_factory.mktemp("prefix") / "model")
+    return AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def make_rows(seed: int = 0, longest: int = 60) -> list[tuple[int, ...]]:
+    """Examples shared by all, questions shared by some, endings of many lengths."""
+    rng = random.Random(seed)
+
+    def tokens(low: int, high: int) -> tuple[int, ...]:
+        return tuple(rng.choices(range(3, VOCABULARY), k=rng.randint(low, high)))
+
+    rows = set()
+    for _ in range(2):
+        examples = tokens(15, 25)
+        for _ in range(6):
+            question = examples + tokens(1, 15)
+            rows |= {(question + tokens(0, 12))[:longest] for _ in range(4)}
+    return sorted(rows, key=lambda row: rng.random())
+
+
+def make_targets(rows: list[tuple[int, ...]]) -> list[Target]:
+    """The last three positions of every row, each wanting a token of its own."""
+    return [
+        Target(row, position, (7 * row + position) % VOCABULARY, (row, position))
+        for row, tokens in enumerate(rows)
+        for position in range(max(0, len(tokens) - 3), len(tokens))
+    ]
+
+
+def predict(model: Any, rows: list[tuple[int, ...]], batch_tokens: int) -> tuple[Any, Cost]:
+    found: dict[Any, tuple[float, bool]] = {}
+
+    def take(key: Any, nll: float, likeliest: bool) -> None:
+        assert key not in found
+        found[key] = nll, likeliest
+
+    cost = predict_tokens(model, "cpu", rows, make_targets(rows), take, batch_tokens)
+    return found, cost
+
+
+def predict_alone(model: Any, rows: list[tuple[int, ...]]) -> dict[Any, tuple[float, bool]]:
+    found = {}
+    for target in make_targets(rows):
+        with torch.no_grad():
+            logits = model(torch.tensor([rows[target.row]])).logits[0, target.position].double()
+        nll = -float(torch.log_softmax(logits, -1)[target.token])
+        found[target.key] = nll, int(logits.argmax()) == target.token
+    return found
+
+
+def check_equal(found: Any, expected: Any) -> None:
+    assert found.keys() == expected.keys()
+    for key, (nll, likeliest) in expected.items():
+        assert found[key][0] == pytest.approx(nll, abs=2e-5)
+        assert found[key][1] is likeliest
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 100, 10_000])
+def test_a_llama_predicts_as_if_each_row_were_alone(llama: Any, batch_tokens: int) -> None:
+    rows = make_rows()
+    found, cost = predict(llama, rows, batch_tokens)
+    check_equal(found, predict_alone(llama, rows))
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+    assert cost.tokens_forwarded < 0.6 * sum(map(len, rows))
+    assert cost.batch_tokens == batch_tokens
+    assert (cost.tokens_padding == 0) == (batch_tokens == 1)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
+def test_a_model_with_absolute_positions_too(batch_tokens: int) -> None:
+    model, rows = make_gpt2(), make_rows(1, longest=40)
+    assert max(map(len, rows)) == 40 == model.config.n_positions
+    found, cost = predict(model, rows, batch_tokens)
+    check_equal(found, predict_alone(model, rows))
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+
+
+@pytest.mark.parametrize(
+    ("make", "shares"),
+    [
+        (lambda: make_mistral(None), True),
+        (lambda: make_mistral(16), False),  # what left the window is not in the cache any more
+        (make_mamba, False),
+    ],
+)
+def test_a_cache_that_cannot_be_cut_and_copied_is_not(make: Any, shares: bool) -> None:
+    model, rows = make(), make_rows(2)[:12]
+    assert can_share(model) is shares
+    found, cost = predict(model, rows, 10_000 if shares else 1)
+    check_equal(found, predict_alone(model, rows))
+    assert (cost.tokens_forwarded == sum(map(len, rows))) is not shares
+
+
+@pytest.mark.parametrize("make", [make_gpt_neo, make_mpt])
+@pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
+def test_a_model_that_counts_the_cache_s_columns_finds_no_padding_in_it(
+    make: Any, batch_tokens: int
+) -> None:
+    model, rows = make(), make_rows(3)
+    found, cost = predict(model, rows, batch_tokens)
+    check_equal(found, predict_alone(model, rows))
+    assert cost.unshared == ""
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+
+
+def test_a_cache_of_another_build_is_found_out_on_the_way() -> None:
+    """BART's decoder keeps a place for what an encoder would give."""
+    model, rows = make_bart(), make_rows(3)
+    assert can_share(model)
+    found, cost = predict(model, rows, 1_000)
+    check_equal(found, predict_alone(model, rows))
+    assert cost.tokens_forwarded == sum(map(len, rows))
+    assert cost.unshared == ""
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
+def test_longrope_is_given_rows_of_one_side_of_its_boundary_only(batch_tokens: int) -> None:
+    model, rows = make_longrope(), make_rows(4)
+    assert min(map(len, rows)) <= 30 < max(map(len, rows))
+    found, _ = predict(model, rows, batch_tokens)
+    check_equal(found, predict_alone(model, rows))
+    assert not can_share(model)
+
+
+def test_a_model_that_does_not_go_on_from_its_cache_is_found_and_computed_whole(
+    llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As code of a model's own might: it takes a cache and starts its positions at 0 again."""
+    rows, forward = make_rows(), type(llama).forward
+
+    def restart(self: Any, input_ids: Any, past_key_values: Any = None, **given: Any) -> Any:
+        positions = torch.arange(input_ids.shape[1])[None]
+        return forward(
+            self, input_ids, past_key_values=past_key_values, position_ids=positions, **given
+        )
+
+    restart.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(llama), "forward", restart)
+    found, cost = predict(llama, rows, 1_000)
+    check_equal(found, predict_alone(llama, rows))
+    assert "does not go on from its cache" in cost.unshared
+    assert cost.tokens_forwarded == sum(map(len, rows))
+
+
+def test_of_equally_likely_tokens_the_first_is_the_greedy_one(llama: Any) -> None:
+    """16-bit logits tie often; `generate` takes the first."""
+    model = copy.deepcopy(llama)
+    row = (5, 6, 7, 8)
+    with torch.no_grad():
+        best = int(model(torch.tensor([row])).logits[0, -1].argmax())
+        other = (best + 1) % VOCABULARY if best + 1 < VOCABULARY else best - 1
+        model.lm_head.weight[other] = model.lm_head.weight[best]
+    told: dict[Any, bool] = {}
+    targets = [Target(0, 3, token, token) for token in (best, other)]
+    predict_tokens(
+        model, "cpu", [row], targets, lambda key, _, likeliest: told.update({key: likeliest}), 10
+    )
+    assert told == {min(best, other): True, max(best, other): False}
+
+
+def test_what_follows_the_longest_prefix_may_end_before_it(llama: Any) -> None:
+    """Rows that begin other rows, and targets inside a shared prefix, wanted by each of them."""
+    rows: list[tuple[int, ...]] = [(5, 6, 7, 8, 9), (5, 6, 7), (5, 6, 7, 8, 20, 21), (5,)]
+    found, cost = predict(llama, rows, 100)
+    check_equal(found, predict_alone(llama, rows))
+    assert cost.tokens_unique == 7
+
+
+def test_progress_ends_with_every_row(llama: Any) -> None:
+    rows, seen = make_rows(), []
+    predict_tokens(
+        llama,
+        "cpu",
+        rows,
+        make_targets(rows),
+        lambda *_: None,
+        100,
+        lambda *told: seen.append(told),
+    )
+    assert seen[-1] == (len(rows), len(rows))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_logits_are_bounded(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, sizes = make_rows(), []
+    monkeypatch.setattr(_forward, "_MAX_LOGIT_BYTES", 4 * VOCABULARY * 10)
+    hook = llama.lm_head.register_forward_hook(
+        lambda module, given, logits: sizes.append(logits[..., 0].numel())
+    )
+    found, _ = predict(llama, rows, 10_000)
+    hook.remove()
+    check_equal(found, predict_alone(llama, rows))
+    assert max(sizes) <= 10
+
+
+def refuse_more_than(model: Any, tokens: int) -> Any:
+    """What a card does when a batch does not fit, at the model's own door."""
+
+    def check(module: Any, given: Any, arguments: dict[str, Any]) -> None:
+        if arguments["input_ids"].numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    return model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def test_batches_shrink_when_memory_runs_out_and_the_size_that_held_is_told(llama: Any) -> None:
+    rows = make_rows()
+    hook = refuse_more_than(llama, 40)
+    try:
+        found, cost = predict(llama, rows, 1_000)
+    finally:
+        hook.remove()
+    check_equal(found, predict_alone(llama, rows))
+    assert cost.batch_tokens < 1_000
+    assert cost.tokens_forwarded <= 1.05 * cost.tokens_unique
+
+
+def test_a_check_that_does_not_fit_tells_no_token_twice(llama: Any) -> None:
+    """The whole row is longer than what any batch behind the prefix computes."""
+    prefix = tuple(range(3, 53))
+    rows = [(*prefix, 60 + i, 70 + i) for i in range(3)]
+
+    def refuse(module: Any, given: Any, arguments: dict[str, Any]) -> None:
+        if arguments["input_ids"].shape[1] > len(prefix):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = llama.register_forward_pre_hook(refuse, with_kwargs=True)
+    told: list[Any] = []
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            predict_tokens(
+                llama, "cpu", rows, make_targets(rows), lambda key, *_: told.append(key), 1_000
+            )
+    finally:
+        hook.remove()
+    assert told == []
+
+
+def test_one_row_that_does_not_fit_raises(llama: Any) -> None:
+    hook = refuse_more_than(llama, 10)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            predict(llama, make_rows(), 1_000)
+    finally:
+        hook.remove()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(llama: Any) -> None:
+    def fail(module: Any, given: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    hook = llama.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            predict(llama, make_rows(), 1_000)
+    finally:
+        hook.remove()
+
+
+def test_slices_are_run_in_batches_that_shrink() -> None:
+    """`run_in_batches`: 8 do not fit, 4 do, and the size stays."""
+    done: list[int] = []
+    tried: list[int] = []
+
+    def run(batch: Any) -> None:
+        tried.append(len(batch))
+        if len(batch) > 4:
+            raise torch.OutOfMemoryError("out of memory")
+        done.extend(batch)
+
+    assert _forward.run_in_batches(range(10), 8, run) == 4
+    assert done == list(range(10))
+    assert tried == [8, 4, 4, 2]
+    with pytest.raises(torch.OutOfMemoryError):
+        _forward.run_in_batches(range(1), 8, lambda _: run([0] * 5))

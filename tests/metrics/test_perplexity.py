@@ -1,0 +1,696 @@
+"""perplexity: which tokens are scored, against what they are checked, and how the text is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy import stats
+
+from harness.descriptions import DataSource
+from harness.engines.transformers import forward as _forward
+from harness.engines.transformers import window_scoring as _token_nll
+from harness.engines.transformers.load import LoadedCell
+from harness.errors import InputError
+from harness.metrics.perplexity import Options, compare, measure
+from harness.records.record import Measured
+from harness.scoring.data import load_text
+from harness.statistics.estimates import clustered_mean
+from tests.support.cells_in_process import (
+    SHAPE,
+    load,
+    make_context,
+    write_checkpoint,
+    write_llama,
+    write_tokenizer,
+)
+from tests.support.records import make_record
+
+TEXT = "Once upon a time — there was a naïve 🦙 who counted: one, two, three.\n" * 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("perplexity")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    write_checkpoint(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cell(folder: Path) -> LoadedCell:
+    return load(folder / "model")
+
+
+def run(cell: LoadedCell, folder: Path, text: str = "text.txt", **options: Any) -> Measured:
+    given = Options(text=DataSource(path=text), **options)
+    return measure(cell, given, make_context(folder))
+
+
+def numbers(measured: Measured) -> dict[str, Any]:
+    return {name: value.value for name, value in measured.values.items()}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRECISION_HARNESS_CACHE", str(tmp_path / "cache"))
+
+
+def options(context: int, stride: int | None = None, protocol: str = "sliding") -> Options:
+    source = DataSource(path="x.txt")
+    return Options(text=source, context=context, stride=stride, protocol=protocol)
+
+
+# Options
+
+
+def test_a_stride_that_skips_tokens_is_refused() -> None:
+    options(8, 8)
+    with pytest.raises(ValidationError, match="stride 9 is larger than context 8"):
+        options(8, 9)
+
+
+@pytest.mark.parametrize("protocol", ["disjoint", "lm-eval", "llamacpp"])
+def test_only_sliding_has_a_stride(protocol: str) -> None:
+    options(8, None, protocol)
+    with pytest.raises(
+        ValidationError, match=f"only for protocol 'sliding'; '{protocol}' has none"
+    ):
+        options(8, 4, protocol)
+
+
+def test_a_chunk_of_llamacpp_has_a_second_half() -> None:
+    options(4, protocol="llamacpp")
+    options(2, protocol="lm-eval")
+    with pytest.raises(ValidationError, match="context 3 is too short for protocol 'llamacpp'"):
+        options(3, protocol="llamacpp")
+
+
+# Against an independent computation
+
+
+def nll_of_last(model: Any, ids: list[int], scored: int) -> list[float]:
+    """-log p of the last ``scored`` of these tokens, by numpy in float64 from the full logits."""
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0].numpy().astype(np.float64)
+    log_z = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+    return [log_z[i - 1] - logits[i - 1, ids[i]] for i in range(len(ids) - scored, len(ids))]
+
+
+def test_one_window_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+    (folder / "short.txt").write_text(TEXT[:60], encoding="utf-8")
+    found = numbers(run(cell, folder, "short.txt", context=256))
+    ids = cell.require_tokenizer()(TEXT[:60])["input_ids"]
+    expected = nll_of_last(cell.model, ids, len(ids) - 1)
+    assert found["tokens"] == len(expected) == len(ids) - 1
+    assert found["nll"] == pytest.approx(np.mean(expected), rel=1e-6)
+    assert found["ppl"] == pytest.approx(np.exp(np.mean(expected)), rel=1e-6)
+    size = len(TEXT[:60].encode())
+    assert found["bits_per_byte"] == pytest.approx(sum(expected) / math.log(2) / size, rel=1e-6)
+
+
+def test_disjoint_windows_equal_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+    measured = run(cell, folder, protocol="disjoint", context=32)
+    ids = cell.require_tokenizer()(TEXT)["input_ids"]
+    chunks = [ids[i : i + 32] for i in range(0, len(ids), 32)]
+    expected = [sum(nll_of_last(cell.model, c, len(c) - 1)) for c in chunks if len(c) > 1]
+    counts = [len(c) - 1 for c in chunks if len(c) > 1]
+    assert measured.items["chunk_tokens"] == counts
+    assert measured.items["chunk_nll"] == pytest.approx(expected, rel=1e-6)
+    assert numbers(measured)["nll"] == pytest.approx(sum(expected) / sum(counts), rel=1e-6)
+
+
+@pytest.mark.parametrize(("context", "stride"), [(24, 1), (24, 5), (32, 16)])
+def test_sliding_equals_a_loop_over_tokens(
+    cell: LoadedCell, folder: Path, context: int, stride: int
+) -> None:
+    """Token t is predicted from all that precedes it in the first window that holds it."""
+    ids = cell.require_tokenizer()(TEXT)["input_ids"][:120]
+    text = cell.require_tokenizer().decode(ids[1:])
+    (folder / "loop.txt").write_text(text, encoding="utf-8")
+    ids = cell.require_tokenizer()(text)["input_ids"]
+    total = 0.0
+    for t in range(1, len(ids)):
+        windows_before = max(0, -(-(t + 1 - context) // stride))
+        start = windows_before * stride
+        total += nll_of_last(cell.model, ids[start : t + 1], 1)[0]
+    found = numbers(run(cell, folder, "loop.txt", context=context, stride=stride))
+    assert found["tokens"] == len(ids) - 1
+    assert found["nll"] == pytest.approx(total / (len(ids) - 1), rel=1e-6)
+
+
+def test_llamacpp_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+    """As llama.cpp's perplexity.cpp does it, in numpy on the full logits of each chunk."""
+    ids = cell.require_tokenizer()(TEXT)["input_ids"]
+    n_ctx, nll, count = 32, 0.0, 0
+    for i in range(len(ids) // n_ctx):
+        chunk = [cell.require_tokenizer().bos_token_id, *ids[i * n_ctx + 1 : (i + 1) * n_ctx]]
+        with torch.no_grad():
+            logits = cell.model(torch.tensor([chunk])).logits[0].numpy().astype(np.float64)
+        for at in range(n_ctx // 2, n_ctx - 1):
+            shifted = logits[at] - logits[at].max()
+            nll -= shifted[chunk[at + 1]] - np.log(np.exp(shifted).sum())
+            count += 1
+    found = run(cell, folder, protocol="llamacpp", context=n_ctx, batch_size=3)
+    assert numbers(found)["tokens"] == count == 15 * (len(ids) // n_ctx)
+    assert numbers(found)["ppl"] == pytest.approx(math.exp(nll / count), rel=1e-6)
+    assert found.protocol["start_token"] == 1
+    assert "word_perplexity" not in found.values
+
+
+def test_lm_eval_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+    """Token t of the text, BOS included, from BOS or from what precedes it in its window."""
+    ids = cell.require_tokenizer()(TEXT)["input_ids"]
+    length, total = 48, sum(nll_of_last(cell.model, [1, *ids[:48]], 48))
+    for done in range(length, len(ids), length):
+        stop = min(done + length, len(ids))
+        total += sum(nll_of_last(cell.model, ids[stop - length - 1 : stop], stop - done))
+    measured = run(cell, folder, protocol="lm-eval", context=length)
+    found = numbers(measured)
+    words, size = 6 * 15 + 1, len(TEXT.encode())  # the last is the nothing behind the last \n
+    assert found["tokens"] == len(ids)
+    assert found["nll"] == pytest.approx(total / len(ids), rel=1e-6)
+    assert found["word_perplexity"] == pytest.approx(math.exp(total / words), rel=1e-5)
+    assert found["byte_perplexity"] == pytest.approx(math.exp(total / size), rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(math.log2(found["byte_perplexity"]), rel=1e-9)
+    assert measured.protocol["start_token"] == 1
+    assert measured.protocol["stride"] == length
+
+
+def test_lm_eval_starts_with_eos_where_there_is_no_bos(tmp_path: Path) -> None:
+    write_llama(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", bos=False)
+    cell = load(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("abcd")
+    ids = cell.require_tokenizer()("abcd")["input_ids"]
+    cell.require_tokenizer().bos_token = None
+    found = run(cell, tmp_path, protocol="lm-eval", context=8)
+    assert found.protocol["start_token"] == 2
+    expected = sum(nll_of_last(cell.model, [2, *ids], 4))
+    assert found.items["chunk_nll"] == pytest.approx([expected], rel=1e-6)
+
+
+def test_llamacpp_keeps_the_first_token_where_the_tokenizer_adds_no_bos(tmp_path: Path) -> None:
+    write_llama(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", bos=False)
+    cell = load(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("abcdefgh")
+    ids = cell.require_tokenizer()("abcdefgh")["input_ids"]
+    found = run(cell, tmp_path, protocol="llamacpp", context=4)
+    assert found.protocol["start_token"] is None
+    expected = [nll_of_last(cell.model, chunk, 1)[0] for chunk in (ids[:4], ids[4:])]
+    assert found.items["chunk_nll"] == pytest.approx(expected, rel=1e-6)
+
+
+REAL = os.environ.get("HARNESS_REAL_DATA")
+
+
+@pytest.mark.skipif(not REAL, reason="HARNESS_REAL_DATA names no folder with models/ and data/")
+@pytest.mark.parametrize(
+    ("text", "context", "nll", "word", "byte"),
+    [
+        ("story", 512, 208.38064575, 6.1227149365, 1.4849917178),
+        ("story", 128, 215.93418884, 6.5383745749, 1.5064295189),
+        ("wiki", 512, 89358.76837, 4819170.34, 19.66077654),
+        ("wiki", 256, 88344.18793, 4046632.23, 19.00697950),
+    ],
+)
+def test_lm_eval_gives_what_lm_evaluation_harness_gives(
+    tmp_path: Path, text: str, context: int, nll: float, word: float, byte: float
+) -> None:
+    """loglikelihood_rolling of its 0.4.13 `hf` model, max_length as the context, torch 2.13 CPU."""
+    root = Path(REAL or "").resolve()
+    if text == "story":
+        content = (root / "data" / "story.txt").read_bytes()
+    else:
+        content = (root / "data" / "wikitext2" / "wiki.test.raw").read_bytes()[:30_000]
+    (tmp_path / "text.txt").write_bytes(content)
+    cell = load(root / "models" / "stories260K-hf")
+    found = numbers(run(cell, tmp_path, protocol="lm-eval", context=context))
+    assert found["nll"] * found["tokens"] == pytest.approx(nll, rel=1e-6)
+    assert found["word_perplexity"] == pytest.approx(word, rel=1e-5)
+    assert found["byte_perplexity"] == pytest.approx(byte, rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(math.log2(byte), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 64])
+def test_batching_changes_nothing(cell: LoadedCell, folder: Path, batch_size: int) -> None:
+    alone = run(cell, folder, context=32, stride=8, batch_size=1)
+    together = run(cell, folder, context=32, stride=8, batch_size=batch_size)
+    assert together.items["chunk_nll"] == pytest.approx(alone.items["chunk_nll"], rel=1e-6)
+    assert together.items["chunk_tokens"] == alone.items["chunk_tokens"]
+    assert together.protocol == alone.protocol
+
+
+def test_a_model_that_cannot_keep_some_logits_gives_the_same(cell: LoadedCell) -> None:
+    class Plain(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+            return cell.model(input_ids=input_ids, use_cache=use_cache)
+
+    ids, positions = torch.arange(3, 15).reshape(2, 6), torch.tensor([1, 4])
+    kept = _forward.logits_at(cell.model, ids, positions)
+    assert kept.shape == (2, 2, 264)
+    torch.testing.assert_close(_forward.logits_at(Plain(), ids, positions), kept)
+
+
+def test_the_protocol_names_everything_the_number_depends_on(
+    cell: LoadedCell, folder: Path
+) -> None:
+    measured = run(cell, folder, context=32, stride=8, batch_size=3)
+    assert measured.protocol == {
+        "text": {"path": "text.txt", "name": None, "split": None, "column": None, "revision": None},
+        "protocol": "sliding",
+        "context": 32,
+        "stride": 8,
+        "text_sha256": load_text(DataSource(path="text.txt"), make_context(folder))[1],
+        "text_tokens": len(cell.require_tokenizer()(TEXT)["input_ids"]),
+        "tokenizer_sha256": cell.job.files.tokenizer_sha256,
+    }
+
+
+def test_logits_exist_a_bounded_slice_at_a_time(
+    cell: LoadedCell, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = run(cell, folder, context=32, stride=8)
+    monkeypatch.setitem(_token_nll._SLICE_BYTES, "cpu", 4 * 264 * 5 + 1)
+    rows: list[int] = []
+    hook = cell.model.get_output_embeddings().register_forward_hook(
+        lambda _module, _given, out: rows.append(out.shape[0] * out.shape[1])
+    )
+    found = run(cell, folder, context=32, stride=8)
+    hook.remove()
+    # Eight rows' last positions, where the model itself runs its head, and slices of five.
+    assert max(rows) == 8
+    assert rows.count(5) > 40
+    assert found.items["chunk_nll"] == pytest.approx(wanted.items["chunk_nll"], rel=1e-6)
+
+
+@pytest.mark.parametrize("largest", [1, 2, 5])
+def test_batches_shrink_where_memory_runs_out(folder: Path, largest: int) -> None:
+    cell = load(folder / "model")
+    wanted = run(cell, folder, context=32, stride=8, batch_size=8)
+
+    def refuse(_module: Any, given: tuple[Any, ...], out: Any) -> None:
+        if given[0].shape[0] > largest:
+            raise torch.OutOfMemoryError("out of memory")
+
+    cell.model.model.layers[1].mlp.register_forward_hook(refuse)
+    found = run(cell, folder, context=32, stride=8, batch_size=8)
+    assert found.items["batch_size"] == {1: 1, 2: 2, 5: 4}[largest]
+    assert wanted.items["batch_size"] == 8
+    assert found.items["chunk_nll"] == pytest.approx(wanted.items["chunk_nll"], rel=1e-6)
+    assert found.items["chunk_tokens"] == wanted.items["chunk_tokens"]
+    assert found.protocol == wanted.protocol
+
+
+def test_a_single_window_that_does_not_fit_is_an_error(folder: Path) -> None:
+    cell = load(folder / "model")
+
+    def refuse(*_: Any) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    cell.model.model.layers[1].mlp.register_forward_hook(refuse)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(cell, folder, context=32)
+
+
+# Models whose logits are not their head's
+
+
+@pytest.fixture(scope="module")
+def capped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Gemma 2 with a soft cap that its logits, of size 1, hardly feel."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("capped")
+    shape = {**SHAPE, "head_dim": 16, "sliding_window": 64, "initializer_range": 0.15}
+    config = Gemma2Config(**shape, final_logit_softcapping=30.0, pad_token_id=0)
+    Gemma2ForCausalLM(config).save_pretrained(folder / "model")
+    write_tokenizer(folder / "model")
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_soft_cap_is_found_and_the_models_own_logits_are_scored(
+    capped: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setitem(_token_nll._SLICE_BYTES, "cpu", 4 * 264 * 10)
+    cell = load(capped / "model", precision)
+    rows: list[int] = []
+    hook = cell.model.get_output_embeddings().register_forward_hook(
+        lambda _module, _given, out: rows.append(out.shape[0] * out.shape[1])
+    )
+    measured = run(cell, capped, protocol="disjoint", context=32, batch_size=4)
+    hook.remove()
+    assert max(rows) <= 10
+    assert measured.validity.status == "flagged"
+    (reason,) = measured.validity.reasons
+    assert "changes its logits behind its output head" in reason
+    ids = cell.require_tokenizer()(TEXT)["input_ids"]
+    expected = []
+    for chunk in (ids[i : i + 32] for i in range(0, len(ids), 32)):
+        with torch.no_grad():
+            logits = cell.model(torch.tensor([chunk])).logits[0].float()
+        log_p = torch.log_softmax(logits, -1)[range(len(chunk) - 1), chunk[1:]]
+        expected.append(-float(log_p.double().sum()))
+    # In 16 bits a row by itself and one of several are rounded differently.
+    assert measured.items["chunk_nll"] == pytest.approx(
+        expected, rel=1e-6 if precision == "fp32" else 1e-3
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_without_a_cap_is_not_flagged(folder: Path, precision: str) -> None:
+    measured = run(load(folder / "model", precision), folder, context=32)
+    assert measured.validity.status == "ok"
+
+
+def test_a_model_without_a_head_of_its_own_is_scored_whole(folder: Path) -> None:
+    cell = load(folder / "model")
+    wanted = run(cell, folder, context=32)
+    cell.model.get_output_embeddings = lambda: None
+    found = run(cell, folder, context=32)
+    assert found.validity.reasons == (
+        "the model names no output head: a forward pass per slice of positions, the same numbers "
+        "more slowly",
+    )
+    assert found.items["chunk_nll"] == pytest.approx(wanted.items["chunk_nll"], rel=1e-6)
+
+
+# Bytes
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_scored_bytes_are_those_of_the_scored_tokens(tmp_path: Path, bos: bool) -> None:
+    """🦙 is four tokens of one character; its bytes count once, wherever a window ends in it."""
+    write_llama(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", bos=bos)
+    cell = load(tmp_path / "model")
+    text = "a🦙é\n"
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    for stride in (1, 2, 3):
+        found = run(cell, tmp_path, context=4, stride=stride)
+        scored = 8 if bos else 7  # without BOS nothing predicts the first byte
+        bits = sum(found.items["chunk_nll"]) / math.log(2)
+        assert numbers(found)["bits_per_byte"] == pytest.approx(bits / scored, rel=1e-12)
+
+
+# Spread
+
+
+def test_clustered_mean_by_hand() -> None:
+    """mean 12/6 = 2; residuals 1, -2, 1; SE = sqrt(6 * 3/2) / 6 = 0.5."""
+    assert clustered_mean([3.0, 2.0, 7.0], [1, 2, 3]) == (2.0, 0.5)
+
+
+def test_a_single_chunk_has_no_spread() -> None:
+    assert clustered_mean([6.0], [3]) == (2.0, None)
+    assert clustered_mean([6.0, 6.0], [3, 3]) == (2.0, 0.0)
+
+
+def test_chunks_of_one_size_give_the_standard_error_of_their_means() -> None:
+    means = np.random.default_rng(0).normal(3, 0.4, 40)
+    mean, stderr = clustered_mean(list(means * 16), [16] * 40)
+    assert mean == pytest.approx(means.mean())
+    assert stderr == pytest.approx(stats.sem(means), rel=1e-12)
+
+
+def test_the_spread_of_unequal_chunks_agrees_with_a_bootstrap() -> None:
+    random = np.random.default_rng(1)
+    counts = random.integers(5, 60, 400)
+    sums = counts * random.normal(3, 0.5, 400)
+
+    def ratio(s: Any, c: Any, axis: int = -1) -> Any:
+        return s.sum(axis) / c.sum(axis)
+
+    resampled = stats.bootstrap(
+        (sums, counts), ratio, paired=True, n_resamples=2000, method="basic", rng=random
+    )
+    _, stderr = clustered_mean(list(sums), [int(c) for c in counts])
+    assert stderr == pytest.approx(resampled.standard_error, rel=0.08)
+
+
+def test_values_carry_their_spread_and_the_number_of_chunks(cell: LoadedCell, folder: Path) -> None:
+    measured = run(cell, folder, context=32, stride=16)
+    sums, counts = measured.items["chunk_nll"], measured.items["chunk_tokens"]
+    nll, stderr = clustered_mean(sums, counts)
+    assert measured.values["nll"].stderr == stderr
+    assert measured.values["ppl"].stderr == pytest.approx(math.exp(nll) * stderr)
+    assert measured.values["nll"].n == measured.values["ppl"].n == len(sums)
+    assert measured.values["ppl"].better == "lower"
+
+
+def test_per_byte_and_per_word_values_carry_their_spread(
+    cell: LoadedCell, folder: Path, tmp_path: Path
+) -> None:
+    """In ASCII a token is a byte: nats per byte and per token spread alike."""
+    (tmp_path / "text.txt").write_text("abc " * 50 + "abcd")  # 204 bytes, 51 words
+    found = run(cell, tmp_path, context=32, stride=32)
+    per_token = found.values["nll"].stderr
+    assert per_token is not None
+    assert found.values["bits_per_byte"].stderr == pytest.approx(per_token / math.log(2))
+    measured = run(cell, tmp_path, protocol="lm-eval", context=32)
+    rolling, sums, counts = (
+        measured.values,
+        measured.items["chunk_nll"],
+        measured.items["chunk_tokens"],
+    )
+    _, per_byte = clustered_mean(sums, [counts[0] - 1, *counts[1:]])  # BOS has no bytes
+    assert per_byte is not None
+    assert rolling["bits_per_byte"].stderr == pytest.approx(per_byte / math.log(2))
+    assert rolling["byte_perplexity"].stderr == pytest.approx(
+        rolling["byte_perplexity"].value * per_byte
+    )
+    assert rolling["word_perplexity"].stderr == pytest.approx(
+        rolling["word_perplexity"].value * per_byte * 4
+    )
+    assert rolling["word_perplexity"].n == len(sums)
+
+
+# Beside the reference
+
+
+def chunk_record(nll: list[float], tokens: list[int]) -> Any:
+    return make_record("perplexity", items={"chunk_nll": nll, "chunk_tokens": tokens})
+
+
+def test_the_ratio_is_paired_by_chunk() -> None:
+    """Differences 1, 0, 2 on 1, 2, 3 tokens: mean 0.5; residuals 0.5, -1, 0.5; SE 0.25."""
+    reference = chunk_record([10.0, 1.0, 5.0], [1, 2, 3])
+    candidate = chunk_record([11.0, 1.0, 7.0], [1, 2, 3])
+    ratio = compare(candidate, reference)["ratio"]
+    assert ratio.value == pytest.approx(math.exp(0.5))
+    assert ratio.stderr == pytest.approx(math.exp(0.5) * 0.25)
+    assert ratio.n == 3
+    # t of 2 degrees of freedom at 0.975, from any table.
+    low, high = (math.exp(0.5 + sign * 4.30265 * 0.25) for sign in (-1, 1))
+    assert ratio.interval == pytest.approx((low, high), rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [2, 7, 60])
+def test_the_ratio_s_interval_is_student_s(k: int) -> None:
+    """With chunks of one size the mean of k differences, whose interval scipy knows."""
+    random = np.random.default_rng(k)
+    reference, difference = random.gamma(9.0, 1.0, k), random.normal(0.2, 0.3, k)
+    candidate = chunk_record(list(reference + 5 * difference), [5] * k)
+    ratio = compare(candidate, chunk_record(list(reference), [5] * k))["ratio"]
+    known = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+    assert ratio.interval == pytest.approx((math.exp(known.low), math.exp(known.high)), rel=1e-9)
+
+
+def test_a_single_chunk_s_ratio_has_neither_spread_nor_interval() -> None:
+    ratio = compare(chunk_record([3.0], [2]), chunk_record([2.0], [2]))["ratio"]
+    assert (ratio.value, ratio.stderr, ratio.interval, ratio.n) == (math.exp(0.5), None, None, 1)
+
+
+def test_an_interval_too_wide_for_a_float_ends_at_the_largest() -> None:
+    ratio = compare(chunk_record([0.0, 900.0], [1, 1]), chunk_record([0.0, 0.0], [1, 1]))["ratio"]
+    assert ratio.interval is not None
+    assert ratio.interval[0] == 0.0
+    assert ratio.interval[1] == pytest.approx(sys.float_info.max)
+
+
+def test_equal_records_have_a_ratio_of_exactly_one() -> None:
+    record = chunk_record([10.1, 1.7], [3, 4])
+    ratio = compare(record, record)["ratio"]
+    assert (ratio.value, ratio.stderr, ratio.interval) == (1.0, 0.0, (1.0, 1.0))
+
+
+def test_the_ratio_is_that_of_the_perplexities(folder: Path, cell: LoadedCell) -> None:
+    reference = run(cell, folder, context=64)
+    candidate = run(load(folder / "model", "nf4"), folder, context=64)
+    ratio = compare(
+        make_record("perplexity", measured=candidate), make_record("perplexity", measured=reference)
+    )["ratio"]
+    expected = numbers(candidate)["ppl"] / numbers(reference)["ppl"]
+    assert ratio.value == pytest.approx(expected, rel=1e-9)
+    assert ratio.value != 1.0
+
+
+@pytest.mark.parametrize(
+    "other", [chunk_record([1.0], [2]), make_record("perplexity"), chunk_record([1.0, 2.0], [1, 3])]
+)
+def test_records_of_other_chunks_have_no_ratio(other: Any) -> None:
+    assert compare(chunk_record([1.0, 2.0], [1, 2]), other) == {}
+    assert compare(other, chunk_record([1.0, 2.0], [1, 2])) == {}
+
+
+# What cannot be measured
+
+
+def test_nan_is_counted_and_makes_the_record_invalid(tmp_path: Path, folder: Path) -> None:
+    """One token's embedding is NaN, and with it, through attention, the window that holds it."""
+    from safetensors.torch import load_file, save_file
+
+    write_checkpoint(tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    spoilt = load(tmp_path / "model").require_tokenizer()("X")["input_ids"][-1]
+    weights["model.embed_tokens.weight"][spoilt] = math.nan
+    save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "text.txt").write_text("a b X d e f")  # 12 tokens with BOS
+    measured = run(load(tmp_path / "model"), tmp_path, context=8, protocol="disjoint")
+    assert measured.validity.status == "invalid"
+    assert measured.validity.reasons == ("7 of 10 tokens have a NaN or infinite log-likelihood",)
+    found = numbers(measured)
+    assert (found["nonfinite_tokens"], found["tokens"]) == (7, 10)
+    assert found["ppl"] is found["nll"] is found["bits_per_byte"] is None
+    record = make_record("perplexity", measured=measured)
+    assert compare(record, chunk_record([1.0, 1.0], [7, 3])) == {}
+    rolling = numbers(run(load(tmp_path / "model"), tmp_path, context=8, protocol="lm-eval"))
+    assert rolling["nonfinite_tokens"] == 12  # the second window reaches back to X
+    assert rolling["word_perplexity"] is rolling["byte_perplexity"] is None
+    healthy = run(load(folder / "model"), tmp_path, context=8, protocol="disjoint")
+    assert numbers(healthy)["nonfinite_tokens"] == 0
+    assert healthy.validity.status == "ok"
+
+
+def test_a_context_longer_than_the_model_is_refused(cell: LoadedCell, folder: Path) -> None:
+    run(cell, folder, context=256)
+    with pytest.raises(InputError, match="context 257 is longer than the 256 tokens that m was"):
+        run(cell, folder, context=257)
+
+
+def test_a_text_of_one_token_has_nothing_to_score(tmp_path: Path) -> None:
+    write_llama(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", bos=False)
+    cell = load(tmp_path / "model")
+    (tmp_path / "one.txt").write_text("a")
+    (tmp_path / "two.txt").write_text("ab")
+    with pytest.raises(InputError, match=r"'one\.txt' has 1 token; nothing can be scored"):
+        run(cell, tmp_path, "one.txt", context=8)
+    assert numbers(run(cell, tmp_path, "two.txt", context=8))["tokens"] == 1
+
+
+def test_llamacpp_needs_two_chunks(tmp_path: Path, cell: LoadedCell) -> None:
+    (tmp_path / "short.txt").write_text("abcdef")
+    (tmp_path / "enough.txt").write_text("abcdefg")
+    with pytest.raises(
+        InputError, match=r"'short\.txt' has 7 tokens; .* needs two whole chunks, 8"
+    ):
+        run(cell, tmp_path, "short.txt", protocol="llamacpp", context=4)
+    assert numbers(run(cell, tmp_path, "enough.txt", protocol="llamacpp", context=4))["tokens"] == 2
+
+
+# Reading texts
+
+
+def read(folder: Path, name: str, **source: Any) -> str:
+    return load_text(DataSource(path=name, **source), make_context(folder))[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a\nb\n\n",
+        b"a\nb",
+        b"a\r\nb\r\n",
+        b"a\rb\x0c\x0bc",
+        "é🦙\u2028\x85\n\n\n".encode(),
+        b"\n a",
+    ],
+    ids=["trailing", "no end", "CRLF", "CR", "unicode", "leading"],
+)
+def test_a_text_file_is_read_byte_for_byte(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text.raw").write_bytes(content)
+    assert read(tmp_path, "text.raw").encode() == content
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\r\n"])
+def test_an_empty_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text.txt").write_bytes(content)
+    with pytest.raises(InputError, match=r"text 'text\.txt' is empty"):
+        read(tmp_path, "text.txt")
+
+
+def test_a_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes("naïve".encode("latin-1"))
+    with pytest.raises(InputError, match=r"text 'text\.txt' is not UTF-8: .* position 2"):
+        read(tmp_path, "text.txt")
+
+
+def test_a_folder_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    with pytest.raises(InputError, match="'texts' is a folder; name a file in it"):
+        read(tmp_path, "texts")
+
+
+ROWS = ["one", "None", "NA", "0.10", "", 'a "b", c', "é🦙"]
+
+
+def write_rows(folder: Path, suffix: str, column: str, rows: list[Any]) -> None:
+    path = folder / f"rows{suffix}"
+    if suffix == ".csv":
+        quoted = ['"' + row.replace('"', '""') + '"' for row in rows]
+        path.write_text("id," + column + "\n" + "".join(f"1,{row}\n" for row in quoted))
+    elif suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"id": 1, column: row}) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pa.table({"id": [1] * len(rows), column: rows}), path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_rows_are_joined_by_blank_lines_and_kept_as_they_are(tmp_path: Path, suffix: str) -> None:
+    write_rows(tmp_path, suffix, "text", ROWS)
+    assert read(tmp_path, f"rows{suffix}") == "\n\n".join(ROWS)
+    write_rows(tmp_path, suffix, "page", ROWS)
+    assert read(tmp_path, f"rows{suffix}", column="page") == "\n\n".join(ROWS)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_a_missing_column_is_answered_with_those_there_are(tmp_path: Path, suffix: str) -> None:
+    write_rows(tmp_path, suffix, "page", ROWS)
+    with pytest.raises(InputError, match=rf"'rows{suffix}' has no column 'text'; it has id, page"):
+        read(tmp_path, f"rows{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_cell_without_text_is_refused_by_row(tmp_path: Path, suffix: str) -> None:
+    write_rows(tmp_path, suffix, "text", ["one", None, "three"])
+    with pytest.raises(InputError, match=rf"'rows{suffix}', row 2: column 'text' holds None"):
+        read(tmp_path, f"rows{suffix}")
+
+
+def test_a_csv_row_with_one_cell_too_many_is_refused_by_row(tmp_path: Path) -> None:
+    """pandas alone would shift every cell of the file by one."""
+    (tmp_path / "rows.csv").write_text("id,text\n1,a,b\n2,c,d\n")
+    with pytest.raises(InputError, match=r"rows\.csv, row 2: expected 2 columns, found 3"):
+        read(tmp_path, "rows.csv")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b'{"text": "x"\n')
+    with pytest.raises(InputError, match=f"cannot read .*{name}"):
+        read(tmp_path, name)

@@ -1,0 +1,408 @@
+"""The whole road in a user's repository: suite, pytest, summary, run file, JUnit, benchmarks."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from safetensors.torch import load_file, save_file
+
+from harness.records.record import Run
+from harness.report.junit import list_properties
+from tests.support.cells_in_process import write_checkpoint
+from tests.support.misbehaving_models import TRIGGER, write_moody
+from tests.support.projects import (
+    FAST_THROUGHPUT,
+    ROOT,
+    SENTENCES,
+    Outcome,
+    Project,
+    find_records,
+    read_junit,
+)
+
+# Order matters: footprint, perplexity and throughput share a process, memory needs its own.
+SUITE = f"""name: s
+reference: fp32
+models: [{{name: m, source: ../model}}]
+precisions: [bf16, fp32, nf4]
+measure:
+  perplexity: {{text: ../text.txt, context: 32}}
+  footprint:
+  {FAST_THROUGHPUT}
+  memory: {{prompt_tokens: 8, new_tokens: 3}}
+limits:
+  - {{precision: bf16, metric: perplexity.ratio, max: 1.5}}
+  - {{precision: nf4, metric: perplexity.ratio, max: 0.5}}
+"""
+MEASURES = ("memory", "perplexity", "footprint", "throughput")
+NF4_PERPLEXITY = "suites/s.yaml::m[nf4]::perplexity"
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=n", "-c", "user.email=e@example.org")
+    answer = subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return answer.stdout.strip()
+
+
+def make_project(folder: Path) -> Project:
+    project = Project(folder)
+    write_checkpoint(folder / "model", num_hidden_layers=1)
+    project.write("suites/s.yaml", SUITE)
+    return project
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """Everything at once: all cells, one broken limit, every kind of report."""
+
+    project: Project
+    outcome: Outcome
+    run: Run
+    path: Path
+    sha: str
+
+    @property
+    def benchmarks(self) -> list[dict[str, Any]]:
+        stored = json.loads((self.project.folder / "bench.json").read_text())
+        return list(stored["benchmarks"])
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    project = make_project(tmp_path_factory.mktemp("first"))
+    project.write(".gitignore", "*\n!suites\n!*.yaml\n")
+    git(project.folder, "init", "-q")
+    git(project.folder, "add", "suites")
+    git(project.folder, "commit", "-q", "-m", "suite")
+    outcome = project.run(
+        "-v", "--junitxml=junit.xml", "--benchmark-json=bench.json", "--benchmark-autosave"
+    )
+    (path,) = project.run_paths("s")
+    sha = git(project.folder, "rev-parse", "HEAD")
+    return FirstRun(project, outcome, project.last_run("s"), path, sha)
+
+
+def test_every_cell_is_measured_reference_first_and_one_limit_breaks(first: FirstRun) -> None:
+    ids = [f"suites/s.yaml::m[{p}]::{m}" for p in ("fp32", "bf16", "nf4") for m in MEASURES]
+    assert first.outcome.results == {
+        node: "FAILED" if node == NF4_PERPLEXITY else "PASSED" for node in ids
+    }, first.outcome.text
+    assert list(first.outcome.results) == ids
+    assert first.outcome.code == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_broken_limit_is_one_paragraph_that_says_all(first: FirstRun) -> None:
+    line = 1 + SUITE.splitlines().index("  - {precision: nf4, metric: perplexity.ratio, max: 0.5}")
+    records = find_records(first.run)
+    ours = records["m[nf4]::perplexity"]
+    theirs = records["m[fp32]::perplexity"]
+    low, high = ours.paired["ratio"].interval
+    assert first.outcome.failures == {
+        "m[nf4]::perplexity": (
+            f"m[nf4]: perplexity.ratio is {ours.paired['ratio'].value:.6g} "
+            f"(95 % interval {low:.4g} to {high:.4g}), the limit is max 0.5; "
+            f"ppl {ours.values['ppl'].value:.6g}, "
+            f"reference fp32 {theirs.values['ppl'].value:.6g}; harm is seen with 80 % power from "
+            f"{ours.verdicts[0].smallest_detectable:.4g} on (suites/s.yaml:{line}:5).\n"
+            f"Run file: results/runs/s/{first.path.name}"
+        )
+    }
+    assert not first.outcome.shows_traceback
+
+
+def test_the_run_file_holds_every_record_the_broken_limit_s_too(first: FirstRun) -> None:
+    run = first.run
+    cells = ("bf16", "fp32", "nf4")  # as the suite lists them
+    assert [r.cell.precision for r in run.records] == [c for c in cells for _ in MEASURES]
+    assert set(find_records(run)) == {f"m[{c}]::{m}" for c in cells for m in MEASURES}
+    broken = find_records(run)["m[nf4]::perplexity"]
+    assert broken.values["ppl"].value is not None
+    assert broken.validity.status == "ok"
+    assert [v.verdict for v in broken.verdicts] == ["FAIL"]
+    assert [v.verdict for v in find_records(run)["m[bf16]::perplexity"].verdicts] == ["PASS"]
+    assert broken.cell.attested is not None
+    assert broken.cell.declared["use"] == "nf4"
+    assert run.run.interrupted is False
+    assert run.run.argv[:2] == ["pytest", "-v"]
+    assert not any(r.reference_only for r in run.records)
+    assert all(r.seconds["total"] > 0 for r in run.records)
+
+
+def test_the_run_file_validates_against_the_shipped_schema(first: FirstRun) -> None:
+    schema = json.loads((ROOT / "harness/run.schema.json").read_text())
+    jsonschema.validate(json.loads(first.path.read_text()), schema)
+
+
+def test_the_run_file_is_named_after_time_commit_and_device(first: FirstRun) -> None:
+    assert first.path.parent == first.project.folder / "results/runs/s"
+    assert re.fullmatch(rf"\d{{8}}T\d{{6}}Z-{first.sha[:10]}-cpu-[a-z0-9-]+\.json", first.path.name)
+    assert (first.run.run.git_sha, first.run.run.git_dirty) == (first.sha, False)
+    assert first.run.run.id == f"s/{first.path.stem}"
+    assert not list(first.path.parent.glob("*journal*"))
+
+
+def test_the_run_file_names_no_user_no_home_and_no_place_on_this_machine(first: FirstRun) -> None:
+    text = first.path.read_text()
+    assert str(Path.home()) not in text or str(Path.home()) == "/"
+    assert not re.search(rf"\b(?:home|Users)/{re.escape(getpass.getuser())}\b", text)
+    assert str(first.project.folder) not in text
+
+
+def test_the_summary_shows_the_matrix_and_where_the_run_file_is(first: FirstRun) -> None:
+    _, _, summary = first.outcome.text.partition("precision-harness: s ==")
+    assert "reference fp32" in summary
+    rows: dict[str, str] = {}
+    for line in summary.splitlines():
+        if line.startswith("m["):  # the matrix comes first, then tables of details
+            rows.setdefault(line.split()[0], line)
+    assert list(rows) == ["m[bf16]", "m[fp32]", "m[nf4]"]
+    nf4 = find_records(first.run)["m[nf4]::perplexity"]
+    assert f"{nf4.values['ppl'].value:.3f}  {nf4.paired['ratio'].value:.4f}" in rows["m[nf4]"]
+    assert "FAIL 0/1" in summary
+    assert "PASS 1/1" in summary
+    assert f"run file: results/runs/s/{first.path.name}" in summary
+
+
+def test_junit_carries_the_values_as_properties(first: FirstRun) -> None:
+    cases = read_junit(first.project.folder / "junit.xml")
+    assert set(cases) == set(find_records(first.run))
+    record = find_records(first.run)["m[nf4]::perplexity"]
+    shown = cases["m[nf4]::perplexity"]
+    assert shown == {name: str(value) for name, value in list_properties(record)}
+    assert shown["perplexity.ppl"] == str(record.values["ppl"].value)
+    assert shown["verdict.perplexity.ratio.limit"] == "FAIL"
+    text = (first.project.folder / "junit.xml").read_text()
+    assert 'failures="1"' in text
+
+
+def test_pytest_benchmark_shows_stores_and_exports_the_worker_s_own_durations(
+    first: FirstRun,
+) -> None:
+    stored = {b["name"]: b for b in first.benchmarks}
+    assert set(stored) == {
+        f"m[{p}]::{kind}[1]" for p in ("fp32", "bf16", "nf4") for kind in ("prefill", "decode")
+    }
+    for name, entry in stored.items():
+        cell, _, kind = name.partition("::")
+        samples = find_records(first.run)[f"{cell}::throughput"].samples["1"]
+        key = "ttft_s" if kind.startswith("prefill") else "decode_s"
+        # The clock adds up, so the last digits may differ.
+        assert entry["stats"]["data"] == pytest.approx(samples[key], rel=1e-9)
+        assert entry["stats"]["rounds"] == len(samples[key]) == 3
+        assert entry["group"] == f"m {kind[:-3]}, batch 1"
+        assert entry["extra_info"]["tokens_per_s"] > 0
+    assert "benchmark 'm decode, batch 1': 3 tests" in first.outcome.text
+    saved = list((first.project.folder / ".benchmarks").rglob("*.json"))
+    assert len(saved) == 1
+
+
+@pytest.fixture(scope="module")
+def rerun(first: FirstRun) -> tuple[Outcome, Run]:
+    """What failed last time, with the commit's suite changed (only in a comment)."""
+    project = first.project
+    project.write("suites/s.yaml", SUITE + "# later\n")
+    outcome = project.run("--lf", "-v")
+    return outcome, project.last_run("s")
+
+
+def test_last_failed_measures_that_item_again_and_reuses_the_reference(
+    first: FirstRun, rerun: tuple[Outcome, Run]
+) -> None:
+    outcome, run = rerun
+    assert outcome.results == {NF4_PERPLEXITY: "FAILED"}, outcome.text
+    records = find_records(run)
+    assert set(records) == {"m[nf4]::perplexity", "m[fp32]::perplexity"}
+    reference = records["m[fp32]::perplexity"]
+    assert reference.reference_only
+    assert reference.reused_from == first.run.run.id
+    before = find_records(first.run)["m[fp32]::perplexity"]
+    assert reference.values == before.values
+    assert reference.items == before.items
+    assert not records["m[nf4]::perplexity"].reference_only
+    assert run.run.interrupted is False
+
+
+def test_a_changed_tracked_file_makes_the_run_dirty_in_content_and_name(
+    first: FirstRun, rerun: tuple[Outcome, Run]
+) -> None:
+    run = rerun[1]
+    assert (run.run.git_sha, run.run.git_dirty) == (first.sha, True)
+    assert f"-{first.sha[:10]}-dirty-cpu-" in run.run.id
+
+
+@pytest.fixture(scope="module")
+def compared(first: FirstRun, rerun: tuple[Outcome, Run]) -> tuple[Outcome, Run]:
+    """Only the benchmarks of one precision that is not the reference, beside the saved ones."""
+    del rerun  # comes first: it needs what failed last
+    project = first.project
+    outcome = project.run("-v", "--precision", "bf16", "--benchmark-only", "--benchmark-compare")
+    return outcome, project.last_run("s")
+
+
+def test_benchmark_only_and_compare_work_and_a_timed_reference_is_never_reused(
+    compared: tuple[Outcome, Run],
+) -> None:
+    outcome, run = compared
+    assert outcome.code == 0, outcome.text
+    assert outcome.results["suites/s.yaml::m[bf16]::throughput"] == "PASSED"
+    assert "PASSED" not in {
+        result for node, result in outcome.results.items() if "throughput" not in node
+    }
+    assert "Comparing against benchmarks from" in outcome.text
+    assert "m[bf16]::decode[1] (0001_" in outcome.text
+    records = find_records(run)
+    assert set(records) == {"m[bf16]::throughput", "m[fp32]::throughput"}
+    assert run.run.interrupted is False, "what was told to be skipped was not missed"
+    assert records["m[fp32]::throughput"].reference_only
+    assert records["m[fp32]::throughput"].reused_from is None
+    assert records["m[bf16]::throughput"].paired["decode_speedup[1]"].value is not None
+
+
+def test_benchmarks_can_be_skipped(first: FirstRun) -> None:
+    node = "suites/s.yaml::m[fp32]::throughput"
+    skipped = first.project.run(node, "suites/s.yaml::m[fp32]::footprint", "-v", "--benchmark-skip")
+    assert skipped.results == {
+        node: "SKIPPED",
+        "suites/s.yaml::m[fp32]::footprint": "PASSED",
+    }, skipped.text
+    assert first.project.last_run("s").run.interrupted is False
+
+
+@pytest.mark.parametrize("changed", ["text", "weights"])
+def test_a_reference_is_not_reused_once_its_text_or_weights_are_others(
+    first: FirstRun, compared: tuple[Outcome, Run], changed: str
+) -> None:
+    del compared  # comes first: it needs things as they were
+    project = first.project
+    before = find_records(first.run)["m[fp32]::perplexity"]
+    if changed == "text":
+        project.write("text.txt", "Another text altogether. " * 20)
+    else:
+        project.write("text.txt", SENTENCES)
+        shutil.rmtree(project.folder / "model")
+        write_checkpoint(project.folder / "model", num_hidden_layers=1, seed=1)
+    outcome = project.run("suites/s.yaml::m[bf16]::perplexity")
+    assert outcome.code == 0, outcome.text
+    record = find_records(project.last_run("s"))["m[fp32]::perplexity"]
+    assert record.reference_only
+    assert record.reused_from is None
+    assert record.values["ppl"] != before.values["ppl"]
+
+
+def test_exit_first_stops_after_the_broken_limit_and_says_interrupted(tmp_path: Path) -> None:
+    """In pytest's own process, and with pytest-benchmark disabled."""
+    project = make_project(tmp_path)
+    broken = SUITE.replace("max: 1.5", "max: 0.5")
+    project.write("suites/s.yaml", broken)
+    project.write("suites/t.yaml", broken.replace("name: s", "name: t"))
+    outcome = project.run("-x", "-v", "--no-isolate", "--benchmark-disable")
+    assert outcome.results == {
+        **{f"suites/s.yaml::m[fp32]::{name}": "PASSED" for name in MEASURES},
+        "suites/s.yaml::m[bf16]::memory": "PASSED",
+        "suites/s.yaml::m[bf16]::perplexity": "FAILED",
+    }, outcome.text
+    assert outcome.code == pytest.ExitCode.TESTS_FAILED
+    run = project.last_run("s")
+    assert run.run.interrupted is True
+    assert len(run.records) == 6
+    assert "decode_tokens_per_s[1]" in find_records(run)["m[fp32]::throughput"].values
+    assert "benchmark 'm decode" not in outcome.text
+    assert not (tmp_path / "results/runs/t").exists()
+
+
+def test_full_trace_shows_what_lies_beneath_a_bug_and_results_go_where_told(
+    tmp_path: Path,
+) -> None:
+    project = make_project(tmp_path)
+    write_moody(tmp_path / "moody", tmp_path / "model", "throw", tmp_path / "none")
+    project.write(
+        "anywhere/one.yml",
+        "name: one\nmodels: [{name: m, source: ../moody, trust_remote_code: true}]\n"
+        f"precisions: [fp32]\nmeasure: {{perplexity: {{text: ../text.txt, context: {TRIGGER}}}}}\n",
+    )
+    outcome = project.run("anywhere/one.yml", "--full-trace", "--results", "kept/here")
+    shown = outcome.failures["m[fp32]::perplexity"]
+    assert "RuntimeError: the sky is falling" in shown
+    assert "Traceback (most recent call last)" in shown
+    assert "Run file: kept/here/one/" in shown
+    assert len(list((tmp_path / "kept/here/one").glob("*.json"))) == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_built_wheel_serves_a_repository_with_the_one_line(tmp_path: Path) -> None:
+    """Package data included; nothing of this checkout is on the path."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "LICENSE", "README.md", "harness"):
+        (source / name).symlink_to(ROOT / name)
+    # A build writes next to its sources.
+    subprocess.run(["cp", "-rL", str(source), str(tmp_path / "copy")], check=True)
+    pip = ["-m", "pip", "--disable-pip-version-check", "-q"]
+    subprocess.run(
+        [sys.executable, *pip, "install", "--no-deps", "--no-build-isolation", "--no-index",
+         "--target", str(tmp_path / "site"), str(tmp_path / "copy")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    site = tmp_path / "site"
+    installed = {str(p.relative_to(site)) for p in site.rglob("*") if p.is_file()}
+    assert {"harness/suite.schema.json", "harness/run.schema.json", "harness/py.typed"} <= installed
+    world = ROOT / "harness/builtin/tiny-world"
+    assert {str(p.relative_to(ROOT)) for p in world.rglob("*") if p.is_file()} <= installed, (
+        "the embedded model, its text and its quiz"
+    )
+    assert not any(name.startswith("tests/") for name in installed)
+
+    project = Project(tmp_path / "mine", variables={"PYTHONPATH": str(site)})
+    project.write("pytest.ini", "[pytest]\n")
+    project.write(
+        "conftest.py", 'pytest_plugins = ["harness.plugin"]\n'
+        "def pytest_report_header():\n    import harness\n    return f'from {harness.__file__}'\n"
+    )  # fmt: skip
+    project.write(
+        "suites/mine.yaml",
+        "name: mine\nmodels: [{name: w, source: 'builtin:tiny-world'}]\nprecisions: [fp32]\n"
+        "measure:\n  footprint:\n"
+        "  perplexity: {text: 'builtin:tiny-world/heldout', context: 128}\n",
+    )
+    outcome = project.run("suites", "-v")
+    assert f"from {site}/harness/__init__.py" in outcome.text
+    assert outcome.code == 0, outcome.text
+    assert len(project.last_run("mine").records) == 2
+
+
+def test_a_reference_that_broke_leaves_no_limit_unnoticed(tmp_path: Path) -> None:
+    """fp16 overflows on this model: what was to be compared with it does not pass in silence."""
+    project = Project(tmp_path)
+    folder = write_checkpoint(tmp_path / "model", num_hidden_layers=1)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] *= 1e6
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    project.write(
+        "suites/s.yaml",
+        "name: s\nreference: fp16\nmodels: [{name: m, source: ../model}]\n"
+        "precisions: [fp16, fp32]\n"
+        "measure: {perplexity: {text: ../text.txt, context: 16}}\n"
+        "limits: [{precision: fp32, metric: perplexity.ratio, max: 2}]\n",
+    )
+    outcome = project.run("suites", "--precision", "fp32")
+    assert outcome.code == pytest.ExitCode.TESTS_FAILED, outcome.text
+    [text] = outcome.failures.values()
+    assert "cannot be judged against max 2: the reference fp16 has no number" in text
+    assert "NaN or infinite" in text
+    records = find_records(project.last_run("s"))
+    assert records["m[fp32]::perplexity"].validity.status == "ok"
+    assert records["m[fp16]::perplexity"].validity.status == "invalid"

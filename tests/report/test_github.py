@@ -1,0 +1,265 @@
+"""What GitHub Actions would read of a run: its summary file and its workflow commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from harness.records.record import Record, Verdict
+from harness.report.github import (
+    SHOWN,
+    SUMMARY_BYTES,
+    format_annotations,
+    publish,
+    write_step_summary,
+)
+from harness.report.markdown import Origin
+from harness.suite.read import Limit, Suite
+from tests.report.test_matrix import make_suite
+from tests.support.records import make_record
+
+ACTIONS = {"GITHUB_ACTIONS": "true"}
+
+
+class Command(NamedTuple):
+    """A workflow command as GitHub's runner understands it."""
+
+    kind: str
+    properties: dict[str, str]
+    message: str
+
+
+def parse(line: str) -> Command:
+    """As TryParseV2 of the runner's ActionCommand.cs does, in the order of its replacements."""
+    assert line.startswith("::")
+    assert "\n" not in line
+    head, _, message = line[2:].partition("::")
+    kind, _, given = head.partition(" ")
+    properties = dict(part.split("=", 1) for part in given.split(",") if part)
+    unescaped = {"%0D": "\r", "%0A": "\n", "%3A": ":", "%2C": ",", "%25": "%"}
+    for escaped, meant in unescaped.items():
+        properties = {name: text.replace(escaped, meant) for name, text in properties.items()}
+        if meant not in ":,":
+            message = message.replace(escaped, meant)
+    return Command(kind, properties, message)
+
+
+def suite_with(*limits: Limit, path: str = "/repo/suites/s.yaml") -> Suite:
+    return make_suite("footprint", limits=limits).model_copy(update={"path": Path(path)})
+
+
+def limit(line: int, metric: str = "footprint.size_ratio", **bounds: float) -> Limit:
+    position = f"suites/s.yaml:{line}:5"
+    return Limit(precision=("nf4",), model=("m",), metric=metric, position=position, **bounds)
+
+
+def judged(*verdicts: Verdict, precision: str = "nf4") -> Record:
+    return make_record("footprint", precision, verdicts=verdicts)
+
+
+def verdict(
+    outcome: str = "FAIL",
+    text: str = "m[nf4]: too large.",
+    metric: str = "footprint.size_ratio",
+    against: str = "limit",
+) -> Verdict:
+    return Verdict(
+        verdict=outcome,  # type: ignore[arg-type]
+        metric=metric,
+        bound="max 1",
+        value=2.0,
+        text=text,
+        against=against,  # type: ignore[arg-type]
+    )
+
+
+def annotate(
+    suite: Suite, *records: Record, also_failing: tuple[str, ...] = (), **environ: str
+) -> list[Command]:
+    lines = format_annotations({**ACTIONS, **environ}, [(suite, records)], also_failing)
+    return [parse(line) for line in lines]
+
+
+def test_a_broken_limit_is_an_error_at_its_line_of_the_suite() -> None:
+    suite = suite_with(limit(12, max=1.0))
+    [command] = annotate(suite, judged(verdict()), GITHUB_WORKSPACE="/repo")
+    assert command == Command(
+        "error",
+        {
+            "file": "suites/s.yaml",
+            "line": "12",
+            "title": "m[nf4] footprint.size_ratio: FAIL",
+        },
+        "m[nf4]: too large.",
+    )
+
+
+def test_an_undecided_limit_is_a_warning_unless_it_fails_the_run() -> None:
+    suite, record = suite_with(limit(3, max=1.0)), judged(verdict("INCONCLUSIVE"))
+    assert [c.kind for c in annotate(suite, record)] == ["warning"]
+    assert [c.kind for c in annotate(suite, record, also_failing=("INCONCLUSIVE",))] == ["error"]
+
+
+def test_what_passes_and_the_noise_floor_annotate_nothing() -> None:
+    noise = make_record("footprint", "fp32", status="failed", noise=True)
+    assert annotate(suite_with(limit(3, max=1.0)), judged(verdict("PASS")), noise) == []
+
+
+@pytest.mark.parametrize("told", [None, "false", ""])
+def test_outside_github_there_is_nothing(told: str | None) -> None:
+    environ = {} if told is None else {"GITHUB_ACTIONS": told}
+    assert format_annotations(environ, [(suite_with(limit(3, max=1.0)), [judged(verdict())])]) == []
+
+
+def test_nothing_in_a_text_or_a_path_ends_a_command_early() -> None:
+    text = "50 % of a:b, c\r\n::error::forged %0A %25"
+    suite = suite_with(limit(3, max=1.0), path="/repo/a, b:100%/s.yaml")
+    lines = format_annotations(ACTIONS, [(suite, [judged(verdict(text=text))])])
+    [command] = map(parse, lines)
+    assert command.message == text
+    assert command.properties["file"] == "/repo/a, b:100%/s.yaml"
+    assert set(command.properties) == {"file", "line", "title"}
+    assert lines[0].endswith("::50 %25 of a:b, c%0D%0A::error::forged %250A %2525")
+    assert lines[0].startswith("::error file=/repo/a%2C b%3A100%25/s.yaml,line=3,")
+
+
+def test_each_of_two_limits_on_one_value_is_shown_at_its_own_line() -> None:
+    suite = suite_with(limit(7, max=1.0), limit(70, min=0.5))
+    commands = annotate(
+        suite,
+        judged(
+            verdict(text="below (suites/s.yaml:70:5)."), verdict(text="above (suites/s.yaml:7:5).")
+        ),
+    )
+    assert [c.properties["line"] for c in commands] == ["70", "7"]
+
+
+def test_a_limit_on_a_family_is_found_for_each_of_its_values() -> None:
+    speed = "throughput.decode_speedup"
+    others = limit(1, "throughput.ttft_s", max=1.0), limit(2, f"{speed}[1]", max=1.0)
+    commands = annotate(
+        suite_with(*others, limit(3, speed, min=1.0)), judged(verdict(metric=f"{speed}[8]"))
+    )
+    assert [c.properties["line"] for c in commands] == ["3"]
+
+
+def test_a_limit_of_other_cells_lends_no_line() -> None:
+    commands = annotate(suite_with(limit(9, max=1.0)), judged(verdict(), precision="int8"))
+    assert [set(c.properties) for c in commands] == [{"file", "title"}]
+
+
+@pytest.mark.parametrize("against", ["threshold", "run"])
+def test_a_regression_is_of_the_suite_and_of_no_limit(against: str) -> None:
+    commands = annotate(suite_with(limit(9, max=1.0)), judged(verdict(against=against)))
+    assert [set(c.properties) for c in commands] == [{"file", "title"}]
+
+
+def test_a_cell_that_broke_is_one_error_and_a_skipped_one_only_where_all_is_required() -> None:
+    broken = [
+        make_record(name, "nf4", status="failed", reasons=("CUDA out of memory",))
+        for name in ("footprint", "memory")
+    ]
+    skipped = make_record("footprint", "int8", status="skipped", reasons=("no network",))
+    suite = suite_with()
+    [command] = annotate(suite, *broken, skipped)
+    assert (command.kind, command.message) == ("error", "CUDA out of memory")
+    assert command.properties["title"] == "m[nf4] footprint, memory: failed"
+    titles = [
+        c.properties["title"] for c in annotate(suite, *broken, skipped, also_failing=("skipped",))
+    ]
+    assert titles == ["m[nf4] footprint, memory: failed", "m[int8] footprint: skipped"]
+
+
+@pytest.mark.parametrize(("outcome", "kind"), [("FAIL", "error"), ("INCONCLUSIVE", "warning")])
+def test_of_more_than_github_shows_the_last_counts_the_rest(outcome: str, kind: str) -> None:
+    suite = suite_with(limit(3, max=1.0))
+    for many in (SHOWN, SHOWN + 1, 25):
+        half = judged(*(verdict(outcome, f"number {i}") for i in range(many // 2)))
+        rest = judged(*(verdict(outcome, f"number {i}") for i in range(many // 2, many)))
+        runs = [(suite, [half]), (suite, [rest])]
+        commands = [parse(line) for line in format_annotations(ACTIONS, runs)]
+        assert len(commands) == SHOWN
+        assert {command.kind for command in commands} == {kind}
+        last = commands[-1].message
+        left = many - (SHOWN - 1)
+        assert last.startswith("number 9" if many == SHOWN else f"{left} more of {many} {kind}s")
+
+
+def test_errors_and_warnings_are_counted_apart() -> None:
+    record = judged(*[verdict("FAIL")] * 12, *[verdict("INCONCLUSIVE")] * 12)
+    kinds = [command.kind for command in annotate(suite_with(limit(3, max=1.0)), record)]
+    assert kinds == ["error"] * SHOWN + ["warning"] * SHOWN
+
+
+def test_a_summary_is_appended_in_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_text("before\n", encoding="utf-8")
+    for text in ("× nf4\n", "ß\n"):
+        assert write_step_summary({"GITHUB_STEP_SUMMARY": str(path)}, text) is None
+    assert path.read_bytes() == "before\n× nf4\nß\n".encode()
+
+
+@pytest.mark.parametrize("environ", [{}, {"GITHUB_STEP_SUMMARY": ""}, ACTIONS])
+def test_where_no_summary_is_asked_for_nothing_is_said(environ: dict[str, str]) -> None:
+    assert write_step_summary(environ, "text") is None
+
+
+def test_a_summary_that_just_fits_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_bytes(b"0" * 100)
+    text = "x" * (SUMMARY_BYTES - 101) + "\n"
+    assert write_step_summary({"GITHUB_STEP_SUMMARY": str(path)}, text) is None
+    assert path.stat().st_size == SUMMARY_BYTES
+
+
+@pytest.mark.parametrize("there", [0, 1000, SUMMARY_BYTES - 200])
+def test_a_longer_one_is_cut_between_lines_and_says_so(tmp_path: Path, there: int) -> None:
+    path = tmp_path / "summary.md"
+    path.write_bytes(b"0" * there)
+    text = "".join(f"{i} ×××\n" for i in range(200_000))
+    warning = write_step_summary({"GITHUB_STEP_SUMMARY": str(path)}, text)
+    assert warning is not None
+    assert "1 MiB" in warning
+    assert path.stat().st_size <= SUMMARY_BYTES
+    written = path.read_bytes()[there:].decode("utf-8")
+    kept, _, end = written.partition("\n\n")
+    assert "cut here" in end
+    assert text.startswith(f"{kept}\n")
+    assert (len(kept) > 0) == (there < SUMMARY_BYTES - 150)
+
+
+def test_a_full_summary_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_bytes(b"0" * SUMMARY_BYTES)
+    assert write_step_summary({"GITHUB_STEP_SUMMARY": str(path)}, "text\n") is not None
+    assert path.stat().st_size == SUMMARY_BYTES
+
+
+def test_a_summary_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none" / "summary.md"):
+        warning = write_step_summary({"GITHUB_STEP_SUMMARY": str(path)}, "text\n")
+        assert warning is not None
+        assert warning.startswith("warning: ")
+        assert str(path) in warning
+
+
+def test_every_run_is_published_and_a_warning_is_told_once(tmp_path: Path) -> None:
+    suite = suite_with(limit(3, max=1.0))
+    origin = Origin("cpu", "x.json", "a78832358e", False)
+    runs = [(suite, [judged(verdict(text=text))], origin) for text in ("first", "second")]
+    path = tmp_path / "summary.md"
+    lines = publish({**ACTIONS, "GITHUB_STEP_SUMMARY": str(path)}, runs)
+    assert [parse(line).message for line in lines] == ["first", "second"]
+    written = path.read_text(encoding="utf-8")
+    assert written.count("## precision-harness: s") == 2
+    assert written.index("- first") < written.index("- second")
+    warning, *annotations = publish({**ACTIONS, "GITHUB_STEP_SUMMARY": str(tmp_path)}, runs)
+    assert warning.startswith("warning: no job summary")
+    assert annotations == lines
+
+
+def test_elsewhere_nothing_is_even_computed() -> None:
+    runs = (1 / 0 for _ in "x")
+    assert publish({}, runs) == []  # type: ignore[arg-type]

@@ -1,0 +1,202 @@
+"""A run's summary as Markdown, rendered by a Markdown library and read as a person would."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import unescape
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from harness.records.record import Record, Verdict
+from harness.report.markdown import Origin, escape, render_summary
+from harness.suite.read import Suite
+from harness.verdicts.pairing import complete_records
+from tests.report.test_matrix import PRECISIONS, SIZES, limit, make_suite, speed
+from tests.support.records import make_record
+
+ORIGIN = Origin(
+    device="cpu (An_Intel_CPU), torch 2.13.0+cpu",
+    run_file="20261121T101702Z-a78832358e-cpu.json",
+    git_sha="a78832358e0123456789",
+    git_dirty=False,
+)
+HOSTILE = (
+    "a|b",
+    "`rm -rf`",
+    "<img src=x onerror=alert(1)>",
+    "**bold** _it_ ~~gone~~ $x^2$",
+    "[a](https://example.org)",
+    "![i](x.png)",
+    "a & b &lt; c",
+    "back\\slash \\| pipe",
+    "# no heading",
+    "- no list",
+    "1. no list",
+    "+ 2",
+    "---",
+    "~0.99 and 1.01~",
+    "two\nlines\r\nand\ttab",
+    "<!-- hidden -->",
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the Markdown renders to."""
+
+    html: str
+
+    @property
+    def tables(self) -> list[list[list[str]]]:
+        """Tables -> rows -> the text of the cells."""
+        return [
+            [
+                [text_of(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)]
+                for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)
+            ]
+            for table in re.findall(r"<table>(.*?)</table>", self.html, re.S)
+        ]
+
+    def lines_below(self, heading: str) -> list[str]:
+        """The list under a heading; empty where there is none."""
+        found = re.search(rf"<h3>{heading}</h3>\s*<ul>(.*?)</ul>", self.html, re.S)
+        return [text_of(i) for i in re.findall(r"<li>(.*?)</li>", found[1] if found else "", re.S)]
+
+
+def text_of(html: str) -> str:
+    text = re.sub(r"<br ?/?>", " ", html)
+    return unescape(re.sub(r"<[^>]+>", "", text)).strip()
+
+
+def render(markdown: str) -> Page:
+    return Page(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown))
+
+
+def summarise(suite: Suite, records: Sequence[Record], **origin: Any) -> Page:
+    given = Origin(**{**vars(ORIGIN), **origin})
+    return render(render_summary(suite, complete_records(suite, records), given))
+
+
+def with_verdicts(*verdicts: tuple[str, str]) -> Record:
+    made = tuple(
+        Verdict(verdict=outcome, metric="footprint.x", bound="max 1", value=None, text=text)  # type: ignore[arg-type]
+        for outcome, text in verdicts
+    )
+    return SIZES[2].model_copy(update={"verdicts": made})
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_text_is_shown_as_it_is_and_nothing_in_it_is_rendered(text: str) -> None:
+    shown = " ".join(text.split())
+    item = render(f"- {escape(text)}\n").html
+    assert item == f"<ul>\n<li>{item[9:-12]}</li>\n</ul>\n"
+    assert text_of(item) == shown
+    [[_, row]] = render(f"| a | b |\n| -- | -- |\n| {escape(text)} | z |\n").tables
+    assert row == [shown, "z"]
+    for rendered in (item.removeprefix("<ul>\n<li>"), render(escape(text)).html):
+        assert not re.search(r"<(img|a|em|strong|s|code|h\d|hr|li|script)\b", rendered)
+
+
+@pytest.mark.parametrize("text", ["suites/s.yaml:100:5", "a :white_check_mark: b", ":+1:"])
+def test_github_sees_no_emoji_between_two_colons(text: str) -> None:
+    html = render(escape(text)).html
+    assert not re.search(r":[\w+-]+:", html)
+    assert text_of(html) == text
+
+
+def test_the_matrix_has_the_columns_and_cells_of_the_terminal_verdicts_first() -> None:
+    suite = make_suite("footprint", limits=(limit("footprint.size_ratio", 0.25),))
+    [table] = summarise(suite, SIZES).tables
+    assert table == [
+        ["cell", "verdicts", "weights MB", "×ref", "bits/w"],
+        ["m[fp32]", "reference", "1.00", "ref", "32.00"],
+        ["m[int8]", "FAIL 0/1", "0.30", "0.300", "9.60"],
+        ["m[nf4]", "PASS 1/1", "0.20", "0.200", "6.40"],
+    ]
+
+
+def test_numbers_stand_to_the_right_and_what_failed_is_bold() -> None:
+    suite = make_suite("footprint", limits=(limit("footprint.size_ratio", 0.25),))
+    markdown = render_summary(suite, complete_records(suite, SIZES), ORIGIN)
+    assert "| :-- | :-- | --: | --: | --: |" in markdown
+    assert re.findall(r"\*\*(.*?)\*\* \|", markdown) == ["FAIL 0/1"]
+
+
+def test_a_wide_matrix_becomes_tables_that_repeat_the_cells() -> None:
+    suite = make_suite("footprint", "throughput", limits=(limit("footprint.size_ratio", 1.0),))
+    batches = {f"b{2**i}": 10.0 + i for i in range(12)}
+    page = summarise(suite, [*SIZES, *(speed(p, **batches) for p in PRECISIONS)])
+    assert len(page.tables) > 1
+    for table in page.tables:
+        assert [row[0] for row in table] == ["cell", "m[fp32]", "m[int8]", "m[nf4]"]
+    headings = [title for table in page.tables for title in table[0][1:]]
+    assert len(headings) == 3 + 3 * len(batches) + 1
+    assert headings[0] == "verdicts"
+    assert headings.count("verdicts") == 1
+
+
+def test_what_fails_or_is_undecided_is_listed_and_what_passes_is_counted() -> None:
+    record = with_verdicts(
+        ("PASS", "passes quietly"),
+        ("FAIL", "it fails | badly"),
+        ("INCONCLUSIVE", "who knows"),
+        ("PASS", "passes too"),
+    )
+    markdown = render_summary(make_suite("footprint"), [record], ORIGIN)
+    page = render(markdown)
+    assert "<strong>1 FAIL, 1 INCONCLUSIVE, 2 PASS</strong>; 1 measurement<" in page.html
+    assert page.lines_below("Failed") == ["it fails | badly"]
+    assert page.lines_below("Undecided") == ["who knows"]
+    assert page.lines_below("Notes") == []
+    assert "passes" not in markdown
+    assert "undecided:" not in markdown, "told once"
+
+
+def test_a_cell_without_numbers_says_why_once_and_its_name_is_no_markup() -> None:
+    reasons = ("CUDA | out of <memory>",)
+    records = [
+        make_record("footprint", "nf4", model="a_b_c", status="failed", reasons=reasons),
+        make_record("throughput", "nf4", model="a_b_c", status="failed", reasons=reasons),
+        make_record("footprint", "int8", status="skipped", reasons=("no `network`",)),
+    ]
+    page = summarise(make_suite("footprint", "throughput"), records)
+    assert page.lines_below("Failed") == [
+        "a_b_c[nf4] footprint, throughput failed: CUDA | out of <memory>"
+    ]
+    assert page.lines_below("Notes") == ["skipped: no `network` (m[int8] footprint)"]
+    assert "No limit was judged" in page.html
+    assert "3 measurements, 2 failed, 1 skipped" in page.html
+
+
+def test_it_says_where_the_numbers_are_from() -> None:
+    suite = make_suite("footprint")
+    text = text_of(summarise(suite, SIZES).html)
+    for fact in (
+        "precision-harness: s",
+        "cpu (An_Intel_CPU), torch 2.13.0+cpu",
+        "reference fp32",
+        "commit a78832358e;",
+        "run file 20261121T101702Z-a78832358e-cpu.json",
+    ):
+        assert fact in text
+    dirty = summarise(suite, SIZES, git_dirty=True, remarks=("interrupted: 1 of 3",))
+    assert "commit a78832358e, with changes" in text_of(dirty.html)
+    assert dirty.lines_below("Notes") == ["interrupted: 1 of 3"]
+    assert "no git" in text_of(summarise(suite, SIZES, git_sha=None, git_dirty=None).html)
+
+
+def test_flags_stay_readable_beside_their_numbers() -> None:
+    odd = make_record(
+        "footprint",
+        "nf4",
+        values={"total_bytes": 1_000_000},
+        status="flagged",
+        reasons=("the machine was busy",),
+    )
+    page = summarise(make_suite("footprint"), [odd])
+    assert page.tables[0][1][2] == "1.00*"
+    assert page.lines_below("Notes") == ["* flagged: the machine was busy (m[nf4] footprint)"]

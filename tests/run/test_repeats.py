@@ -1,0 +1,232 @@
+"""processes: several fresh processes as the samples of one record, and those that give nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.metrics import throughput
+from harness.records.record import Record, Validity, dump_json
+from harness.report.benchmark_table import list_series
+from harness.run.executor import CellRunner
+from harness.run.machine import Machine, inspect_machine
+from harness.run.repeats import join_processes
+from harness.statistics.estimates import geometric_mean_interval
+from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec
+from tests.support.cells_in_process import write_llama
+from tests.support.projects import FAST_THROUGHPUT, Project, find_records
+from tests.support.records import make_record
+
+QUICK = {
+    "prompt_tokens": 8,
+    "new_tokens": 3,
+    "min_rounds": 3,
+    "min_time_s": 0.0,
+    "warmup_s": 0.0,
+    "roofline": False,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama(tmp_path_factory.mktemp("processes") / "model")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return inspect_machine("cpu", Path(__file__).parents[2], online=False)
+
+
+def measure(runner: CellRunner, checkpoint: Path, **given: Any) -> Record:
+    from harness.precisions import bf16
+
+    return runner.measure(
+        ModelSpec(name="m", source=str(checkpoint)),
+        PrecisionSpec(name="bf16", use="bf16", options=bf16.Options()),
+        MeasurementSpec(name="throughput", options=throughput.Options(**{**QUICK, **given})),
+    )
+
+
+def test_each_sample_is_a_process_of_its_own_and_the_interval_is_over_them(
+    checkpoint: Path, machine: Machine
+) -> None:
+    seen: set[int | None] = set()
+    runner = CellRunner(
+        Path("/"), machine, lambda *_: seen.add(runner._process and runner._process.pid)
+    )
+    record = measure(runner, checkpoint, processes=3)
+    runner.close()
+    assert record.usable, record.validity
+    assert len(seen) == 3
+    samples = record.samples["1"]
+    assert samples["rounds_per_process"] == [3, 3, 3]
+    assert len(samples["ttft_s"]) == 9
+    assert len(record.telemetry) == 3
+    rates = record.values["decode_tokens_per_s[1]"]
+    per_process = [throughput_of(samples["decode_s"][start : start + 3]) for start in (0, 3, 6)]
+    expected = geometric_mean_interval(per_process)
+    assert rates.value == pytest.approx(expected.value)
+    assert rates.interval == pytest.approx((expected.low, expected.high))
+    assert rates.n == 3
+
+
+def throughput_of(decode_s: list[float]) -> float:
+    """Batch 1, three tokens: two gaps."""
+    return 2 / sorted(decode_s)[1]
+
+
+def test_a_process_that_is_killed_is_told_and_the_others_stand(
+    checkpoint: Path, machine: Machine
+) -> None:
+    killed: list[int] = []
+
+    def kill_the_second(*_: Any) -> None:
+        pid = runner._process.pid if runner._process else None
+        if pid is not None and pid not in killed:
+            killed.append(pid)
+            if len(killed) == 2:
+                os.kill(pid, signal.SIGKILL)
+
+    runner = CellRunner(Path("/"), machine, kill_the_second)
+    record = measure(runner, checkpoint, processes=3)
+    runner.close()
+    assert record.validity.status == "flagged"
+    assert "1 of 3 processes gave no numbers" in record.validity.reasons
+    assert any("was killed by SIGKILL" in reason for reason in record.validity.reasons)
+    assert record.samples["1"]["rounds_per_process"] == [3, 3]
+
+
+def test_what_does_not_load_is_not_tried_again(tmp_path: Path, machine: Machine) -> None:
+    broken = write_llama(tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"x" * 40)
+    record = measure(CellRunner(Path("/"), machine, lambda *_: None), broken, processes=3)
+    assert record.validity.status == "failed"
+    assert not any("processes" in reason for reason in record.validity.reasons)
+
+
+def test_without_isolation_there_are_no_processes(checkpoint: Path, machine: Machine) -> None:
+    runner = CellRunner(Path("/"), machine, lambda *_: None, isolate=False)
+    record = measure(runner, checkpoint, processes=2)
+    assert record.validity.status == "failed"
+    assert "--no-isolate" in record.validity.reasons[0]
+    assert measure(runner, checkpoint).usable
+    assert threading.active_count() < 20
+
+
+def made(rate: float, status: str = "ok", reasons: tuple[str, ...] = ()) -> Record:
+    values = {
+        "ttft_s[1]": 1 / rate,
+        "tpot_s[1]": 1 / rate,
+        "prefill_tokens_per_s[1]": rate,
+        "decode_tokens_per_s[1]": rate,
+    }
+    samples = {"1": {"ttft_s": [1 / rate], "decode_s": [2 / rate], "itl_s": [[1 / rate] * 2]}}
+    samples["1"] |= {"batch_size": 1, "prompt_tokens": 8}
+    return make_record(
+        "throughput", values=values, samples=samples, status=status, reasons=reasons,
+        seconds={"load": 1.0, "total": 2.0}, telemetry=({"samples": 3},),
+        protocol={"new_tokens": 3},
+    )  # fmt: skip
+
+
+def died(reason: str) -> Record:
+    return make_record("throughput", status="failed", reasons=(reason,))
+
+
+def test_two_processes_by_hand() -> None:
+    """10 and 40: geometric mean 20, s of the logarithms ln 4/√2, over √2: ln 2; t = 12.706."""
+    record = join_processes([made(10.0), made(40.0)])
+    found = record.values["decode_tokens_per_s[1]"]
+    assert found.value == pytest.approx(20)
+    assert found.interval == pytest.approx(
+        (20 * math.exp(-12.706204736 * math.log(2)), 20 * math.exp(12.706204736 * math.log(2)))
+    )
+    assert record.seconds == {"load": 1.0, "total": 4.0}
+    assert len(record.telemetry) == 2
+    assert record.validity == Validity()
+
+
+def test_flags_are_joined_and_an_invalid_process_does_not_count() -> None:
+    record = join_processes(
+        [made(10.0), made(10.0, "flagged", ("warm",)), made(99.0, "invalid", ("hot",))]
+    )
+    assert record.validity.status == "flagged"
+    assert set(record.validity.reasons) == {"warm", "1 of 3 processes gave no numbers", "hot"}
+    assert record.values["decode_tokens_per_s[1]"].value == pytest.approx(10)
+
+
+def test_the_rounds_of_an_invalid_process_are_kept_apart() -> None:
+    hot = made(99.0, "invalid", ("hot",))
+    record = join_processes([hot, made(10.0), made(10.0)])
+    assert record.samples["1"]["ttft_s"] == [0.1, 0.1]
+    assert record.samples["left_out"] == [{"reasons": ("hot",), "samples": hot.samples}]
+    shown = list_series(record)
+    assert [series.name for series in shown] == ["m[fp32]::prefill[1]", "m[fp32]::decode[1]"]
+    assert shown[0].seconds == (0.1, 0.1)
+    one = join_processes([hot, made(10.0), died("gone")])
+    assert one.validity.status == "failed"
+    assert one.samples["1"]["ttft_s"] == [0.1]
+    assert one.samples["left_out"][0]["samples"] == hot.samples
+    assert Record.model_validate_json(dump_json(one)).samples["left_out"][0]["reasons"] == ["hot"]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_numbers_of_an_invalid_process_make_no_failed_record(order: tuple[int, int]) -> None:
+    """Whose numbers are taken for sound."""
+    given = (made(99.0, "invalid", ("hot",)), died("gone"))
+    record = join_processes([given[index] for index in order])
+    assert record.validity.status == "invalid"
+    assert set(record.validity.reasons[1:]) == {"hot", "gone"}
+    assert record.samples["1"]["ttft_s"] == [1 / 99]
+    assert "left_out" not in record.samples
+
+
+def test_what_a_process_had_finished_before_it_failed_counts() -> None:
+    part = made(40.0, "failed", ("gone at batch 2",))
+    record = join_processes([made(10.0), part, died("gone")])
+    assert record.values["decode_tokens_per_s[1]"].value == pytest.approx(20)
+    assert record.validity.status == "failed"
+    assert record.validity.reasons == (
+        "2 of 3 processes gave not all numbers, and an interval needs 2 that do",
+        "gone at batch 2",
+        "gone",
+    )
+    assert join_processes([made(10.0), part, made(40.0)]).validity.status == "flagged"
+
+
+@pytest.mark.parametrize(("status", "expected"), [("invalid", "invalid"), ("failed", "failed")])
+def test_one_process_makes_no_interval_but_what_it_measured_stays(
+    status: str, expected: str
+) -> None:
+    lost = died("hot") if status == "failed" else made(1.0, status, ("hot",))
+    record = join_processes([made(10.0), lost, lost])
+    assert record.validity.status == expected
+    assert record.validity.reasons == (
+        "2 of 3 processes gave no numbers, and an interval needs 2 that do",
+        "hot",
+    )
+    assert record.values["decode_tokens_per_s[1]"].value == 10.0
+
+
+def test_a_suite_asks_for_them_and_shows_the_interval(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    write_llama(tmp_path / "model")
+    measured = FAST_THROUGHPUT.replace("{", "{processes: 2, roofline: false, ")
+    project.write(
+        "suites/s.yaml",
+        "name: s\nreference: fp32\nmodels: [{name: m, source: ../model}]\n"
+        f"precisions: [fp32, bf16]\nmeasure:\n  {measured}\n"
+        'limits: [{metric: "throughput.decode_tokens_per_s[1]", min: 1e9}]\n',
+    )
+    outcome = project.run("-v")
+    assert outcome.code == 1, outcome.text
+    assert "(95 % interval " in outcome.text
+    records = find_records(project.last_run("s"))
+    for cell in ("m[fp32]", "m[bf16]"):
+        assert records[f"{cell}::throughput"].samples["1"]["rounds_per_process"] == [3, 3]

@@ -1,0 +1,118 @@
+"""What the device can do at best, measured here and now; nothing is judged by its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from harness.timing import roofline as _roofline
+from harness.timing.roofline import (
+    copy_bytes,
+    last_level_cache_bytes,
+    measure_bandwidth,
+    measure_matmul_peak,
+)
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _measured_anew() -> None:
+    measure_bandwidth.cache_clear()
+    measure_matmul_peak.cache_clear()
+
+
+def write_caches(folder: Path, **sizes: str) -> Path:
+    for name, size in sizes.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "size").write_text(f"{size}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"index0": "48K", "index2": "2048K", "index3": "32768K"}, 32 * MIB),
+        ({"index0": "32K", "index1": "2M"}, 2 * MIB),
+        ({"index0": "65536"}, 65536),
+        ({"index0": "unknown"}, None),
+        ({}, None),
+    ],
+)
+def test_the_last_level_cache_is_the_largest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, str], expected: int | None
+) -> None:
+    monkeypatch.setattr(_roofline, "_CPU_CACHES", write_caches(tmp_path, **sizes))
+    assert last_level_cache_bytes("cpu") == expected
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"), [("8M", 32 * MIB), ("480M", 1024 * MIB), ("unknown", 1024 * MIB)]
+)
+def test_a_copy_is_of_four_caches_or_of_a_gibibyte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, expected: int
+) -> None:
+    monkeypatch.setattr(_roofline, "_CPU_CACHES", write_caches(tmp_path, index3=cache))
+    assert copy_bytes("cpu") == expected
+
+
+def test_bandwidth_counts_what_is_read_and_what_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A copy of 1 GiB in half a second moves 2 GiB."""
+    monkeypatch.setattr(_roofline, "copy_bytes", lambda device: 1024 * MIB)
+    monkeypatch.setattr(_roofline, "_time_copy", lambda device, size: size / (2 * 1024 * MIB))
+    assert measure_bandwidth("cpu") == 4 * 1024 * MIB
+
+
+def test_a_real_copy_is_measured_once_and_its_buffers_are_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_roofline, "_CPU_CACHES", write_caches(tmp_path, index3="16M"))
+    before = psutil.Process().memory_info().rss
+    found = measure_bandwidth("cpu")
+    held = psutil.Process().memory_info().rss - before
+    assert found is not None
+    assert 1e8 < found < 1e13  # bytes per second of anything that is a computer
+    assert held < 64 * MIB, "one of the two buffers of 64 MiB is still there"
+    assert measure_bandwidth("cpu") == found
+
+
+def test_without_room_for_the_copy_there_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_roofline, "free_bytes", lambda device: 100 * MIB)
+    monkeypatch.setattr(_roofline, "copy_bytes", lambda device: 41 * MIB)
+    assert measure_bandwidth("cpu") is None
+
+
+def test_the_peak_is_the_best_of_sizes_that_grow_until_they_are_long_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def time_product(device: str, dtype: str, size: int) -> float:
+        asked.append((dtype, size))
+        return {512: 0.001, 1024: 0.021}[size]
+
+    monkeypatch.setattr(_roofline, "_time_product", time_product)
+    assert measure_matmul_peak("cpu", "float32") == pytest.approx(2 * 512**3 / 0.001)
+    assert asked == [("float32", 512), ("float32", 1024)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_real_product_in_each_dtype(dtype: str) -> None:
+    found = measure_matmul_peak("cpu", dtype)
+    assert found is not None
+    assert 1e8 < found < 1e15
+    assert measure_matmul_peak("cpu", dtype) == found
+    size = 256
+    left = torch.randn(size, size)
+    seconds = _roofline._best_seconds("cpu", lambda: left.mm(left))
+    assert seconds > 0
+
+
+def test_without_room_for_a_product_there_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_roofline, "free_bytes", lambda device: 1 * MIB)
+    assert measure_matmul_peak("cpu", "float32") is None

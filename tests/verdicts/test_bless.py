@@ -1,0 +1,240 @@
+"""bless: what may be blessed and why not, what a threshold is made of, and what it changes."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from harness.errors import InputError
+from harness.records.record import Record, Run, Verdict
+from harness.verdicts.bless import bless
+from harness.verdicts.threshold_verdicts import judge_thresholds
+from harness.verdicts.thresholds import Thresholds
+from tests.support.records import (
+    ENVIRONMENT,
+    make_choices,
+    make_peaks,
+    make_perplexity,
+    make_record,
+    make_run,
+    make_speeds,
+)
+
+EVERYTHING = (
+    make_choices(),
+    make_perplexity(150.0, 160.0, 170.0, 155.0),
+    make_speeds(100.0),
+    make_peaks(1 << 30),
+)
+
+
+def blessed(*runs: Run, previous: Thresholds | None = None) -> Thresholds:
+    return bless(runs, "cpu-xeon", previous, "because", "2026-01-02").thresholds
+
+
+@pytest.mark.parametrize(
+    ("run", "reason", "message"),
+    [
+        (make_run(*EVERYTHING), " ", "a reason is needed"),
+        (make_run(*EVERYTHING, interrupted=True), "x", "was interrupted"),
+        (make_run(*EVERYTHING, git_dirty=True), "x", "a dirty tree: commit first"),
+        (make_run(*EVERYTHING, git_sha=None), "x", "of no commit"),
+        (make_run(make_choices(status="invalid", reasons=("NaN",))), "x", "mmlu is invalid: NaN"),
+        (make_run(make_peaks(9), make_choices(status="failed", reasons=("died",))), "x", "died"),
+        (make_run(make_speeds(9.0, None, 1)), "x", "nothing to bless: .* 1 processes, 3 are"),
+        (make_run(make_speeds(9.0, 0.01, 2)), "x", "nothing to bless: .* 2 processes, 3 are"),
+        (make_run(make_speeds(9.0, 0.2, 6)), "x", "differ by 20%, which is no agreement"),
+        (make_run(make_record("side_by_side", values={"items": 3})), "x", "nothing to bless"),
+        (make_run(make_choices(reference_only=True)), "x", "nothing to bless"),
+        (make_run(make_choices(noise=True)), "x", "nothing to bless"),
+        (make_run(make_choices(reused_from="s/earlier")), "x", "nothing to bless"),
+        (make_run(make_choices(status="skipped")), "x", "nothing to bless"),
+        (
+            make_run(make_speeds(9.0, status="flagged", reasons=("power was capped",))),
+            "x",
+            "a flagged speed is no anchor: power was capped",
+        ),
+    ],
+)
+def test_what_cannot_be_blessed_is_refused(run: Run, reason: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        bless([run], "cpu-xeon", None, reason, "2026-01-02")
+
+
+def test_a_broken_limit_is_not_blessed() -> None:
+    verdict = Verdict(verdict="FAIL", metric="mmlu.acc", bound="min 0.9", value=0.5, text="too low")
+    with pytest.raises(InputError, match="breaks a limit of its suite: too low"):
+        blessed(make_run(make_choices(verdicts=(verdict,))))
+    threshold = verdict.model_copy(update={"against": "threshold"})
+    assert blessed(make_run(make_choices(verdicts=(threshold,))))  # which is what bless replaces
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        (make_run(*EVERYTHING, git_sha="1" * 40), "different commits"),
+        (make_run(*EVERYTHING, device="cuda:0"), "different devices"),
+        (make_run(*EVERYTHING, environment={**ENVIRONMENT, "torch": {"threads": 1}}), "threads"),
+    ],
+)
+def test_only_runs_of_one_kind_are_blessed_together(other: Run, what: str) -> None:
+    with pytest.raises(InputError, match=what):
+        blessed(make_run(*EVERYTHING), other)
+
+
+def test_runs_of_different_suites_or_one_run_twice_are_refused() -> None:
+    run = make_run(*EVERYTHING)
+    other = run.model_copy(update={"suite": {**run.suite, "sha256": "6" * 64}})
+    with pytest.raises(InputError, match="different suites"):
+        blessed(run, other)
+    with pytest.raises(InputError, match="given twice: a copy does not tell how runs differ"):
+        blessed(run, make_run(*EVERYTHING))
+
+
+def test_a_copy_does_not_make_up_for_processes() -> None:
+    run = make_run(make_speeds(100.0, 0.01, 2))
+    with pytest.raises(InputError, match="given twice"):
+        blessed(run, run)
+
+
+@pytest.mark.parametrize(("suite", "device"), [("t", "cpu-xeon"), ("s", "cpu-epyc")])
+def test_thresholds_of_another_suite_or_device_are_not_changed(suite: str, device: str) -> None:
+    before = blessed(make_run(*EVERYTHING)).model_copy(update={"suite": suite, "device": device})
+    with pytest.raises(InputError, match=f"are of {suite} on {device}, the runs of s on cpu-xeon"):
+        blessed(make_run(*EVERYTHING), previous=before)
+
+
+def test_runs_of_one_commit_tell_the_spread_by_hand() -> None:
+    """Peaks of 100, 102 and 104 MiB: σ = 2 MiB, margin max(2 % of 102, 1 MiB, 3 σ) = 6 MiB."""
+    mib = 1 << 20
+    runs = [make_run(make_peaks(size * mib)) for size in (100, 102, 104)]
+    threshold = blessed(*runs).cells["m[nf4]"]["memory"].values["peak_bytes"]
+    assert threshold.value == 102 * mib
+    assert threshold.spread == pytest.approx(2 * mib)
+    assert threshold.margin == pytest.approx(6 * mib)
+    assert threshold.n == 3
+
+
+def test_a_spread_that_leaves_no_margin_is_said_and_not_widened() -> None:
+    mib = 1 << 20
+    runs = [make_run(make_peaks(size * mib)) for size in (100, 130, 160)]
+    thresholds = blessed(*runs)
+    assert thresholds.cells["m[nf4]"]["memory"].values["peak_bytes"].margin is None
+    [first, *_] = judge_thresholds(thresholds, ENVIRONMENT, make_peaks(200 * mib))
+    assert first.verdict == "INCONCLUSIVE"
+    assert "runs of one commit differ by σ = 3.1e+07: no margin would tell" in first.text
+
+
+def test_runs_of_one_process_each_are_the_processes_by_hand() -> None:
+    """ln of 100, 101, 102.01: s = ln 1.01; each run is a process."""
+    runs = [make_run(make_speeds(s, None, 1)) for s in (100.0, 101.0, 102.01)]
+    threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values["decode_tokens_per_s[1]"]
+    assert (threshold.value, threshold.n) == (pytest.approx(101.0), 3)
+    assert threshold.spread == pytest.approx(math.log(1.01))
+
+
+def test_a_part_of_a_suite_changes_its_own_thresholds_only() -> None:
+    first = blessed(make_run(*EVERYTHING))
+    second = blessed(make_run(make_choices(lost=3)), previous=first)
+    assert second.cells["m[nf4]"]["memory"] == first.cells["m[nf4]"]["memory"]
+    assert second.cells["m[nf4]"]["mmlu"] != first.cells["m[nf4]"]["mmlu"]
+
+
+def test_parts_of_a_suite_are_blessed_together() -> None:
+    """One run per precision: each is of what it has measured, a stand-in of the reference none."""
+    full = make_run(make_peaks(5 << 30), make_perplexity(150.0, 160.0), id="s/1")
+    stand_in = make_perplexity(150.0, 160.0, reference_only=True, reused_from="s/1")
+    part = make_run(make_choices(), stand_in, id="s/2")
+    cell = blessed(full, part).cells["m[nf4]"]
+    assert {name: one.run for name, one in cell.items()} == {
+        "memory": "s/1",
+        "perplexity": "s/1",
+        "mmlu": "s/2",
+    }
+    assert cell["perplexity"].values["ppl"].n == 1
+
+
+def test_both_sides_of_the_agreement_and_number_of_processes() -> None:
+    for spread, n, agrees in (
+        (0.099, 3, True),
+        (0.101, 3, False),
+        (0.01, 3, True),
+        (0.01, 2, False),
+    ):
+        runs = [make_run(make_speeds(100.0, spread, n), make_peaks(1 << 30))]
+        result = bless(runs, "cpu-xeon", None, "why", "2026-01-02")
+        assert ("throughput" in result.thresholds.cells["m[nf4]"]) is agrees
+        assert bool(result.left_out) is not agrees
+
+
+def speeds(prefill_spread: float) -> Record:
+    """Two values; the second may be unsteady."""
+    prefill = make_speeds(900.0, prefill_spread).values["decode_tokens_per_s[1]"]
+    return make_record(
+        "throughput",
+        "nf4",
+        values={**make_speeds(100.0).values, "prefill_tokens_per_s[1]": prefill},
+    )
+
+
+def test_no_threshold_is_lost_because_a_run_was_unsteady() -> None:
+    first = blessed(make_run(speeds(0.01)))
+    result = bless(
+        [make_run(speeds(0.3), make_peaks(1 << 30))], "cpu-xeon", first, "why", "2026-01-03"
+    )
+    cell = result.thresholds.cells["m[nf4]"]
+    assert cell["throughput"] == first.cells["m[nf4]"]["throughput"]
+    assert "memory" in cell
+    assert "differ by 30%" in result.left_out[0]
+    assert "stays as it was: prefill_tokens_per_s[1] would no longer have" in result.left_out[1]
+
+
+def test_what_a_suite_no_longer_measures_is_told_to_be_gone() -> None:
+    first = blessed(make_run(speeds(0.01)))
+    result = bless([make_run(make_speeds(100.0))], "cpu-xeon", first, "why", "2026-01-03")
+    assert result.changes == ("m[nf4] throughput.prefill_tokens_per_s[1]: gone, was 900 tokens/s",)
+
+
+def test_the_margin_of_a_speed_is_3_sigma_of_whole_runs_by_hand() -> None:
+    """σ of a run is that of a process over the root of its processes, however many runs there are.
+
+    One run of 4 at 6 %: 3·6 %/2 = 9 % of 100. Four runs of 1, two at -1 % and two at +1 %: σ of one
+    is 1 %·sqrt(4/3). At 6 % three times that is beyond 5 times the 3 % that are declared: none.
+    """
+
+    def margin(*runs: Run) -> float | None:
+        cell = blessed(*runs).cells["m[nf4]"]
+        return cell["throughput"].values["decode_tokens_per_s[1]"].margin
+
+    assert margin(make_run(make_speeds(100.0, 0.06, 4))) == pytest.approx(9.0)
+    assert margin(make_run(make_speeds(100.0, 0.01, 4))) == pytest.approx(3.0)
+
+    def four(step: float) -> list[Run]:
+        logs = (-step, -step, step, step)
+        return [
+            make_run(make_speeds(100 * math.exp(x), None, 1), id=f"{i}") for i, x in enumerate(logs)
+        ]
+
+    assert margin(*four(0.01)) == pytest.approx(300 * 0.01 * math.sqrt(4 / 3))
+    assert margin(*four(0.06)) is None
+
+
+def test_runs_that_differ_more_than_their_processes_tell_the_spread_by_hand() -> None:
+    """Two runs of 3, at -1 % and +1 %: σ of a run is 1 %·√2, of a process √3 times that."""
+    logs = (-0.01, 0.01)
+    runs = [make_run(make_speeds(100 * math.exp(x), 0.001, 3), id=f"{x}") for x in logs]
+    threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values["decode_tokens_per_s[1]"]
+    assert (threshold.value, threshold.n) == (pytest.approx(100.0), 6)
+    assert threshold.spread == pytest.approx(0.01 * math.sqrt(2) * math.sqrt(3))
+    assert threshold.margin == pytest.approx(300 * 0.01 * math.sqrt(2))
+
+
+def test_what_changed_is_told_with_its_direction() -> None:
+    first = blessed(make_run(make_peaks(1 << 30), make_speeds(100.0)))
+    runs = [make_run(make_peaks(1 << 31), make_speeds(110.0))]
+    changes = bless(runs, "cpu-xeon", first, "why", "2026-01-03").changes
+    peak = next(line for line in changes if "memory.peak_bytes" in line)
+    speed = next(line for line in changes if "decode" in line)
+    assert "(+100.00%), looser; margin" in peak
+    assert "100 → 110 tokens/s (+10.00%), tighter" in speed

@@ -1,0 +1,91 @@
+"""announce: limits that a run cannot decide are told before the long work, with what would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.catalog import load_measurement
+from harness.suite.read import Limit, MeasurementSpec
+from harness.verdicts.power_warnings import announce_items, announce_processes
+from tests.support.cells_in_process import write_checkpoint
+from tests.support.projects import FAST_THROUGHPUT, Project
+
+
+def limit(metric: str, **bounds: float) -> Limit:
+    return Limit(precision=("nf4",), model=("m",), metric=metric, position="s.yaml:9:5", **bounds)
+
+
+DROP = limit("mmlu.accuracy_drop", max=0.01)
+
+
+@pytest.mark.parametrize(("items", "told"), [(1000, 1), (6276, 1), (6277, 0), (15_000, 0)])
+def test_a_drop_finer_than_the_items_see_is_told(items: int, told: int) -> None:
+    """METHOD.md 4: at 8 % of flips one point takes 6,277 items, and 1,000 see 2.5 points."""
+    texts = list(announce_items([DROP], "m", "nf4", "mmlu", items))
+    assert len(texts) == told
+    if items == 1000:
+        assert texts[0].startswith("s.yaml:9:5: mmlu.accuracy_drop max 0.01 is finer than 1,000")
+        assert "a drop of 0.025 at the least; 6,277 items would do" in texts[0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        limit("mmlu.flip_rate", max=0.01),
+        limit("mmlu.acc", min=0.5),
+        limit("mmlu.accuracy_drop[anatomy]", max=0.01),
+        limit("perplexity.ratio", max=1.01),
+    ],
+)
+def test_what_the_number_of_items_does_not_tell_is_not_announced(other: Limit) -> None:
+    assert list(announce_items([other], "m", "nf4", other.family, 10)) == []
+
+
+def test_a_limit_is_announced_for_its_own_cells_only() -> None:
+    assert list(announce_items([DROP], "m", "int8", "mmlu", 10)) == []
+    assert list(announce_items([DROP], "other", "nf4", "mmlu", 10)) == []
+    assert list(announce_items([DROP], "m", "nf4", "hellaswag", 10)) == []
+
+
+@pytest.mark.parametrize(("processes", "told"), [(1, 1), (3, 0)])
+def test_a_speed_limit_needs_several_processes(processes: int, told: int) -> None:
+    options = load_measurement("throughput").Options(processes=processes)
+    spec = MeasurementSpec(name="throughput", options=options)
+    speed, size = (
+        limit("throughput.decode_speedup[1]", min=1.0),
+        limit("footprint.size_ratio", max=1),
+    )
+    texts = list(announce_processes([speed, size], "m", "nf4", spec))
+    assert len(texts) == told
+    assert all("cannot be decided by one process" in text for text in texts)
+
+
+SUITE = f"""name: s
+reference: fp32
+models: [{{name: m, source: ../model}}]
+precisions: [fp32, bf16]
+measure:
+  mmlu: {{data: ../quiz, shots: 0}}
+  {FAST_THROUGHPUT}
+limits:
+  - {{precision: bf16, metric: mmlu.accuracy_drop, max: 0.02}}
+  - {{precision: bf16, metric: "throughput.decode_speedup[1]", min: 0.5}}
+"""
+
+
+def test_a_run_says_so_before_the_first_number(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    write_checkpoint(tmp_path / "model", num_hidden_layers=1)
+    question = '"Which?",a,b,c,d,B\n'
+    project.write("quiz/test/one_test.csv", "".join(f'"{i} {question[1:]}' for i in range(12)))
+    project.write("quiz/dev/one_dev.csv", question)
+    project.write("suites/s.yaml", SUITE)
+    outcome = project.run("-v")
+    first = outcome.text.index("PASSED")
+    speeds = outcome.text.index("throughput.decode_speedup[1] min 0.5 cannot be decided by one")
+    assert speeds < first, outcome.text
+    assert outcome.text.count("mmlu.accuracy_drop max 0.02 is finer than 12 items see") == 1
+    told = outcome.text.index("is finer than 12 items see")
+    assert told < outcome.text.index("m[fp32]::mmlu PASSED")

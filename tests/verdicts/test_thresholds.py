@@ -1,0 +1,387 @@
+"""thresholds: what later runs are judged by, and the file that they are in."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from harness.cli.schema import THRESHOLDS_SCHEMA_FILE, format_schema, thresholds_json_schema
+from harness.errors import InputError
+from harness.records.record import Record, Run, Value, Verdict
+from harness.verdicts.bless import bless
+from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
+from harness.verdicts.thresholds import (
+    Thresholds,
+    list_unmeasured,
+    pack_row,
+    path_of,
+    read_thresholds,
+    unpack_row,
+    write_thresholds,
+)
+from tests.support.records import (
+    ENVIRONMENT,
+    make_choices,
+    make_peaks,
+    make_perplexity,
+    make_run,
+    make_speeds,
+)
+
+EVERYTHING = (
+    make_choices(),
+    make_perplexity(150.0, 160.0, 170.0, 155.0),
+    make_speeds(100.0),
+    make_peaks(1 << 30),
+)
+DECODE = "decode_tokens_per_s[1]"
+
+
+def blessed(*runs: Run, previous: Thresholds | None = None) -> Thresholds:
+    return bless(runs, "cpu-xeon", previous, "because", "2026-01-02").thresholds
+
+
+def judge(
+    thresholds: Thresholds, *records: Record, environment: Any = ENVIRONMENT
+) -> list[Verdict]:
+    return [v for r in records for v in judge_thresholds(thresholds, environment, r)]
+
+
+def outcomes(thresholds: Thresholds, *records: Record) -> dict[str, str]:
+    return {v.metric: v.verdict for v in judge(thresholds, *records)}
+
+
+ALL = {
+    "mmlu.acc",
+    "perplexity.ppl",
+    "throughput.decode_tokens_per_s[1]",
+    "memory.load_peak_bytes",
+    "memory.weights_bytes",
+    "memory.prefill_peak_bytes",
+    "memory.generate_peak_bytes",
+    "memory.peak_bytes",
+}
+
+
+def test_a_blessed_run_passes_against_itself() -> None:
+    thresholds = blessed(make_run(*EVERYTHING))
+    found = judge(thresholds, *EVERYTHING)
+    assert {v.metric for v in found} == ALL
+    assert {v.verdict for v in found} == {"PASS"}
+    assert {v.against for v in found} == {"threshold"}
+    assert propose_tighter(thresholds, ENVIRONMENT, EVERYTHING) == []
+
+
+@pytest.mark.parametrize(
+    ("worse", "failing"),
+    [
+        (make_choices(lost=30), {"mmlu.acc"}),
+        (make_perplexity(155.0, 165.0, 175.0, 160.0), {"perplexity.ppl"}),
+        (make_speeds(90.0), {"throughput.decode_tokens_per_s[1]"}),
+        (make_peaks(int(1.1 * (1 << 30))), {m for m in ALL if m.startswith("memory")}),
+    ],
+    ids=["accuracy", "perplexity", "speed", "memory"],
+)
+def test_a_worsened_copy_fails_for_exactly_what_got_worse(worse: Record, failing: set[str]) -> None:
+    thresholds = blessed(make_run(*EVERYTHING))
+    records = [worse if r.measurement == worse.measurement else r for r in EVERYTHING]
+    found = outcomes(thresholds, *records)
+    assert {metric for metric, verdict in found.items() if verdict == "FAIL"} == failing
+    assert {v for m, v in found.items() if m not in failing} == {"PASS"}
+
+
+def test_both_sides_of_a_margin() -> None:
+    """Memory: 2 % of 1 GiB, and a margin itself is still within. Perplexity: 0.5 %."""
+    thresholds = blessed(make_run(make_peaks(1 << 30)))
+    limit = (1 << 30) + 0.02 * (1 << 30)
+    assert set(outcomes(thresholds, make_peaks(math.floor(limit))).values()) == {"PASS"}
+    assert set(outcomes(thresholds, make_peaks(math.floor(limit) + 1)).values()) == {"FAIL"}
+    small = blessed(make_run(make_peaks(10 << 20)))  # 1 MiB, which is more
+    assert set(outcomes(small, make_peaks(11 << 20)).values()) == {"PASS"}
+    assert set(outcomes(small, make_peaks((11 << 20) + 1)).values()) == {"FAIL"}
+    base = make_perplexity(100.0, 100.0)
+    thresholds = blessed(make_run(base))
+    for factor, outcome in ((1.00499, "PASS"), (1.00501, "FAIL"), (0.5, "PASS")):
+        nll = 100 + 100 * math.log(factor)
+        assert outcomes(thresholds, make_perplexity(nll, nll))["perplexity.ppl"] == outcome
+
+
+def test_one_process_is_judged_by_the_blessed_spread() -> None:
+    """A nightly run of one process: 10 % slower shows, 2 % may be its luck."""
+    thresholds = blessed(make_run(make_speeds(100.0, 0.01, 6)))
+
+    def judged(speed: float) -> str:
+        return outcomes(thresholds, make_speeds(speed, None, 1)).popitem()[1]
+
+    assert [judged(s) for s in (120.0, 100.0, 98.0, 90.0)] == [
+        "PASS",
+        "PASS",
+        "INCONCLUSIVE",
+        "FAIL",
+    ]
+
+
+def test_a_threshold_without_spread_concludes_nothing_about_one_process() -> None:
+    thresholds = blessed(make_run(make_speeds(100.0)))
+    data = thresholds.model_dump(by_alias=True)
+    data["cells"]["m[nf4]"]["throughput"]["values"]["decode_tokens_per_s[1]"]["spread"] = None
+    [verdict] = judge(Thresholds.model_validate(data), make_speeds(50.0, None, 1))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "bless from 3 or more" in verdict.text
+
+
+def test_what_a_threshold_depends_on_must_be_the_same() -> None:
+    thresholds = blessed(make_run(*EVERYTHING))
+    newer = {**ENVIRONMENT, "libraries": {**ENVIRONMENT["libraries"], "torch": "2.14"}}
+    found = judge(thresholds, *EVERYTHING, environment=newer)
+    assert {(v.metric, v.verdict) for v in found} == {
+        (r.measurement, "INCONCLUSIVE") for r in EVERYTHING
+    }
+    assert "libraries.torch (2.13.0 → 2.14) changed; bless it anew" in found[0].text
+    other = make_choices(protocol={"shots": 0})
+    assert "protocol.shots (5 → 0)" in judge(thresholds, other)[0].text
+
+
+def test_a_value_that_is_gone_fails_and_a_record_without_numbers_is_left_to_others() -> None:
+    thresholds = blessed(make_run(*EVERYTHING))
+    gone = make_peaks(1).model_copy(update={"values": {"peak_bytes": Value(value=None)}})
+    assert set(outcomes(thresholds, gone).values()) == {"FAIL"}
+    assert judge(thresholds, make_speeds(1.0, status="failed", reasons=("it died",))) == []
+    assert list_unmeasured(thresholds, EVERYTHING[:2]) == ["m[nf4] throughput", "m[nf4] memory"]
+
+
+def test_what_is_surely_better_proposes_to_be_blessed() -> None:
+    thresholds = blessed(make_run(*EVERYTHING))
+    [line] = propose_tighter(thresholds, ENVIRONMENT, [make_speeds(120.0)])
+    assert line.startswith("m[nf4] throughput.decode_tokens_per_s[1] is 20.0% better")
+    assert "harness bless" in line
+    assert propose_tighter(thresholds, ENVIRONMENT, [make_speeds(102.0)]) == []
+    assert propose_tighter(thresholds, ENVIRONMENT, [make_speeds(105.0, 0.08)]) == []
+
+
+def test_small_steps_are_compared_with_the_anchor() -> None:
+    """Each night 1 % slower than the last passes against the last, not against what was blessed."""
+    thresholds = blessed(make_run(make_speeds(100.0)))
+    nights = [outcomes(thresholds, make_speeds(100.0 - n)).popitem()[1] for n in range(8)]
+    assert nights[0] == "PASS"
+    assert nights[-1] == "FAIL"
+
+
+def test_the_bounds_of_one_more_run_by_hand() -> None:
+    """σ = 10 MiB of 4 runs about 1,015: SE = σ·sqrt(1 + 1/4), t(0.95, 3) = 2.3534."""
+    mib = 1 << 20
+    sizes = (1005, 1005, 1025, 1025)
+    runs = [make_run(make_peaks(size * mib), id=f"{i}") for i, size in enumerate(sizes)]
+    thresholds = blessed(*runs)
+    threshold = thresholds.cells["m[nf4]"]["memory"].values["peak_bytes"]
+    sigma = math.sqrt(400 / 3)
+    assert threshold.spread == pytest.approx(sigma * mib)
+    assert threshold.margin == pytest.approx(3 * sigma * mib)
+    verdict = next(
+        v for v in judge(thresholds, make_peaks(1020 * mib)) if v.metric == "memory.peak_bytes"
+    )
+    reach = 2.35336 * sigma * math.sqrt(1.25)
+    assert verdict.bounds == pytest.approx(((1020 - reach) * mib, (1020 + reach) * mib), rel=1e-4)
+    assert verdict.verdict == "INCONCLUSIVE"  # 5 + 30.4 MiB may be more than the margin of 34.6
+    assert "σ is of 4 blessed runs" in verdict.text
+    assert set(outcomes(thresholds, make_peaks(1019 * mib)).values()) == {"PASS"}
+    assert set(outcomes(thresholds, make_peaks(1051 * mib)).values()) == {"FAIL"}
+
+
+def test_bounds_and_the_smallest_detectable_are_in_the_values_unit() -> None:
+    """1 % of 3 and of 6 processes: SE = 1 %·sqrt(1/3 + 1/6)."""
+    thresholds = blessed(make_run(make_speeds(100.0, 0.01, 3)))
+    [verdict] = judge(thresholds, make_speeds(80.0, 0.01, 6))
+    assert verdict.verdict == "FAIL"
+    assert verdict.bounds is not None
+    low, high = verdict.bounds
+    assert low < 80.0 < high
+    assert verdict.smallest_detectable is not None
+    assert 3.0 < verdict.smallest_detectable < 20.0
+    assert "on either side" not in verdict.text
+
+
+def test_what_one_process_leaves_open_says_how_many_would_decide() -> None:
+    """3 blessed, 1 now: SE = 1 %·sqrt(4/3), t(0.95, 2) = 2.92: 3.4 % reach, of 3 % allowed."""
+    thresholds = blessed(make_run(make_speeds(100.0, 0.01, 3)))
+    [verdict] = judge(thresholds, make_speeds(100.0, None, 1))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert verdict.bounds == pytest.approx(
+        (100 * math.exp(-0.03372), 100 * math.exp(0.03372)), 1e-3
+    )
+    assert "about 3 processes on either side would decide" in verdict.text
+    [several] = judge(thresholds, make_speeds(100.0, 0.01, 3))
+    assert several.verdict == "PASS"
+
+
+def test_a_slowdown_that_luck_explains_is_left_open() -> None:
+    """3 and 3 processes: p = 0.03, two-sided with 4 degrees of freedom, is at t = 3.298.
+
+    By hand with 2 %: SE = 2 %·sqrt(2/3) = 1.633 %, so a slowdown of 5.39 % in logarithms. A
+    one-sided 95 % bound alone, t = 2.13, would fail from 3.5 % on.
+    """
+    thresholds = blessed(make_run(make_speeds(100.0, 0.02, 3)))
+    threshold = thresholds.cells["m[nf4]"]["throughput"].values[DECODE]
+    assert threshold.margin == pytest.approx(3 * 2 / math.sqrt(3))
+    verdicts = [
+        judge(thresholds, make_speeds(100 * math.exp(-x), 0.02, 3))[0] for x in (0.050, 0.056)
+    ]
+    assert [v.verdict for v in verdicts] == ["INCONCLUSIVE", "FAIL"]
+    assert "equals differ as much by chance (p = 0.0" in verdicts[0].text
+
+
+def test_equal_items_pass_only_with_the_blessed_number() -> None:
+    """A threshold tightened by hand is judged, though the items are those that were blessed."""
+    base = make_perplexity(150.0, 160.0)
+    thresholds = blessed(make_run(base))
+    [verdict] = judge(thresholds, base)
+    assert (verdict.verdict, "every item is as it was" in verdict.text) == ("PASS", True)
+    data = thresholds.model_dump(by_alias=True)
+    data["cells"]["m[nf4]"]["perplexity"]["values"]["ppl"]["value"] *= 0.9
+    assert set(outcomes(Thresholds.model_validate(data), base).values()) == {"FAIL"}
+
+
+def test_numbers_of_an_invalid_record_are_not_judged() -> None:
+    thresholds = blessed(make_run(*EVERYTHING))
+    for speed in (50.0, 100.0, 150.0):
+        [verdict] = judge(thresholds, make_speeds(speed, status="invalid", reasons=("too hot",)))
+        assert verdict.verdict == "INCONCLUSIVE"
+        assert "this number is invalid: too hot" in verdict.text
+    gone = make_perplexity(150.0, status="invalid", reasons=("NaN",))
+    gone = gone.model_copy(update={"values": {"ppl": Value(value=None)}})
+    assert outcomes(thresholds, gone) == {"perplexity.ppl": "FAIL"}
+    hot = make_speeds(150.0, status="invalid", reasons=("too hot",))
+    assert propose_tighter(thresholds, ENVIRONMENT, [hot]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "update", "why"),
+    [
+        (DECODE, {"better": "lower"}, "lower is better, in 'tokens/s', the harness that higher"),
+        (DECODE, {"unit": "tokens/min"}, "'tokens/min', the harness that higher is better, in"),
+        (DECODE, {"spread": None}, "no spread between processes: bless from 3 or more of them"),
+        (DECODE, {"value": 0}, "the threshold 0 is no positive number"),
+        ("tpot_s[1]", {}, "no threshold is kept of such a value"),
+        ("nosuch", {}, "no threshold is kept of such a value"),
+    ],
+)
+def test_a_threshold_that_makes_no_sense_judges_nothing(
+    name: str, update: dict[str, Any], why: str
+) -> None:
+    """Such as one of an older harness, or edited by hand: neither a PASS nor a crash."""
+    data = blessed(make_run(make_speeds(100.0))).model_dump(by_alias=True)
+    values = data["cells"]["m[nf4]"]["throughput"]["values"]
+    values[name] = {**values.pop(DECODE), **update}
+    thresholds = Thresholds.model_validate(data)
+    for record in (make_speeds(50.0), make_speeds(200.0)):
+        [verdict] = judge(thresholds, record)
+        assert (verdict.verdict, verdict.value) == ("INCONCLUSIVE", None)
+        assert why in verdict.text
+        assert propose_tighter(thresholds, ENVIRONMENT, [record]) == []
+
+
+# The file
+
+
+def test_a_file_reads_back_and_changes_only_where_something_was_blessed(tmp_path: Path) -> None:
+    path = path_of(tmp_path, "s", "cpu-xeon")
+    assert path == tmp_path / "results/thresholds/s/cpu-xeon.json"
+    first = blessed(make_run(*EVERYTHING))
+    write_thresholds(first, path)
+    assert read_thresholds(path) == first
+    before = path.read_text().splitlines()
+    write_thresholds(blessed(make_run(make_peaks(1 << 20)), previous=first), path)
+    changed = [line for line in path.read_text().splitlines() if line not in before]
+    assert changed
+    assert all('"value"' in line or '"margin"' in line for line in changed)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: text[:-20], "not a readable thresholds file"),
+        (lambda text: "[]", "expected thresholds of schema 1, found None"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "schema 1, found 2"),
+        (lambda text: text.replace('"better": "lower"', '"better": "less"', 1), "better: Input"),
+        (lambda text: text.replace('"n": 1', '"n": "one"', 1), r"\.n: Input should be a valid"),
+        (lambda text: text.replace('"margin"', '"margins"', 1), "margin"),
+        (lambda text: text.replace('"margin": ', '"margin": NaN, "x": ', 1), "finite number"),
+        (lambda text: text.replace('"margin": ', '"margin": Infinity, "x": ', 1), "finite number"),
+        (lambda text: text.replace('"margin": ', '"margin": -', 1), "greater than or equal to 0"),
+        (lambda text: text.replace('"unit": "bytes"', '"unit": 8', 1), r"\.unit: Input should be"),
+        (lambda text: text.replace('"n": 6', '"n": 0'), r"\]\.n: Input should be greater than"),
+        (lambda text: text.replace('"n": 6', '"n": 1'), "a spread is of 2 samples or more"),
+        (lambda text: text.replace('"spread": null', '"spread": "1"', 1), r"\.spread: Input"),
+        (
+            lambda text: re.sub('"margin": [0-9.]+', '"margin": null', text, count=1),
+            "without a margin",
+        ),
+        (lambda text: re.sub('("value": )([0-9.]+)', r'\1"\2"', text, count=1), r"\.value"),
+        (lambda text: text.replace('"memory": {', '"mmlu": {', 1), "'mmlu' stands there twice"),
+    ],
+)
+def test_a_damaged_file_is_refused_by_name_and_field(
+    tmp_path: Path, spoil: Any, message: str
+) -> None:
+    path = path_of(tmp_path, "s", "cpu-xeon")
+    write_thresholds(blessed(make_run(*EVERYTHING)), path)
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(InputError, match=message) as caught:
+        read_thresholds(path)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_a_file_follows_the_shipped_schema(tmp_path: Path) -> None:
+    """If the schema is not up to date, run ``python -m harness.cli.schema``."""
+    shipped = THRESHOLDS_SCHEMA_FILE.read_text(encoding="utf-8")
+    assert shipped == format_schema(thresholds_json_schema())
+    validator = jsonschema.Draft202012Validator(json.loads(shipped))
+    path = tmp_path / "x.json"
+    write_thresholds(blessed(make_run(*EVERYTHING)), path)
+    data = json.loads(path.read_text())
+    validator.validate(data)
+    data["cells"]["m[nf4]"]["memory"]["values"]["peak_bytes"]["margin"] = -1
+    assert not validator.is_valid(data)
+
+
+def test_no_bare_nan_is_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_thresholds(blessed(make_run(*EVERYTHING)), path)
+    json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "n", "outcome"),
+    [
+        (1, 0, 40, "INCONCLUSIVE"),  # 2.5 points, and may be a tie
+        (9, 0, 40, "FAIL"),
+        (20, 9, 1000, "INCONCLUSIVE"),  # 1.1 points among 29 that turned: chance
+        (15, 0, 1000, "FAIL"),
+        (5, 5, 4000, "PASS"),
+    ],
+)
+def test_answers_are_judged_item_by_item(lost: int, won: int, n: int, outcome: str) -> None:
+    thresholds = blessed(make_run(make_choices(n=n)))
+    found = outcomes(thresholds, make_choices(lost, won, n))
+    assert found == {"mmlu.acc": outcome}
+
+
+def test_a_row_is_kept_in_a_fraction_of_its_length() -> None:
+    row = make_choices(200, 100, 14_000).items["right"] + "-"
+    packed = pack_row(row)
+    assert unpack_row(packed) == row
+    assert len(packed) < len(row) / 4
+    with pytest.raises(ValueError, match="a row of items cannot be read"):
+        unpack_row(packed[:-10] + "0" * 10)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "a/b", "", "."])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="no file is made of it"):
+        path_of(tmp_path, name, "cpu-xeon")

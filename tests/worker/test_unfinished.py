@@ -1,0 +1,304 @@
+"""Measurements that end before their time: what was finished stands, and nobody takes it for all.
+
+Real processes, really killed; models whose own code throws or hangs at a prompt of 23 tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness.run.executor
+from harness.errors import InputError
+from harness.metrics import throughput
+from harness.records.record import Record, Validity
+from harness.run.executor import CellRunner, Interrupted, OnProgress
+from harness.run.machine import Machine, inspect_machine
+from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec
+from harness.timing import workloads as _shapes
+from harness.worker.messages import Progress
+from tests.support.cells_in_process import write_checkpoint, write_llama
+from tests.support.misbehaving_models import TRIGGER, PidPipe, write_moody
+from tests.support.projects import Project, find_records, finish
+
+QUICK = {
+    "prompt_tokens": 8,
+    "new_tokens": 3,
+    "min_rounds": 3,
+    "min_time_s": 0.0,
+    "warmup_s": 0.0,
+    "roofline": False,
+}
+TWO_PROMPTS = f"prompt_tokens: [8, {TRIGGER - 1}]"
+SUITE = """name: s
+reference: fp32
+models: [{{name: m, source: ../m, trust_remote_code: true}}]
+precisions: [fp32]
+measure:
+  throughput:
+    {prompts}
+    processes: {processes}
+    new_tokens: 3
+    min_rounds: 3
+    min_time_s: 0
+    warmup_s: 0
+    roofline: false
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_llama(tmp_path_factory.mktemp("unfinished") / "model")
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return inspect_machine("cpu", Path(__file__).parents[2], online=False)
+
+
+def measure(runner: CellRunner, source: Path, remote: bool = False, **given: Any) -> Record:
+    from harness.precisions import fp32
+
+    try:
+        return runner.measure(
+            ModelSpec(name="m", source=str(source), trust_remote_code=remote),
+            PrecisionSpec(name="fp32", use="fp32", options=fp32.Options()),
+            MeasurementSpec(name="throughput", options=throughput.Options(**{**QUICK, **given})),
+        )
+    finally:
+        runner.close()
+
+
+def make_runner(machine: Machine, on_progress: Any = None, **given: Any) -> CellRunner:
+    seen: OnProgress = on_progress or (lambda *_: None)
+    return CellRunner(Path("/"), machine, seen, **given)
+
+
+def signalling(machine: Machine, number: int, **given: Any) -> CellRunner:
+    """A runner whose cell gets a signal as its third shape begins."""
+
+    def act(cell: str, measurement: str, progress: Progress) -> None:
+        if progress.done == 2 and runner._process is not None:
+            os.kill(runner._process.pid or 0, number)
+
+    runner = make_runner(machine, act, **given)
+    return runner
+
+
+def check_two_stand(record: Record, reason: str) -> None:
+    assert record.validity.status == "failed"
+    assert not record.usable
+    assert record.validity.reasons[0] == (
+        f"{reason} (at batch 64; what was finished before it stands)"
+    )
+    assert list(record.samples) == ["1", "2"]
+    for batch in (1, 2):
+        value = record.values[f"decode_tokens_per_s[{batch}]"]
+        assert value.value is not None
+        assert value.n == 3
+    assert "decode_tokens_per_s[64]" not in record.values
+    assert record.values["load_s"].value is not None
+    assert record.protocol["batch_sizes"] == [1, 2, 64]
+    assert len(record.telemetry) == 1
+
+
+def test_a_process_that_is_killed_leaves_what_it_had_finished(
+    checkpoint: Path, machine: Machine
+) -> None:
+    record = measure(signalling(machine, signal.SIGKILL), checkpoint, batch_sizes=(1, 2, 64))
+    check_two_stand(
+        record,
+        "the cell's process was killed by SIGKILL (by hand, or by the kernel for lack of memory) "
+        "while measuring throughput",
+    )
+
+
+def test_so_does_one_that_hangs(checkpoint: Path, machine: Machine) -> None:
+    runner = signalling(machine, signal.SIGSTOP, timeout_s=15)
+    record = measure(runner, checkpoint, batch_sizes=(1, 2, 64))
+    check_two_stand(record, "timed out after 15 s while measuring throughput (--cell-timeout)")
+
+
+def test_so_does_one_that_raises(tmp_path: Path, machine: Machine) -> None:
+    calm = write_checkpoint(tmp_path / "calm")
+    throwing = write_moody(tmp_path / "throwing", calm, "throw", tmp_path / "pids")
+    given = {"prompt_tokens": (8, TRIGGER - 1), "batch_sizes": (1, 2)}
+    record = measure(make_runner(machine), throwing, remote=True, **given)
+    assert record.validity.status == "failed"
+    assert record.validity.reasons[0] == (
+        "RuntimeError: the sky is falling (at batch 1x23; what was finished before it stands)"
+    )
+    assert "in throw" in record.traceback
+    assert list(record.samples) == ["1x8", "2x8"]
+
+
+def test_so_does_a_mistake_without_isolation(
+    checkpoint: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = _shapes.make_prompt
+
+    def make(model: Any, batch: int, *rest: Any) -> Any:
+        if batch == 64:
+            raise InputError("no such thing")
+        return real(model, batch, *rest)
+
+    monkeypatch.setattr(_shapes, "make_prompt", make)
+    runner = make_runner(machine, isolate=False)
+    check_two_stand(measure(runner, checkpoint, batch_sizes=(1, 2, 64)), "no such thing")
+    monkeypatch.undo()
+    assert measure(runner, checkpoint).usable, "nothing is left of the measurement before"
+
+
+def test_numbers_that_are_invalid_do_not_become_sound_by_a_failure(
+    checkpoint: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot = Validity(status="invalid", reasons=("hot",))
+    monkeypatch.setattr(harness.run.executor, "judge_telemetry", lambda _: hot)
+    record = measure(signalling(machine, signal.SIGKILL), checkpoint, batch_sizes=(1, 2, 64))
+    assert record.validity.status == "invalid"
+    assert "was killed by SIGKILL" in record.validity.reasons[0]
+    assert record.validity.reasons[-1] == "hot"
+
+
+def test_a_process_that_dies_halfway_counts_with_its_half(
+    checkpoint: Path, machine: Machine
+) -> None:
+    """The second of three; the interval at batch 1 is over three, at batch 2 over two."""
+    started: list[int] = []
+
+    def kill_the_second(cell: str, measurement: str, progress: Progress) -> None:
+        pid = runner._process.pid if runner._process else None
+        if pid is not None and pid not in started:
+            started.append(pid)
+        if len(started) == 2 and progress.done == 1:
+            os.kill(started[1], signal.SIGKILL)
+
+    runner = make_runner(machine, kill_the_second)
+    record = measure(runner, checkpoint, batch_sizes=(1, 2), processes=3)
+    assert record.validity.status == "flagged"
+    assert "1 of 3 processes gave not all numbers" in record.validity.reasons
+    assert record.samples["1"]["rounds_per_process"] == [3, 3, 3]
+    assert record.samples["2"]["rounds_per_process"] == [3, 0, 3]
+    assert record.values["decode_tokens_per_s[1]"].n == 3
+    assert record.values["decode_tokens_per_s[2]"].n == 2
+
+
+class Sabotaged(CellRunner):
+    """Kills the cell's second process while it loads."""
+
+    started = 0
+
+    def _process_for(self, *arguments: Any) -> Any:
+        process = super()._process_for(*arguments)
+        self.started += 1
+        if self.started == 2:
+            os.kill(process.pid or 0, signal.SIGKILL)
+        return process
+
+
+def test_a_process_that_dies_while_loading_leaves_the_others(
+    checkpoint: Path, machine: Machine
+) -> None:
+    runner = Sabotaged(Path("/"), machine, lambda *_: None)
+    record = measure(runner, checkpoint, processes=3)
+    assert record.validity.status == "flagged"
+    assert "1 of 3 processes gave no numbers" in record.validity.reasons
+    assert any("while loading the model" in reason for reason in record.validity.reasons)
+    assert record.samples["1"]["rounds_per_process"] == [3, 3]
+    assert measure(runner, checkpoint).usable, "what has loaded once is loaded again"
+
+
+def interrupting(machine: Machine, process: int, done: int) -> CellRunner:
+    """A runner that gets Ctrl-C when its ``process``-th process has ``done`` shapes."""
+    started: list[int] = []
+
+    def act(cell: str, measurement: str, progress: Progress) -> None:
+        pid = runner._process.pid if runner._process else None
+        if pid is not None and pid not in started:
+            started.append(pid)
+        if len(started) == process and progress.done == done:
+            raise KeyboardInterrupt
+
+    runner = make_runner(machine, act)
+    return runner
+
+
+@pytest.mark.parametrize(("done", "rounds"), [(0, [[3, 3], [3, 3]]), (1, [[3, 3, 3], [3, 3, 0]])])
+def test_ctrl_c_keeps_the_processes_that_were_finished(
+    checkpoint: Path, machine: Machine, done: int, rounds: list[list[int]]
+) -> None:
+    """And of the one that was not, the shapes that were."""
+    with pytest.raises(Interrupted) as stopped:
+        measure(interrupting(machine, 3, done), checkpoint, batch_sizes=(1, 2), processes=5)
+    record = stopped.value.record
+    assert record.validity.status == "flagged"
+    assert "interrupted after 2 of 5 processes" in record.validity.reasons
+    assert [record.samples[shape]["rounds_per_process"] for shape in ("1", "2")] == rounds
+    assert record.values["decode_tokens_per_s[1]"].interval is not None
+
+
+def test_ctrl_c_after_one_process_leaves_no_interval(checkpoint: Path, machine: Machine) -> None:
+    with pytest.raises(Interrupted) as stopped:
+        measure(interrupting(machine, 2, 0), checkpoint, processes=3)
+    record = stopped.value.record
+    assert record.validity.status == "failed"
+    assert record.validity.reasons[-1] == (
+        "interrupted after 1 of 3 processes, and an interval needs 2 that do"
+    )
+    assert record.values["decode_tokens_per_s[1]"].value is not None
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_ctrl_c_before_anything_was_measured_is_just_that(
+    checkpoint: Path, machine: Machine, processes: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        measure(interrupting(machine, 1, 0), checkpoint, processes=processes)
+    assert not isinstance(stopped.value, Interrupted)
+
+
+def make_project(folder: Path, mood: Any, processes: int) -> Project:
+    project = Project(folder)
+    calm = write_checkpoint(folder / "calm", num_hidden_layers=1)
+    write_moody(folder / "m", calm, mood, folder / "pids")
+    project.write("suites/s.yaml", SUITE.format(prompts=TWO_PROMPTS, processes=processes))
+    return project
+
+
+def test_the_item_fails_and_the_numbers_are_in_the_file_and_in_the_table(tmp_path: Path) -> None:
+    project = make_project(tmp_path, "throw", 1)
+    outcome = project.run()
+    assert outcome.code == pytest.ExitCode.TESTS_FAILED
+    shown = outcome.failures["m[fp32]::throughput"]
+    assert "failed: RuntimeError: the sky is falling (at batch 1x23; what was finished" in shown
+    record = find_records(project.last_run("s"))["m[fp32]::throughput"]
+    speed = record.values["decode_tokens_per_s[1x8]"].value
+    assert f"{speed:,.1f}!" in outcome.text
+    assert "! finished before the measurement failed (m[fp32] throughput)" in outcome.text
+    assert "FAILED" in next(
+        line for line in outcome.text.splitlines() if line.startswith("m[fp32] ") and "!" in line
+    )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_writes_what_was_finished_into_the_run_file(tmp_path: Path, processes: int) -> None:
+    project = make_project(tmp_path, "hang", processes)
+    pipe = PidPipe(tmp_path / "pids")
+    process = project.start("-v")
+    pipe.wait()
+    os.killpg(process.pid, signal.SIGINT)
+    outcome = finish(process)
+    pipe.close()
+    assert outcome.code == pytest.ExitCode.INTERRUPTED, outcome.text
+    assert "Traceback (most recent" not in outcome.text
+    run = project.last_run("s")
+    assert run.run.interrupted is True
+    record = find_records(run)["m[fp32]::throughput"]
+    assert record.validity.status == "failed"
+    assert any("interrupted (at batch 1x23; " in reason for reason in record.validity.reasons)
+    assert list(record.samples) == ["1x8"]
+    assert not list((project.folder / "results/runs/s").glob("*journal*"))
