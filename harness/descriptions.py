@@ -1,20 +1,20 @@
-"""The vocabulary in which precisions, metrics and tasks declare themselves.
+"""How metrics, tasks and precisions describe themselves: typed data that generic code reads.
 
-Imported everywhere, so it imports nothing heavy.
+A file of `metrics/` or `tasks/` holds one `Metric`, a file of `precisions/` one `Precision`.
+Generic code reads these and knows no metric, task or precision by its name. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict
 
-BUILTIN = "builtin:"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_FILE_SUFFIXES = {".txt", ".raw", ".csv", ".json", ".jsonl", ".parquet", ".md"}
+if TYPE_CHECKING:
+    from harness.records.record import Measured, Record, Value
 
 
 class OptionsBase(BaseModel):
@@ -81,61 +81,107 @@ class Column:
     stderr: bool = False
 
 
-class DataSource(OptionsBase):
-    """Where a text or a set of items comes from: embedded, a local path, or a hub dataset.
-
-    A plain string in the suite stands for ``{path: string}``. Local paths are relative to the
-    suite file. ``name``, ``split``, ``column`` and ``revision`` are those of
-    ``datasets.load_dataset``.
-    """
-
-    path: str = Field(min_length=1)
-    name: str | None = None
-    split: str | None = None
-    column: str | None = None
-    revision: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_string(cls, given: Any) -> Any:
-        return {"path": given} if isinstance(given, str) else given
-
-    def locate(self, folder: Path) -> tuple[Literal["builtin", "local", "hub"], str]:
-        """Kind and place; ``folder`` is the suite file's. Raises FileNotFoundError, ValueError."""
-        return locate_source(self.path, folder)
-
-
-def locate_source(source: str, folder: Path) -> tuple[Literal["builtin", "local", "hub"], str]:
-    """Tell an embedded name, a local path (made absolute) and a hub id apart.
-
-    Raises FileNotFoundError for what can only be a local path and is not there, ValueError for
-    what is none of the three or an embedded name that does not exist.
-    """
-    if source.startswith(BUILTIN):
-        from harness.builtin import locate_builtin
-
-        return "builtin", str(locate_builtin(source))
-    path = (folder / Path(source).expanduser()).resolve()
-    if path.exists():
-        return "local", str(path)
-    looks_local = source[0] in "./~" or source.count("/") > 1
-    if looks_local or Path(source).suffix in _FILE_SUFFIXES:
-        raise FileNotFoundError(f"no such file or folder: {source!r} (relative to the suite file)")
-    if not _HUB_ID.fullmatch(source):
-        raise ValueError(
-            f"{source!r} is neither an existing path, 'builtin:NAME' nor a hub id 'owner/name'"
-        )
-    return "hub", source
-
-
-def list_data_sources(options: OptionsBase) -> list[tuple[str, DataSource]]:
-    """The fields of a measurement's options that say where texts or items come from."""
-    return [(name, value) for name, value in options if isinstance(value, DataSource)]
-
-
 def vary_batch(options: OptionsBase) -> OptionsBase:
     """The same measurement with batches half as large, or of two where they hold one."""
     if options.BATCH is None:
         return options
     size = getattr(options, options.BATCH)
     return options.model_copy(update={options.BATCH: size // 2 if size > 1 else 2})
+
+
+@dataclass(frozen=True)
+class Series:
+    """Seconds per round of one workload, as one line of pytest-benchmark's table."""
+
+    name: str
+    group: str
+    seconds: tuple[float, ...]
+    extra: dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class MeasureContext:
+    """What a measurement gets besides the loaded model.
+
+    ``progress`` is called with items done, items in all and what an item is. ``reference`` is the
+    reference cell's record of this measurement, for a metric that compares while it measures;
+    ``is_reference`` says that this cell is the one that others are compared with. ``keep`` stores
+    what is measured so far, in case the process does not survive what comes next (its name).
+    """
+
+    suite_folder: Path
+    online: bool
+    progress: Callable[[int, int, str], None]
+    reference: Record | None = None
+    is_reference: bool = False
+    keep: Callable[[Measured, str], None] = lambda measured, before: None
+
+
+def _no_pairs(candidate: Record, reference: Record) -> dict[str, Value]:
+    return {}
+
+
+def _no_remarks(record: Record) -> list[str]:
+    return []
+
+
+def _no_series(record: Record) -> list[Series]:
+    return []
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What one file of `metrics/` or `tasks/` reports, needs and does.
+
+    ``measure(engine, options, context)`` runs in the cell's process and returns a `Measured`. The
+    other functions run anywhere and import no torch: ``compare(candidate, reference)`` gives the
+    paired values of two records, ``remarks(record)`` sentences for the notes below the summary,
+    ``merge_repeats(measured)`` one `Measured` of several processes' (where ``options`` has a field
+    ``processes``), ``series(record)`` the timings for pytest-benchmark, ``is_intact(record)``
+    whether what a reference's record left in the cache is still there.
+
+    ``needs`` names the methods of `harness.engines.base.Engine` that ``measure`` calls.
+    ``fresh_process``: an earlier measurement in the process would disturb it. ``timed``: the number
+    is a speed, so telemetry watches the machine and a record is never reused in another run.
+    ``needs_reference``: ``measure`` itself compares with the reference's record.
+    """
+
+    help: str
+    options: type[OptionsBase]
+    values: Mapping[str, ValueSpec]
+    measure: Callable[[Any, Any, MeasureContext], Measured]
+    headline: Sequence[Column]
+    details: Sequence[Column] = ()
+    needs: frozenset[str] = frozenset()
+    compare: Callable[[Record, Record], dict[str, Value]] = _no_pairs
+    remarks: Callable[[Record], list[str]] = _no_remarks
+    series: Callable[[Record], list[Series]] = _no_series
+    merge_repeats: Callable[[Sequence[Measured]], Measured] | None = None
+    is_intact: Callable[[Record], bool] = lambda record: True
+    fresh_process: bool = False
+    timed: bool = False
+    needs_reference: bool = False
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What one file of `precisions/` declares.
+
+    ``load_arguments(options, device)`` gives the keywords of ``from_pretrained``;
+    ``check(attested, options, device)`` the differences between what was declared and what was
+    loaded, empty where they agree; ``prepare(model, options, device)`` sets what must be set on the
+    loaded model. ``device`` is 'cpu' or 'cuda'. ``min_capability`` is the oldest CUDA card,
+    ``engine`` loads the model where the suite names none, ``quantisers`` are the functions of
+    ``bitsandbytes.functional`` that quantise a weight while loading.
+    """
+
+    help: str
+    options: type[OptionsBase]
+    load_arguments: Callable[[Any, str], dict[str, Any]]
+    check: Callable[[dict[str, Any], Any, str], list[str]]
+    prepare: Callable[[Any, Any, str], None] = lambda model, options, device: None
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    min_capability: tuple[int, int] = (0, 0)
+    tf32: bool = False
+    engine: str = "transformers"
+    quantisers: tuple[str, ...] = field(default=())

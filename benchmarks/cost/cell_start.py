@@ -62,7 +62,7 @@ def make_job(precision: str, device: str) -> CellJob:
     model = ModelSpec(name="tiny-world", source="builtin:tiny-world")
     files = find_files(model, Path.cwd(), online=False)
     assert isinstance(files, ModelFiles), files
-    options = load_precision(precision).Options()
+    options = load_precision(precision).options()
     spec = PrecisionSpec(name=precision, use=precision, options=options)
     return CellJob(model, spec, files, device, suite_folder=Path.cwd(), online=False)
 

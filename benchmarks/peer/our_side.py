@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement, load_precision
+from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.forward import MeasureContext
-from harness.engines.transformers.load import CellJob, LoadedCell, load_cell
+from harness.engines.transformers.load import load_cell
 from harness.records.record import Measured
 from harness.run.find_files import find_files
 from harness.scoring import multiple_choice
 from harness.scoring.multiple_choice import Scored
 from harness.suite.model_sources import ModelFiles
 from harness.suite.read import ModelSpec, PrecisionSpec
+from harness.worker.messages import CellJob
 
 ROOT = Path("/")
 
@@ -37,17 +39,17 @@ class Watched:
     score_s: float = 0.0
 
 
-def load_model(folder: Path) -> LoadedCell:
+def load_model(folder: Path) -> TransformersEngine:
     """A checkpoint in float32, loaded on the CPU as a cell's process does."""
     model = ModelSpec(name="peer", source=str(folder.resolve()))
     files = find_files(model, ROOT, online=False)
     if not isinstance(files, ModelFiles):
         raise SystemExit(f"{folder}: {files.reason}")
-    precision = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").Options())
+    precision = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").options())
     return load_cell(CellJob(model, precision, files, "cpu", ROOT, online=False))
 
 
-def measure(loaded: LoadedCell, task: str, options: dict[str, Any]) -> Watched:
+def measure(loaded: TransformersEngine, task: str, options: dict[str, Any]) -> Watched:
     """Run a measurement; of a multiple-choice task also keep every option's log-likelihood."""
     module = load_measurement(task)
     seen = Watched()
@@ -64,7 +66,7 @@ def measure(loaded: LoadedCell, task: str, options: dict[str, Any]) -> Watched:
     multiple_choice.score_questions = watch
     start = time.perf_counter()
     try:
-        seen.measured = module.measure(loaded, module.Options(**options), context)
+        seen.measured = module.measure(loaded, module.options(**options), context)
     finally:
         multiple_choice.score_questions = score_questions
     if not seen.scored:

@@ -66,7 +66,7 @@ def limit_judge(metric: str, side: Literal["max", "min"], bound: float) -> Judge
     limit = Limit.model_validate(
         {"precision": ("nf4",), "model": ("m",), "metric": metric, side: bound}
     )
-    spec = load_measurement(limit.family).VALUES[limit.value]
+    spec = load_measurement(limit.family).values[limit.value]
     neutral = spec.neutral if spec.paired else bound
 
     def ask(world: World, rng: Generator, harm: float) -> Judged:

@@ -191,7 +191,7 @@ def _record(
     n: int | None = None,
 ) -> Record:
     counts = {} if n is None else dict.fromkeys(numbers, n)
-    values = make_values(load_measurement(measurement).VALUES, numbers, stderr, counts)
+    values = make_values(load_measurement(measurement).values, numbers, stderr, counts)
     return _TEMPLATES[measurement].model_copy(update={"values": values, "items": items or {}})
 
 
@@ -221,7 +221,7 @@ def _record_speeds(value: str, samples: Sequence[float]) -> Record:
     throughput = load_measurement("throughput")
     unit = throughput.VALUES[value.partition("[")[0]].unit
     parts = [Measured(values={value: Value(value=s, unit=unit, better="higher")}) for s in samples]
-    measured: Measured = parts[0] if len(parts) == 1 else throughput.merge_processes(parts)
+    measured: Measured = parts[0] if len(parts) == 1 else throughput.merge_repeats(parts)
     return _TEMPLATES["throughput"].model_copy(update={"values": measured.values})
 
 

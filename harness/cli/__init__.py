@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,7 +92,7 @@ def list_known(what: str) -> None:
     width = max(map(len, names))
     load = catalog.load_precision if kind == "precisions" else catalog.load_measurement
     for name in names:
-        click.echo(f"{name:{width}}  {_first_sentence(name, load(name))}")
+        click.echo(f"{name:{width}}  {_first_sentence(name, load(name).help)}")
 
 
 @harness.command()
@@ -203,9 +202,9 @@ def _one_of(what: str, given: str, known: Sequence[str]) -> str:
     return given
 
 
-def _first_sentence(name: str, module: ModuleType) -> str:
-    """The first line of a module's docstring, which may start with its name."""
-    line = (module.__doc__ or "").strip().splitlines()[0] if module.__doc__ else ""
+def _first_sentence(name: str, text: str) -> str:
+    """The first line of a description's help, which may start with its name."""
+    line = text.strip().splitlines()[0] if text.strip() else ""
     return line.removeprefix(f"{name}: ").removeprefix(f"{name}:")
 
 

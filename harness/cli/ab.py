@@ -89,7 +89,7 @@ def _pick_model(suite: Suite, given: str | None) -> str:
 
 def _pick_measurement(suite: Suite, given: str) -> str:
     name = _known("measurement", given, [m.name for m in suite.measurements])
-    if getattr(load_measurement(name), "NEEDS_REFERENCE", False):
+    if load_measurement(name).needs_reference:
         raise InputError(f"{name} compares with a reference itself; ab measures each side alone")
     return name
 

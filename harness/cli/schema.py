@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from harness.catalog import list_measurements, list_names, load_measurement, load_precision
+from harness.descriptions import Metric
 from harness.records.record import SCHEMA, Run
 from harness.suite.models import NAME_PATTERN, Heading, LimitEntry, ModelSpec
 from harness.verdicts.thresholds import SCHEMA as THRESHOLDS_SCHEMA
@@ -35,7 +35,8 @@ def suite_json_schema() -> dict[str, Any]:
     precisions = {name: load_precision(name) for name in list_names("precisions")}
     measurements = {name: load_measurement(name) for name in list_measurements()}
     parts: list[type[BaseModel]] = [Heading, ModelSpec, LimitEntry]
-    parts += [module.Options for module in (*precisions.values(), *measurements.values())]
+    parts += [precision.options for precision in precisions.values()]
+    parts += [metric.options for metric in measurements.values()]
     references, shared = models_json_schema(
         [(part, "validation") for part in parts], ref_template=_REF
     )
@@ -63,7 +64,7 @@ def suite_json_schema() -> dict[str, Any]:
                 "minProperties": 1,
                 "additionalProperties": False,
                 "properties": {
-                    name: _measurement(module.__doc__, module.Options, definition(module.Options))
+                    name: _measurement(module.help, module.options, definition(module.options))
                     for name, module in measurements.items()
                 },
             },
@@ -75,8 +76,8 @@ def suite_json_schema() -> dict[str, Any]:
             },
         },
     }
-    options = {name: definition(module.Options) for name, module in precisions.items()}
-    help_texts = {name: module.__doc__ for name, module in precisions.items()}
+    options = {name: definition(module.options) for name, module in precisions.items()}
+    help_texts = {name: module.help for name, module in precisions.items()}
     definitions = {"Precision": _precision(options, help_texts), **definitions}
     return {
         "$schema": _DRAFT,
@@ -144,11 +145,11 @@ def _measurement(
     return {"description": description, "anyOf": [definition, {"type": "null"}]}
 
 
-def _metric_names(measurements: dict[str, ModuleType]) -> dict[str, Any]:
+def _metric_names(measurements: dict[str, Metric]) -> dict[str, Any]:
     """Every ``family.value``, and ``family.value[qualifier]`` where there is one."""
     plain, qualified = [], []
     for family, module in measurements.items():
-        for value, spec in module.VALUES.items():
+        for value, spec in module.values.items():
             if spec.per != "batch size":
                 plain.append(f"{family}.{value}")
             if spec.per is not None:
@@ -157,7 +158,7 @@ def _metric_names(measurements: dict[str, ModuleType]) -> dict[str, Any]:
     return {"anyOf": [{"enum": plain}, {"pattern": pattern}]}
 
 
-def _precision(options: dict[str, Any], help_texts: dict[str, str | None]) -> dict[str, Any]:
+def _precision(options: dict[str, Any], help_texts: dict[str, str]) -> dict[str, Any]:
     """A name, or a mapping whose other keys are the options of the precision it uses."""
     names = {
         "enum": list(options),

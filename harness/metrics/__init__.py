@@ -6,7 +6,7 @@ A metric module declares, without importing torch at its top:
 - ``VALUES``: name -> `harness.descriptions.ValueSpec`, every value it reports.
 - ``HEADLINE``: the columns it gives to the summary (`harness.descriptions.Column`).
 - ``DETAILS``, optional: further columns, shown by ``pytest -v``.
-- ``measure(loaded, options, context)``: runs in the worker, returns a `Measured`.
+- ``measure(engine, options, context)``: runs in the worker, returns a `Measured`.
 - ``compare(candidate, reference)``: values against the reference's record, pure and torch-free.
 - ``NEEDS_FRESH_PROCESS``: True where an earlier measurement in the process would disturb it.
 - ``REFERENCE_REUSABLE``: False where a record of another run must not stand in (timings).

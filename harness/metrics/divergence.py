@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.engines.transformers.forward import MeasureContext, run_in_batches
+from harness.descriptions import MeasureContext, Metric
 from harness.errors import InputError
 from harness.metrics.divergence_values import (
     DIVERGENCE_VALUES,
@@ -34,15 +34,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from harness.engines.transformers.load import LoadedCell
-    from harness.engines.transformers.outputs import OutputReader
+    from harness.engines.base import Engine, Outputs
     from harness.scoring.distributions import Layout
     from harness.scoring.tokenised import TokenisedText
 
 __all__ = ["HEADLINE", "VALUES", "Options", "compare", "is_intact", "measure"]
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
-NEEDS_REFERENCE = True
 VALUES = DIVERGENCE_VALUES
 _LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate")
 
@@ -63,7 +59,7 @@ class Options(WindowOptions):
         return QUARTERS
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """On the reference's cell keep its distribution, on another's compare with it.
 
     Raises `InputError` for a context beyond the model's, a text too short, other tokens than the
@@ -71,19 +67,19 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     """
     from harness.scoring.tokenised import tokenise_text
 
-    limit = loaded.max_context
+    limit = engine.max_context
     if limit is not None and options.context > limit:
         raise InputError(
             f"context {options.context} is longer than the {limit} tokens that "
-            f"{loaded.job.model.name} was made for"
+            f"{engine.job.model.name} was made for"
         )
-    text = tokenise_text(loaded, options.text, context)
+    text = tokenise_text(engine, options.text, context)
     ids = text.ids[: options.limit]
     windows = plan_windows(len(ids), options.protocol, options.context, options.stride)
     if not windows:
         found = f"text {options.text.path!r} has {len(ids)} token{'s' * (len(ids) != 1)}"
         raise InputError(f"{found}; nothing can be scored")
-    job = _Job(loaded, options, context, text, ids, windows)
+    job = _Job(engine, options, context, text, ids, windows)
     if context.is_reference or context.reference is None:
         return _keep_distribution(job)
     return _compare_with(context.reference, job)
@@ -114,7 +110,7 @@ def is_intact(record: Record) -> bool:
 class _Job:
     """One measurement: the cell, the text's tokens and the windows over them."""
 
-    loaded: LoadedCell
+    engine: Engine
     options: Options
     context: MeasureContext
     text: TokenisedText
@@ -134,7 +130,7 @@ class _Job:
             "stride": step_of(options.protocol, options.context, options.stride),
             "text_sha256": self.text.text_sha256,
             "text_tokens": len(self.text.ids),
-            "tokenizer_sha256": self.loaded.job.files.tokenizer_sha256,
+            "tokenizer_sha256": self.engine.job.files.tokenizer_sha256,
             "reference": self._name_reference(),
         }
 
@@ -143,19 +139,17 @@ class _Job:
         reference = self.context.reference
         if reference is not None and not self.context.is_reference:
             return dict(reference.protocol.get("reference", {}))
-        job = self.loaded.job
+        job = self.engine.job
         precision = job.precision
         return {
             "precision": {"use": precision.use, **precision.options.model_dump(mode="json")},
             "weights_sha256": job.files.weights_sha256,
         }
 
-    def open_reader(self) -> OutputReader:
+    def open_reader(self) -> Outputs:
         """The model's outputs, tried on the first window."""
-        from harness.engines.transformers.outputs import OutputReader
-
         inputs, positions, _ = self.feed(self.windows[:1])
-        return OutputReader(self.loaded.model, inputs, positions)
+        return self.engine.open_outputs(inputs, positions)
 
     def feed(self, batch: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Inputs (rows, n), the positions whose next token counts, those tokens (rows * scored)."""
@@ -163,7 +157,7 @@ class _Job:
         import torch
 
         rows = torch.from_numpy(np.stack([window.sequence(self.ids) for window in batch]))
-        rows = rows.to(self.loaded.device)
+        rows = rows.to(self.engine.device)
         length, scored = rows.shape[1] - 1, batch[0].scored
         positions = torch.arange(length - scored, length, device=rows.device)
         return rows[:, :-1], positions, rows[:, -scored:].reshape(-1)
@@ -173,6 +167,8 @@ class _Job:
 
         Returns the batch size that held.
         """
+        from harness.engines.shared.batches import run_in_batches
+
         done = first = 0
 
         def run_batch(batch: Sequence[Window]) -> None:
@@ -189,8 +185,8 @@ class _Job:
 
 def _keep_distribution(job: _Job) -> Measured:
     """The reference's record; what it says at each token goes to the cache."""
-    from harness.engines.transformers.outputs import count_nonfinite
     from harness.machine.cache import format_bytes
+    from harness.scoring.compare_logits import count_nonfinite
     from harness.scoring.distributions import DistributionWriter
 
     reader = job.open_reader()
@@ -244,11 +240,10 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
     """A candidate's record: beside the reference's stored distribution, token by token."""
     import numpy as np
 
-    from harness.engines.transformers.outputs import compare_logits
-    from harness.engines.transformers.window_scoring import describe_fallback
+    from harness.scoring.compare_logits import compare_logits
     from harness.scoring.distributions import StoredDistribution
 
-    stored = StoredDistribution(str(reference.items.get("distribution")), job.loaded.device)
+    stored = StoredDistribution(str(reference.items.get("distribution")), job.engine.device)
     _check_same(reference, stored.manifest.facts, job)
     reader = job.open_reader()
     _check_vocabulary(reference, stored.layout.vocabulary, reader.vocabulary, job)
@@ -279,8 +274,8 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
     else:
         compared, sums = summarise(tokens, job.windows, job.options.context)
         values, items = compared | values, items | sums
-    if reader.fallback:
-        reasons.append(describe_fallback(job.loaded.model, reader.fallback))
+    if reader.slow_because:
+        reasons.append(reader.slow_because)
     return Measured(
         values=values,
         protocol=job.protocol,
@@ -290,7 +285,7 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
 
 
 def _lay_out(
-    reader: OutputReader,
+    reader: Outputs,
 ) -> tuple[Layout, tuple[torch.Tensor, torch.Tensor | None] | None]:
     """How this model's distribution is kept, and the head that goes with it where states are."""
     import torch
@@ -317,15 +312,15 @@ def _list_facts(job: _Job) -> dict[str, Any]:
     """Everything that determines what the reference says, as JSON-able values."""
     import torch
 
-    cell = job.loaded.job
+    cell = job.engine.job
     on_cuda = cell.device.startswith("cuda")
     facts = {
         "weights_sha256": cell.files.weights_sha256,
         "precision": [cell.precision.use, cell.precision.options.model_dump(mode="json")],
-        "attention": getattr(job.loaded.model.config, "_attn_implementation", None),
+        "attention": job.engine.attested["attention"],
         "ids_sha256": job.text.ids_sha256,
         "text_sha256": job.text.text_sha256,
-        "tokenizer": _describe_tokenizer(job.loaded),
+        "tokenizer": _describe_tokenizer(job.engine),
         "tokens": len(job.text.ids),
         "settings": _list_settings(job),
         "batch_size": job.options.batch_size,
@@ -342,21 +337,21 @@ def _list_settings(job: _Job) -> dict[str, Any]:
     return {name: value for name, value in job.protocol.items() if name in names}
 
 
-def _describe_tokenizer(loaded: LoadedCell) -> str:
-    sha256 = loaded.job.files.tokenizer_sha256 or "unknown"
-    return f"{type(loaded.tokenizer).__name__} {sha256[:12]}"
+def _describe_tokenizer(engine: Engine) -> str:
+    sha256 = engine.job.files.tokenizer_sha256 or "unknown"
+    return f"{type(engine.require_tokenizer()).__name__} {sha256[:12]}"
 
 
 def _check_same(reference: Record, theirs: dict[str, Any], job: _Job) -> None:
     """Refuse to compare other tokens, or the same ones in other windows."""
-    ours = f"{job.loaded.job.model.name}[{job.loaded.job.precision.name}]"
+    ours = f"{job.engine.job.model.name}[{job.engine.job.precision.name}]"
     text = f"text {job.options.text.path!r}"
     if theirs["text_sha256"] != job.text.text_sha256:
         raise InputError(f"{text} has changed since {reference.cell.id} was measured; run again")
     if theirs["ids_sha256"] != job.text.ids_sha256:
         raise InputError(
             f"{text} is {len(job.ids):,} tokens for {ours} (tokenizer "
-            f"{_describe_tokenizer(job.loaded)}), and other {theirs['tokens']:,} for the reference "
+            f"{_describe_tokenizer(job.engine)}), and other {theirs['tokens']:,} for the reference "
             f"{reference.cell.id} (tokenizer {theirs['tokenizer']}): the same tokens are compared "
             "only; give the model one `tokenizer:`"
         )
@@ -371,7 +366,7 @@ def _check_same(reference: Record, theirs: dict[str, Any], job: _Job) -> None:
 
 def _check_vocabulary(reference: Record, theirs: int, ours: int, job: _Job) -> None:
     if theirs != ours:
-        cell = job.loaded.job
+        cell = job.engine.job
         raise InputError(
             f"{cell.model.name}[{cell.precision.name}] has {ours:,} logits per token, the "
             f"reference {reference.cell.id} {theirs:,}: their distributions cannot be compared"
@@ -381,3 +376,16 @@ def _check_vocabulary(reference: Record, theirs: int, ours: int, job: _Job) -> N
 def _judge_validity(nonfinite: int, reasons: list[str]) -> Validity:
     status: Any = "invalid" if nonfinite else "flagged" if reasons else "ok"
     return Validity(status=status, reasons=tuple(reasons))
+
+
+METRIC = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"open_outputs"}),
+    compare=compare,
+    is_intact=is_intact,
+    needs_reference=True,
+)

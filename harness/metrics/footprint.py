@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.descriptions import Column, Margin, OptionsBase, ValueSpec
+from harness.descriptions import Column, Margin, Metric, OptionsBase, ValueSpec
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import divide, make_values
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 _MAY_DIFFER = 1e-3
 
 
@@ -77,9 +75,9 @@ DETAILS = (
 )
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Counted right after loading, before any forward pass could repack a weight."""
-    counts = dict(loaded.counts)
+    counts = dict(engine.counts)
     weights, held = counts.pop("linear_weights"), counts.pop("linear_bytes")
     total, allocated = counts["total_bytes"], counts["allocated_bytes"]
     numbers: dict[str, int | float | None] = {
@@ -88,7 +86,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         "bits_per_weight": 8 * held / weights if weights else None,
         "bits_per_parameter": 8 * total / counts["parameters"],
     }
-    on_cuda = loaded.device.startswith("cuda")
+    on_cuda = engine.device.startswith("cuda")
     return Measured(
         values=make_values(VALUES, numbers),
         protocol={"allocated": "torch.cuda requested_bytes" if on_cuda else "reachable storages"},
@@ -112,3 +110,14 @@ def _find_validity(total: int, allocated: int | None) -> Validity:
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     """Exact: bytes over bytes."""
     return make_values(VALUES, {"size_ratio": divide(candidate, reference, "total_bytes")})
+
+
+METRIC = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    details=DETAILS,
+    compare=compare,
+)

@@ -13,21 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.descriptions import Column, Margin, OptionsBase, ValueSpec
-from harness.engines.transformers.generation import explain_excess
-from harness.engines.transformers.kv_cache import kv_bytes_per_token
+from harness.descriptions import Column, Margin, Metric, OptionsBase, ValueSpec
 from harness.errors import InputError
 from harness.metrics.capacity import CARDS, fit_growth, largest_batch, largest_context
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import divide, make_values, qualify
-from harness.timing.phases import Phase, PhaseReader
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
-
-NEEDS_FRESH_PROCESS = True
-REFERENCE_REUSABLE = True
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine, Work
+    from harness.timing.phases import Phase, PhaseReader
 
 
 class Options(OptionsBase):
@@ -109,19 +104,23 @@ DETAILS = (
 _JUDGED = ("load_peak_bytes", "weights_bytes", "prefill_peak_bytes", "generate_peak_bytes")
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Peaks of loading (kept by the loader), of the prompt and of the whole generation.
 
     Where memory runs out, what was read before stands, in a record that has failed.
     """
-    excess = explain_excess(loaded, options.prompt_tokens, options.new_tokens)
+    from harness.timing.phases import Phase, PhaseReader
+    from harness.timing.prompts import explain_excess
+
+    excess = explain_excess(engine, options.prompt_tokens, options.new_tokens)
     if excess is not None:
         raise InputError(excess)
-    meter = loaded.meter
+    meter = engine.meter
     meter.settle()
     load_anonymous = meter.anonymous_bytes()
-    in_formula = kv_bytes_per_token(loaded.model.config, loaded.model.dtype.itemsize)
-    reader = PhaseReader(loaded, in_formula or 0)
+    work = engine.count_work()
+    in_formula = work.kv_bytes
+    reader = PhaseReader(engine, in_formula or 0)
     prefill = Phase("prefill", options.batch_size, options.prompt_tokens, 1)
     generate = Phase("generate", options.batch_size, options.prompt_tokens, options.new_tokens)
     lengths = {max(1, options.prompt_tokens // part) for part in (4, 2, 1)}
@@ -134,7 +133,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         if reader.failure:
             break
     numbers: dict[str, int | float | None] = {
-        **loaded.memory,
+        **engine.memory,
         "prefill_peak_bytes": reader.peaks.get(prefill),
         "generate_peak_bytes": reader.peaks.get(generate),
         "reserved_peak_bytes": meter.reserved_peak_bytes(),
@@ -143,7 +142,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         "generate_anonymous_bytes": reader.anonymous,
         "kv_bytes_per_token": in_formula,
         "kv_bytes_per_token_measured": reader.cache_growth,
-        **_find_capacity(loaded, reader, prefill, generate, (short[0], pair)),
+        **_find_capacity(engine, work, reader, prefill, generate, (short[0], pair)),
     }
     numbers["peak_bytes"] = _highest(numbers)
     meter.steady()
@@ -177,7 +176,8 @@ def _highest(numbers: Mapping[str, int | float | None]) -> int | float | None:
 
 
 def _find_capacity(
-    loaded: LoadedCell,
+    engine: Engine,
+    work: Work,
     reader: PhaseReader,
     prefill: Phase,
     generate: Phase,
@@ -186,8 +186,8 @@ def _find_capacity(
     """The largest context and batch per card; None where a peak is missing, or is mostly noise."""
     kv = reader.cache_growth or reader.least_slope
     by_length = reader.grown_by_length()
-    growth = fit_growth(by_length, kv, _attention_curve(loaded.model))
-    if loaded.device == "cpu" and max(by_length.values(), default=0) < _NOISE_BYTES:
+    growth = fit_growth(by_length, kv, work.attention_curve)
+    if engine.device == "cpu" and max(by_length.values(), default=0) < _NOISE_BYTES:
         growth = None
     one, two = (reader.grown.get(phase) for phase in pair)
     if growth is not None and one is not None and two is not None:
@@ -198,7 +198,7 @@ def _find_capacity(
         context = batch = None
         if growth is not None and reader.held is not None:
             room = capacity - reader.held - (reader.context or 0)
-            context = largest_context(room, growth, loaded.max_context)
+            context = largest_context(room, growth, engine.max_context)
             if len(seen) == 2:
                 own = (max(seen) - growth.shared) / generate.batch
                 least = max(kv * generate.tokens, own)
@@ -206,18 +206,6 @@ def _find_capacity(
         found[qualify("largest_context", card)] = context
         found[qualify("largest_batch", card)] = batch
     return found
-
-
-def _attention_curve(model: Any) -> float:
-    """Bytes per token² of the attention that holds all scores, and their softmax in float32.
-
-    Of transformers' implementations only ``eager`` does; 0 for the others.
-    """
-    config = model.config.get_text_config(decoder=True)
-    if getattr(config, "_attn_implementation", None) != "eager":
-        return 0.0
-    heads = getattr(config, "num_attention_heads", None) or 0
-    return float(heads * (model.dtype.itemsize + 4))
 
 
 def _find_validity(numbers: dict[str, Any], failure: str | None) -> Validity:
@@ -231,3 +219,16 @@ def _find_validity(numbers: dict[str, Any], failure: str | None) -> Validity:
             "trust the measured figure"
         )
     return Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons))
+
+
+METRIC = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"open_generator", "watch_cache", "count_work"}),
+    details=DETAILS,
+    compare=compare,
+    fresh_process=True,
+)

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from harness.descriptions import Column, Margin, ValueSpec
-from harness.engines.transformers.forward import MeasureContext, run_in_batches
-from harness.engines.transformers.window_scoring import TokenScorer, describe_fallback
+from harness.descriptions import Column, Margin, MeasureContext, Metric, ValueSpec
 from harness.errors import InputError
 from harness.metrics.windows import (
     Protocol,
@@ -35,11 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from harness.engines.transformers.load import LoadedCell
+    from harness.engines.base import Engine
     from harness.scoring.tokenised import TokenisedText
-
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 
 
 class Options(WindowOptions):
@@ -87,7 +82,7 @@ STARTED = ("lm-eval", "llamacpp")
 HEADLINE = (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f", stderr=True))
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Score every window of the tokenised text, sum in float64.
 
     Raises `InputError` for a context beyond the model's, a text too short for the protocol and a
@@ -95,21 +90,21 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     """
     from harness.scoring.tokenised import tokenise_text
 
-    limit = loaded.max_context
+    limit = engine.max_context
     if limit is not None and options.context > limit:
         raise InputError(
             f"context {options.context} is longer than the {limit} tokens that "
-            f"{loaded.job.model.name} was made for"
+            f"{engine.job.model.name} was made for"
         )
-    text = tokenise_text(loaded, options.text, context)
-    windows, first = _plan(loaded, options, text)
-    scores = _score_windows(loaded, text.ids, windows, options.batch_size, context)
+    text = tokenise_text(engine, options.text, context)
+    windows, first = _plan(engine, options, text)
+    scores = _score_windows(engine, text.ids, windows, options.batch_size, context)
     protocol = {
         **options.model_dump(exclude={"batch_size"}, mode="json"),
         "stride": step_of(options.protocol, options.context, options.stride),
         "text_sha256": text.text_sha256,
         "text_tokens": len(text.ids),
-        "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
+        "tokenizer_sha256": engine.job.files.tokenizer_sha256,
     }
     if options.protocol in STARTED:
         protocol["start_token"] = first
@@ -153,11 +148,9 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     return make_values(VALUES, {"ratio": exp_capped(difference)}, n={"ratio": 1})
 
 
-def _plan(
-    loaded: LoadedCell, options: Options, text: TokenisedText
-) -> tuple[list[Window], int | None]:
+def _plan(engine: Engine, options: Options, text: TokenisedText) -> tuple[list[Window], int | None]:
     """The text's windows and the token the protocol starts them with."""
-    tokens, tokenizer = len(text.ids), loaded.require_tokenizer()
+    tokens, tokenizer = len(text.ids), engine.require_tokenizer()
     first = start_token(options.protocol, tokenizer, int(text.ids[0])) if tokens else None
     windows = plan_windows(tokens, options.protocol, options.context, options.stride, first)
     found = f"text {options.text.path!r} has {tokens} token{'s' * (tokens != 1)}"
@@ -182,7 +175,7 @@ class _Scores:
 
 
 def _score_windows(
-    loaded: LoadedCell,
+    engine: Engine,
     ids: npt.NDArray[np.int32],
     windows: list[Window],
     size: int,
@@ -192,22 +185,24 @@ def _score_windows(
     import numpy as np
     import torch
 
-    scorer = TokenScorer(loaded.model)
+    from harness.engines.shared.batches import run_in_batches
+
     sums: list[float] = []
     nonfinite = 0
+    slow_because: str | None = None
 
     def run(batch: Sequence[Window]) -> None:
-        nonlocal nonfinite
+        nonlocal nonfinite, slow_because
         rows = torch.from_numpy(np.stack([window.sequence(ids) for window in batch]))
-        nll = scorer.score(rows.to(loaded.device), batch[0].scored)
+        scores = engine.score_windows(rows, batch[0].scored)
+        nll, slow_because = scores.nll, scores.slow_because
         nonfinite += int((~nll.isfinite()).sum())
         sums.extend(nll.sum(dim=1).tolist())
         context.progress(len(sums), len(windows), "windows")
 
     for _, same in groupby(windows, key=lambda window: window.shape):
         size = run_in_batches(list(same), size, run)
-    reason = scorer.fallback and describe_fallback(loaded.model, scorer.fallback)
-    return _Scores(sums, nonfinite, size, reason)
+    return _Scores(sums, nonfinite, size, slow_because)
 
 
 def _summarise(
@@ -251,3 +246,14 @@ def _scored_bytes(windows: list[Window], ends: npt.NDArray[np.int64]) -> list[in
     before = np.where(firsts > 0, ends[firsts - 1], 0)
     scored: list[int] = (ends[stops - 1] - before).tolist()
     return scored
+
+
+METRIC = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_windows"}),
+    compare=compare,
+)

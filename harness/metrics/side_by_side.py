@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from harness.descriptions import Column, OptionsBase, ValueSpec
+from harness.descriptions import Column, Metric, OptionsBase, ValueSpec
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import make_values
 from harness.statistics.estimates import share_stderr
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
-
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
 
 class Options(OptionsBase):
@@ -64,14 +61,14 @@ HEADLINE = (
 )
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Answer every prompt; prompts, answers and their tokens are kept in ``items``."""
-    from harness.engines.transformers.greedy import generate_texts
+    from harness.scoring.answers import generate_texts
     from harness.scoring.prompts import prompt_protocol
     from harness.scoring.scores.repetition import Repetition
 
     generation = generate_texts(
-        loaded, options.prompts, options.max_new_tokens, (), options.batch_tokens, context
+        engine, options.prompts, options.max_new_tokens, (), options.batch_tokens, context
     )
     answers = generation.answers
     given = [answer for answer in answers if answer is not None]
@@ -99,9 +96,9 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         ),
         protocol={
             **options.model_dump(exclude={"batch_tokens"}, mode="json"),
-            **prompt_protocol(loaded),
+            **prompt_protocol(engine),
             "decoding": "greedy",
-            "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
+            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
         },
         items={
             "prompts": list(options.prompts),
@@ -166,3 +163,14 @@ def repeated_share(tokens: Sequence[int], n: int = 4) -> float | None:
     """
     grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else None
+
+
+METRIC = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"answer"}),
+    compare=compare,
+)

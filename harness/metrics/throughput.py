@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.descriptions import Column, Margin, ValueSpec
-from harness.engines.transformers.generation import explain_excess
+from harness.descriptions import Column, Margin, Metric, ValueSpec
 from harness.errors import InputError
 from harness.metrics.speed_ratios import (
     compare_speeds,
@@ -22,13 +21,10 @@ from harness.records.values import make_values, qualify
 from harness.timing.rounds import RoundOptions
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
     from harness.timing.workloads import Timed
 
-NEEDS_FRESH_PROCESS = False
-NEEDS_TELEMETRY = True
-REFERENCE_REUSABLE = False
 
 _Tokens = Annotated[int, Field(ge=1)]
 _OneOrMore = Annotated[
@@ -195,20 +191,21 @@ DETAILS = (
 _LOADING = ("load", "read", "quantise", "move")
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Time whole rounds of prompt and forced generation, one shape after the other.
 
     Every round is kept in ``samples``; values are medians. No standard error is given: rounds of
     one process are not independent samples. A batch size that does not fit is reported, larger
     ones are not tried, and the others stand; so do they should the process die later.
     """
+    from harness.timing.prompts import explain_excess
     from harness.timing.workloads import ShapeTimer
 
-    excess = {p: explain_excess(loaded, p, options.new_tokens) for p in options.prompt_lengths}
+    excess = {p: explain_excess(engine, p, options.new_tokens) for p in options.prompt_lengths}
     if all(excess.values()):
         raise InputError("; ".join(filter(None, excess.values())))
-    timer = ShapeTimer(loaded, options)
-    found = _Found(options, loaded.seconds)
+    timer = ShapeTimer(engine, options)
+    found = _Found(options, engine.seconds)
     found.reasons += [why for why in excess.values() if why is not None]
     shapes = [shape for shape in options.shapes() if excess[shape[2]] is None]
     full: dict[int, str] = {}  # prompt length -> what did not fit
@@ -300,3 +297,18 @@ def _judge(
     return judge_shares(
         numbers, method.get("last_level_cache_bytes"), method.get("products") == "int8"
     )
+
+
+METRIC = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"open_generator", "count_work"}),
+    details=DETAILS,
+    compare=compare,
+    remarks=remarks,
+    merge_repeats=merge_processes,
+    timed=True,
+)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.descriptions import DataSource, OptionsBase
+from harness.descriptions import OptionsBase
 from harness.errors import InputError
+from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.descriptions import OptionsBase
+from harness.descriptions import OptionsBase, Precision
 from harness.precisions.floats import check_float, float_arguments
-
-DEVICES = ("cpu", "cuda")
 
 
 class Options(OptionsBase):
@@ -20,3 +18,11 @@ def load_arguments(options: Options, device: str) -> dict[str, Any]:
 
 def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
     return check_float(attested, "float32", tf32=False)
+
+
+PRECISION = Precision(
+    help=__doc__ or "",
+    options=Options,
+    load_arguments=load_arguments,
+    check=check,
+)

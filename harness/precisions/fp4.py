@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.descriptions import Precision
 from harness.precisions.four_bit import (
     FourBitOptions,
     check_four_bit,
     choose_cpu_kernel,
     four_bit_arguments,
 )
-
-DEVICES = ("cpu", "cuda")
-QUANTISERS = ("quantize_4bit",)
 
 
 class Options(FourBitOptions):
@@ -29,3 +27,13 @@ def prepare(model: Any, options: Options, device: str) -> None:
 
 def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
     return check_four_bit(attested, "fp4", options, device)
+
+
+PRECISION = Precision(
+    help=__doc__ or "",
+    options=Options,
+    load_arguments=load_arguments,
+    check=check,
+    prepare=prepare,
+    quantisers=("quantize_4bit",),
+)

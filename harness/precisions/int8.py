@@ -10,11 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.descriptions import OptionsBase
+from harness.descriptions import OptionsBase, Precision
 from harness.precisions.quantised import ComputeDtype, check_quantised, default_dtype
-
-DEVICES = ("cpu", "cuda")
-QUANTISERS = ("int8_vectorwise_quant",)
 
 
 class Options(OptionsBase):
@@ -51,3 +48,12 @@ def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
             f"declared outlier threshold {options.threshold}, loaded with {attested['threshold']}"
         )
     return wrong
+
+
+PRECISION = Precision(
+    help=__doc__ or "",
+    options=Options,
+    load_arguments=load_arguments,
+    check=check,
+    quantisers=("int8_vectorwise_quant",),
+)

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.descriptions import OptionsBase
+from harness.descriptions import OptionsBase, Precision
 from harness.precisions.floats import check_float, float_arguments
-
-DEVICES = ("cuda",)
-MIN_CAPABILITY = (8, 0)  # Ampere; older cards compute plain fp32
-TF32 = True
 
 
 class Options(OptionsBase):
@@ -25,3 +21,14 @@ def load_arguments(options: Options, device: str) -> dict[str, Any]:
 
 def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
     return check_float(attested, "float32", tf32=True)
+
+
+PRECISION = Precision(
+    help=__doc__ or "",
+    options=Options,
+    load_arguments=load_arguments,
+    check=check,
+    devices=("cuda",),
+    min_capability=(8, 0),  # Ampere; older cards compute plain fp32
+    tf32=True,
+)

@@ -73,7 +73,7 @@ def describe(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
         **{f"libraries.{name}": libraries.get(name) for name in LIBRARIES},
     }
     module = load_measurement(record.measurement)
-    if getattr(module, "NEEDS_TELEMETRY", False) or module.NEEDS_FRESH_PROCESS:
+    if module.timed or module.fresh_process:
         facts |= _describe_machine(environment, cell.device)
     return facts
 

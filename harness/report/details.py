@@ -29,9 +29,9 @@ def render_details(suite: Suite, records: Iterable[Record]) -> str:
     tables = []
     for measurement in suite.measurements:
         module = load_measurement(measurement.name)
-        columns: Sequence[Column] = getattr(module, "DETAILS", ())
+        columns: Sequence[Column] = module.details
         own = [record for record in records if record.measurement == measurement.name]
-        per = {c for c in columns if "[" not in c.value and module.VALUES[c.value].per}
+        per = {c for c in columns if "[" not in c.value and module.values[c.value].per}
         rows = [(record.cell.id, record, "") for record in own]
         shapes = [
             (f"{record.cell.id} b{of}", record, of)

@@ -73,8 +73,8 @@ def list_remarks(records: Iterable[Record]) -> list[str]:
                 notes.setdefault(f"{mark}{record.validity.status}: {reason}", []).append(where)
         if record.validity.status == "failed" and record.values:
             notes.setdefault("! finished before the measurement failed", []).append(where)
-        remarks = getattr(load_measurement(record.measurement), "remarks", None)
-        if remarks is not None and record.usable:
+        remarks = load_measurement(record.measurement).remarks
+        if record.usable:
             for remark in remarks(record):
                 notes.setdefault(remark, []).append(where)
     lines = []
@@ -87,9 +87,9 @@ def list_remarks(records: Iterable[Record]) -> list[str]:
 def _has_noise(record: Record) -> bool:
     """Whether a value that the matrix shows is no larger than the noise."""
     module = load_measurement(record.measurement)
-    shown = {column.value for column in module.HEADLINE}
+    shown = {column.value for column in module.headline}
     return any(
-        base_name(name) in shown and is_noise(value, module.VALUES[base_name(name)])
+        base_name(name) in shown and is_noise(value, module.values[base_name(name)])
         for name, value in {**record.values, **record.paired}.items()
     )
 

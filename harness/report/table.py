@@ -86,7 +86,7 @@ def _list_columns(
 ) -> list[tuple[str, str, Column]]:
     """Title, value and column of a measurement's headlines, per batch size where its values are."""
     own = [record for record in records if record is not None]
-    columns: Sequence[Column] = load_measurement(measurement).HEADLINE
+    columns: Sequence[Column] = load_measurement(measurement).headline
     present = {name for r in own for name in (*r.values, *r.paired)}
     plain = [c for c in columns if c.value in present]
     if plain:
@@ -108,7 +108,7 @@ def _show(record: Record | None, value: str, column: Column, suite: Suite) -> Sh
     stands = status == "failed" and found is not None and found.value is not None
     if not record.usable and not stands:
         return Shown(status, "doubtful" if status == "skipped" else "bad")
-    spec = load_measurement(record.measurement).VALUES[base_name(value)]
+    spec = load_measurement(record.measurement).values[base_name(value)]
     if found is None or found.value is None:
         is_reference = record.cell.precision == suite.reference and not record.noise
         return Shown("ref" if spec.paired and is_reference else "—", "faint")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement, load_precision
-from harness.engines.transformers.load import CellJob
 from harness.machine.telemetry import Telemetry, judge_telemetry
 from harness.records.record import CellFacts, Measured, Record, Status, Validity, join_validity
 from harness.run.find_files import find_files
@@ -22,7 +21,7 @@ from harness.run.repeats import is_hopeless, join_processes
 from harness.suite.cells import cell_id
 from harness.suite.model_sources import ModelFiles
 from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec
-from harness.worker.messages import Failure, MeasureRequest, Progress
+from harness.worker.messages import CellJob, Failure, MeasureRequest, Progress
 from harness.worker.probe import DeviceFacts
 
 # Called with the cell's id, the measurement's name and how far it is.
@@ -106,7 +105,7 @@ class CellRunner:
         start = time.monotonic()
         cell = cell_id(model, precision)
         module = load_measurement(measurement.name)
-        compares = getattr(module, "NEEDS_REFERENCE", False)
+        compares = module.needs_reference
         files = self.find_files(model, precision)
         answer: Measured | Failure
         loaded, telemetry = None, None
@@ -140,7 +139,7 @@ class CellRunner:
                     reference if compares else None,
                     is_reference,
                 )
-                watched = getattr(module, "NEEDS_TELEMETRY", False)
+                watched = module.timed
                 answer, telemetry = self._ask(process, request, watched, tell)
             if isinstance(answer, Failure) and answer.traceback:
                 self.close()  # CUDA is of no use to a process once a kernel has failed in it
@@ -214,7 +213,7 @@ class CellRunner:
     ) -> CellProcess | CellInProcess:
         """The cell's living process; a new one where it died or must not have measured before."""
         current = self._process
-        fresh = load_measurement(measurement.name).NEEDS_FRESH_PROCESS
+        fresh = load_measurement(measurement.name).fresh_process
         if current is not None and self._process_cell == cell and current.alive:
             spent = fresh and current.measured > 0
             if not spent:
@@ -239,7 +238,7 @@ def explain_refusal(
     """Why this machine cannot run the cell, as far as that is known without loading anything."""
     needs = model.requires
     module = load_precision(precision.use)
-    kinds, oldest = module.DEVICES, getattr(module, "MIN_CAPABILITY", (0, 0))
+    kinds, oldest = module.devices, module.min_capability
     if needs.device is not None and needs.device != device.type:
         reason = f"{model.name} requires {needs.device}, this run is on {device.device}"
     elif needs.memory is not None and needs.memory > device.memory_bytes:

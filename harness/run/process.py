@@ -23,7 +23,7 @@ from harness.records.record import Measured
 from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.load import CellJob
+    from harness.worker.messages import CellJob
 
 OnProgress = Callable[[Progress], None]
 T = TypeVar("T")
@@ -147,7 +147,7 @@ class CellInProcess:
 
     def load(self, on_progress: OnProgress) -> Failure | None:
         """Load the cell if it is not; why it cannot be."""
-        from harness.engines.transformers.load import load_cell
+        from harness.catalog import load_engine
         from harness.worker.serve import describe_loaded, go_offline
 
         if self._cell is not None:
@@ -156,7 +156,7 @@ class CellInProcess:
             go_offline()
 
         def load() -> None:
-            self._cell = load_cell(self._job)
+            self._cell = load_engine(self._job.precision.engine)(self._job)
             self.loaded = describe_loaded(self._cell)
 
         return _explain_mistake(load)

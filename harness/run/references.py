@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement
-from harness.descriptions import list_data_sources
 from harness.machine.places import cache_folder
 from harness.records.record import Record, dump_json
+from harness.suite.data_source import list_data_sources
 from harness.suite.read import MeasurementSpec
 
 _COMMIT = re.compile("[0-9a-f]{7,40}")  # a branch or a tag can move
@@ -36,7 +36,7 @@ def reference_key(
     ``cell`` holds the model's and the tokenizer's hashes, the precision's options and the device.
     A hub dataset that is not pinned to a commit can change at any time: no key.
     """
-    if not load_measurement(measurement.name).REFERENCE_REUSABLE:
+    if load_measurement(measurement.name).timed:
         return None
     data = {}
     for name, source in list_data_sources(measurement.options):

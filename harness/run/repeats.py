@@ -60,7 +60,9 @@ def _merge(records: Sequence[Record]) -> dict[str, Any]:
     parts = [
         Measured(**{name: getattr(r, name) for name in Measured.model_fields}) for r in records
     ]
-    merged: Measured = load_measurement(records[0].measurement).merge_processes(parts)
+    merge = load_measurement(records[0].measurement).merge_repeats
+    assert merge is not None, "only what has `processes:` is repeated"
+    merged = merge(parts)
     return {name: getattr(merged, name) for name in Measured.model_fields if name != "validity"}
 
 

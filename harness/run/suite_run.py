@@ -281,8 +281,8 @@ class SuiteRun:
         if precision == self._reference:
             stored = self._reference_key(model, precision, measurement)
         record = None if asked_for else find_reference(stored)
-        is_intact = getattr(load_measurement(measurement.name), "is_intact", None)
-        if record is not None and is_intact is not None and not is_intact(record):
+        is_intact = load_measurement(measurement.name).is_intact
+        if record is not None and not is_intact(record):
             record = None  # what it left in the cache is gone
         if record is None:
             is_reference = precision == self._reference

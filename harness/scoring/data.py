@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.descriptions import DataSource
 from harness.errors import InputError, UnavailableError
+from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
+    from harness.descriptions import MeasureContext
 
 _BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _TOO_DEEP = "lists or objects lie too deep in one another; an item is an object of fields"

@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from harness.descriptions import DataSource, OptionsBase, ValueSpec
-from harness.engines.prefix_tree import Tokens
-from harness.engines.transformers.forward import MeasureContext
-from harness.engines.transformers.prefix_scoring import Cost, Target, predict_tokens
+from harness.descriptions import MeasureContext, OptionsBase, ValueSpec
+from harness.engines.base import Cost, Target, Tokens
 from harness.errors import InputError
 from harness.metrics.choice_values import summarise_groups
 from harness.records.questions import KEY, Item, keep_questions
 from harness.records.record import Measured, Validity
 from harness.records.values import base_name, make_values
 from harness.scoring.prompts import encode_all, prompt_protocol, render_prompt
+from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.load import LoadedCell
+    from harness.engines.base import Engine
 
 TIE_NATS = 1e-3
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -118,7 +117,7 @@ class Scored:
 
 
 def measure_questions(
-    loaded: LoadedCell,
+    engine: Engine,
     questions: Sequence[Question],
     options: ChoiceOptions,
     context: MeasureContext,
@@ -132,13 +131,13 @@ def measure_questions(
     """
     if not questions:
         raise InputError(f"{options.data.path!r} holds no items")
-    scored, cost = score_questions(loaded, questions, options.batch_tokens, context)
+    scored, cost = score_questions(engine, questions, options.batch_tokens, context)
     answered = [s for s in scored if s.log_likelihoods is not None]
     too_long = len(scored) - len(answered)
     if not answered:
         raise InputError(
-            f"every {options.shots}-shot prompt is longer than the {loaded.max_context} tokens "
-            f"of {loaded.job.model.name}; use fewer shots"
+            f"every {options.shots}-shot prompt is longer than the {engine.max_context} tokens "
+            f"of {engine.job.model.name}; use fewer shots"
         )
     subjects: dict[str, int] = {}
     for question in questions:
@@ -183,9 +182,9 @@ def measure_questions(
         protocol={
             **options.model_dump(exclude={"batch_tokens"}, mode="json"),
             **(protocol or {}),
-            **prompt_protocol(loaded),
+            **prompt_protocol(engine),
             "items_sha256": hash_questions(questions),
-            "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
+            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
         },
         items=items,
         validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
@@ -193,7 +192,7 @@ def measure_questions(
 
 
 def score_questions(
-    loaded: LoadedCell, questions: Sequence[Question], batch_tokens: int, context: MeasureContext
+    engine: Engine, questions: Sequence[Question], batch_tokens: int, context: MeasureContext
 ) -> tuple[list[Scored], Cost]:
     """Score every option of every question, in the questions' order, and tell what it took.
 
@@ -202,8 +201,8 @@ def score_questions(
     rows: dict[tuple[int, ...], int] = {}
     targets: list[Target] = []
     too_long = set()
-    limit = loaded.max_context
-    for i, found in enumerate(_tokenise(loaded, questions)):
+    limit = engine.max_context
+    for i, found in enumerate(_tokenise(engine, questions)):
         if limit is not None and any(len(row) > limit for row, _ in found):
             too_long.add(i)
             continue
@@ -221,9 +220,7 @@ def score_questions(
         sums[key] = sums.get(key, 0.0) - nll
         greedy[key] = greedy.get(key, True) and likeliest
 
-    cost = predict_tokens(
-        loaded.model,
-        loaded.device,
+    cost = engine.score_targets(
         list(rows),
         targets,
         take,
@@ -255,7 +252,7 @@ def hash_questions(questions: Sequence[Question]) -> str:
 
 
 def _tokenise(
-    loaded: LoadedCell, questions: Sequence[Question]
+    engine: Engine, questions: Sequence[Question]
 ) -> Iterator[list[tuple[Tokens, Tokens]]]:
     """Per question and option the ids that go through the model, and those it is to predict.
 
@@ -265,46 +262,46 @@ def _tokenise(
     """
     for start in range(0, len(questions), _TOKENISED_TOGETHER):
         block = questions[start : start + _TOKENISED_TOGETHER]
-        pairs = [_split_prompts(loaded, question) for question in block]
+        pairs = [_split_prompts(engine, question) for question in block]
         asked = [(prompt, prompt + end) for own in pairs for prompt, end in own if prompt]
-        ids = encode_all(loaded, chain.from_iterable(asked))
+        ids = encode_all(engine, chain.from_iterable(asked))
         for question, own in zip(block, pairs, strict=True):
             found = []
             for (prompt, end), text in zip(own, question.options, strict=True):
-                context = ids[prompt] if prompt else _start_tokens(loaded)
-                wanted = ids[prompt + end][len(context) :] if prompt else _encode_end(loaded, end)
+                context = ids[prompt] if prompt else _start_tokens(engine)
+                wanted = ids[prompt + end][len(context) :] if prompt else _encode_end(engine, end)
                 if not wanted:
                     raise InputError(f"{question.id}: option {text!r} adds no token to its prompt")
                 found.append(((*context, *wanted[:-1]), tuple(wanted)))
             yield found
 
 
-def _split_prompts(loaded: LoadedCell, question: Question) -> list[tuple[str, str]]:
+def _split_prompts(engine: Engine, question: Question) -> list[tuple[str, str]]:
     """Prompt and continuation per option; none of the prompts ends in a space.
 
     In a chat template nothing stands between the opened turn and the option.
     """
     pairs = []
     for option, text in enumerate(question.options):
-        prompt = render_prompt(loaded, question.prompt_of(option))
-        delimiter = "" if loaded.job.model.chat_template else question.delimiter
+        prompt = render_prompt(engine, question.prompt_of(option))
+        delimiter = "" if engine.job.model.chat_template else question.delimiter
         kept = prompt.rstrip()
         pairs.append((kept, prompt[len(kept) :] + delimiter + text))
     return pairs
 
 
-def _encode_end(loaded: LoadedCell, text: str) -> list[int]:
-    tokenizer: Any = loaded.require_tokenizer()
+def _encode_end(engine: Engine, text: str) -> list[int]:
+    tokenizer: Any = engine.require_tokenizer()
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
 
-def _start_tokens(loaded: LoadedCell) -> list[int]:
-    tokenizer: Any = loaded.require_tokenizer()
+def _start_tokens(engine: Engine) -> list[int]:
+    tokenizer: Any = engine.require_tokenizer()
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
         raise InputError(
-            f"an empty prompt, and the tokenizer of {loaded.job.model.name} has neither a "
+            f"an empty prompt, and the tokenizer of {engine.job.model.name} has neither a "
             "beginning-of-text nor an end-of-text token to start from"
         )
     return [first]

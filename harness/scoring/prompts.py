@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import InputError
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.load import LoadedCell
+    from harness.engines.base import Engine
 
 # Some templates write today's date: no two runs would be asked the same. Llama 3's own default.
 _TODAY = "26 Jul 2024"
@@ -21,17 +21,17 @@ _TODAY = "26 Jul 2024"
 _PIN_DATE = f"{{% macro strftime_now(format) %}}{_TODAY}{{% endmacro %}}\n"
 
 
-def render_prompt(loaded: LoadedCell, text: str) -> str:
+def render_prompt(engine: Engine, text: str) -> str:
     """``text`` as it is, or as a user's turn in the tokenizer's chat template.
 
     Raises `InputError` where a template is asked for and the tokenizer has none.
     """
-    if not loaded.job.model.chat_template:
+    if not engine.job.model.chat_template:
         return text
-    tokenizer: Any = loaded.require_tokenizer()
+    tokenizer: Any = engine.require_tokenizer()
     if not tokenizer.chat_template:
         raise InputError(
-            f"{loaded.job.model.name} has `chat_template: true`, and its tokenizer has no chat "
+            f"{engine.job.model.name} has `chat_template: true`, and its tokenizer has no chat "
             "template: is it a base model? Remove the line, or set `tokenizer:` to one that has"
         )
     turns = [{"role": "user", "content": text}]
@@ -45,19 +45,19 @@ def render_prompt(loaded: LoadedCell, text: str) -> str:
     return rendered
 
 
-def encode(loaded: LoadedCell, text: str) -> list[int]:
+def encode(engine: Engine, text: str) -> list[int]:
     """Token ids of one text; see `encode_all`."""
-    return encode_all(loaded, [text])[text]
+    return encode_all(engine, [text])[text]
 
 
-def encode_all(loaded: LoadedCell, texts: Iterable[str]) -> dict[str, list[int]]:
+def encode_all(engine: Engine, texts: Iterable[str]) -> dict[str, list[int]]:
     """Token ids with the tokenizer's own special tokens, as lm-evaluation-harness has them.
 
     A text that begins with the beginning-of-text token, as chat templates write it, gets no second
     one. An end-of-text token that some tokenizers append is left out: something follows. Texts
     given together are shared among the tokenizer's threads.
     """
-    tokenizer: Any = loaded.require_tokenizer()
+    tokenizer: Any = engine.require_tokenizer()
     groups: dict[bool, list[str]] = {True: [], False: []}
     for text in dict.fromkeys(texts):
         begun = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
@@ -71,10 +71,10 @@ def encode_all(loaded: LoadedCell, texts: Iterable[str]) -> dict[str, list[int]]
     return found
 
 
-def prompt_protocol(loaded: LoadedCell) -> dict[str, Any]:
+def prompt_protocol(engine: Engine) -> dict[str, Any]:
     """What a record must say of how its prompts were put."""
-    if not loaded.job.model.chat_template:
+    if not engine.job.model.chat_template:
         return {"chat_template_sha256": None}
-    template = str(getattr(loaded.require_tokenizer(), "chat_template", ""))
+    template = str(getattr(engine.require_tokenizer(), "chat_template", ""))
     digest = hashlib.sha256(template.encode()).hexdigest()
     return {"chat_template_sha256": digest, "chat_template_date": _TODAY}

@@ -21,12 +21,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from harness.descriptions import DataSource
 from harness.machine.places import cache_folder
+from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
 # Part of every name: raise it where the same text and tokenizer would now give something else.
 _FORMAT = 1
@@ -61,19 +61,19 @@ class TokenisedText:
 _held: WeakKeyDictionary[Any, dict[str, TokenisedText]] = WeakKeyDictionary()
 
 
-def tokenise_text(loaded: LoadedCell, source: DataSource, context: MeasureContext) -> TokenisedText:
+def tokenise_text(engine: Engine, source: DataSource, context: MeasureContext) -> TokenisedText:
     """The text of ``source`` in this cell's tokens; read and tokenised at most once per process.
 
     Raises `InputError` for a model without a tokenizer, and as `harness.scoring.data.load_text`.
     """
     from harness.scoring.data import load_text
 
-    tokenizer = loaded.require_tokenizer()
+    tokenizer = engine.require_tokenizer()
     held = _held.setdefault(tokenizer, {})
     place = f"{context.suite_folder}\n{source.model_dump_json()}"
     if place not in held:
         text, text_sha256 = load_text(source, context)
-        ids, ends = _encode_cached(loaded, tokenizer, text, text_sha256)
+        ids, ends = _encode_cached(engine, tokenizer, text, text_sha256)
         words = 1 + sum(1 for _ in re.finditer(r"\s+", text))
         held[place] = TokenisedText(ids, ends, text_sha256, len(text.encode()), words)
     return held[place]
@@ -213,9 +213,9 @@ def _bytes_before(text: str) -> npt.NDArray[np.int64]:
 
 
 def _encode_cached(
-    loaded: LoadedCell, tokenizer: Any, text: str, text_sha256: str
+    engine: Engine, tokenizer: Any, text: str, text_sha256: str
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    path = _cache_path(loaded, tokenizer, text_sha256)
+    path = _cache_path(engine, tokenizer, text_sha256)
     kept = _read(path) if path is not None else None
     if kept is not None:
         return kept
@@ -225,7 +225,7 @@ def _encode_cached(
     return ids, ends
 
 
-def _cache_path(loaded: LoadedCell, tokenizer: Any, text_sha256: str) -> Path | None:
+def _cache_path(engine: Engine, tokenizer: Any, text_sha256: str) -> Path | None:
     """Where the tokens lie; None for a tokenizer whose own code no hash of its files covers.
 
     A model's config has a say in what class reads the same files, hence class and probe.
@@ -233,8 +233,8 @@ def _cache_path(loaded: LoadedCell, tokenizer: Any, text_sha256: str) -> Path | 
     import tokenizers
     import transformers
 
-    tokenizer_sha256 = loaded.job.files.tokenizer_sha256
-    if loaded.job.model.trust_remote_code or tokenizer_sha256 is None:
+    tokenizer_sha256 = engine.job.files.tokenizer_sha256
+    if engine.job.model.trust_remote_code or tokenizer_sha256 is None:
         return None
     facts = [
         _FORMAT,

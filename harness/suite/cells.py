@@ -67,7 +67,7 @@ def build_cells(suite: Suite, selection: Selection | None = None) -> tuple[Cell,
 
 def has_paired_values(measurement: str) -> bool:
     """Whether a metric or task has values that exist only beside the reference's record."""
-    return any(spec.paired for spec in load_measurement(measurement).VALUES.values())
+    return any(spec.paired for spec in load_measurement(measurement).values.values())
 
 
 def known_names(suites: Iterable[Suite]) -> Mapping[Kind, tuple[str, ...]]:
@@ -96,6 +96,4 @@ def check_selection(suites: Iterable[Suite], selection: Selection) -> None:
 
 def sort_fresh_first(measurements: Iterable[MeasurementSpec]) -> tuple[MeasurementSpec, ...]:
     """Those that need a fresh process first, else in the order given."""
-    return tuple(
-        sorted(measurements, key=lambda m: not load_measurement(m.name).NEEDS_FRESH_PROCESS)
-    )
+    return tuple(sorted(measurements, key=lambda m: not load_measurement(m.name).fresh_process))

@@ -113,11 +113,11 @@ def _check_metric(
         module = load_measurement(family)
     except ValueError:
         return None  # reported under `measure:`
-    if value not in module.VALUES:
-        message = describe_unknown(f"value of {family}", value, module.VALUES)
+    if value not in module.values:
+        message = describe_unknown(f"value of {family}", value, module.values)
         document.report(location, prefix(location, message))
         return None
-    spec: ValueSpec = module.VALUES[value]
+    spec: ValueSpec = module.values[value]
     wrong = _check_qualifier(f"{family}.{value}", spec, qualifier, scope.measured[family])
     if wrong:
         document.report(location, prefix(location, wrong))

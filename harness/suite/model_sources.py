@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.descriptions import locate_source
+from harness.suite.data_source import locate_source
 from harness.suite.hub import fetch_model, fetch_tokenizer, hub_is_reachable
 from harness.suite.model_files import (
     CONFIG,

@@ -23,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from harness.descriptions import DataSource, OptionsBase
+from harness.descriptions import OptionsBase
+from harness.suite.data_source import DataSource
 
 NAME_PATTERN = r"^(?!\.+$)(?!.*::)[^\s\[\]/\\,]+$"
 MEMORY_PATTERN = r"^\d+(\.\d+)? ?([kMGT]B|[KMGT]iB|B)$"
@@ -170,10 +171,14 @@ class ModelSpec(Named):
 
 
 class PrecisionSpec(Named):
-    """A precision under its name in this suite; ``options`` is ``use``'s own ``Options``."""
+    """A precision under its name in this suite; ``options`` is ``use``'s own ``Options``.
+
+    ``engine`` loads and asks the model.
+    """
 
     use: str
     options: SerializeAsAny[OptionsBase]
+    engine: str = "transformers"
 
 
 class MeasurementSpec(OptionsBase):

@@ -12,10 +12,12 @@ from typing import Any
 from harness.catalog import (
     UnknownNameError,
     describe_unknown,
+    list_engines,
     load_measurement,
     load_precision,
 )
-from harness.descriptions import OptionsBase, locate_source
+from harness.descriptions import OptionsBase
+from harness.suite.data_source import locate_source
 from harness.suite.limits import LimitScope, check_contradictions, read_limit
 from harness.suite.models import (
     Architecture,
@@ -253,12 +255,19 @@ def _read_precision(document: Document, location: Location, item: Any) -> Precis
         hint = " (a name of your own needs `use:`)" if "use" not in item and len(item) > 1 else ""
         document.report(use_at, prefix(location, f"{error}{hint}"))
         return None
-    rest = {key: value for key, value in item.items() if key not in ("name", "use")}
-    options = validate(module.Options, rest, document, location, extra_keys=("name", "use"))
+    rest = {key: value for key, value in item.items() if key not in ("name", "use", "engine")}
+    options = validate(
+        module.options, rest, document, location, extra_keys=("name", "use", "engine")
+    )
     name = validate(Named, {"name": item.get("name", use)}, document, location)
     if options is None or name is None:
         return None
-    return PrecisionSpec(name=name.name, use=use, options=options)
+    engine = item.get("engine", module.engine)
+    if engine not in list_engines():
+        at = (*location, "engine")
+        document.report(at, prefix(at, describe_unknown("engine", engine, list_engines())))
+        return None
+    return PrecisionSpec(name=name.name, use=use, options=options, engine=engine)
 
 
 def _read_measurements(document: Document, folder: Path) -> dict[str, OptionsBase | None]:
@@ -279,9 +288,9 @@ def _read_measurements(document: Document, folder: Path) -> dict[str, OptionsBas
         except UnknownNameError as error:
             document.report(location, prefix(("measure",), str(error)), "key")
             continue
-        options = validate(module.Options, {} if value is None else value, document, location)
+        options = validate(module.options, {} if value is None else value, document, location)
         measured[name] = options
-        for field in data_source_fields(module.Options):
+        for field in data_source_fields(module.options):
             source = value.get(field) if isinstance(value, dict) else None
             beside = source if isinstance(source, dict) else {"path": source}
             at = (*location, field, "path")
@@ -295,7 +304,7 @@ def _check_reference(document: Document, measured: dict[str, OptionsBase | None]
         return
     for name in measured:
         try:
-            needs_it = getattr(load_measurement(name), "NEEDS_REFERENCE", False)
+            needs_it = load_measurement(name).needs_reference
         except UnknownNameError:
             continue  # told where it is read
         if needs_it:

@@ -5,12 +5,11 @@ Clark et al. 2018, https://arxiv.org/abs/1803.05457; 1,172 test items, asked as 
 
 from __future__ import annotations
 
-from harness.descriptions import DataSource
+from harness.descriptions import Metric
 from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
+from harness.suite.data_source import DataSource
 from harness.tasks import arc_easy
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 VALUES = NORMED_VALUES
 HEADLINE = headline("arc-challenge", norm=True)
 compare = compare_choices
@@ -21,3 +20,14 @@ class Options(arc_easy.Options):
     """``data`` has the published fields: question, choices {text, label}, answerKey."""
 
     data: DataSource = DataSource(path="allenai/ai2_arc", name="ARC-Challenge")
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_targets"}),
+    compare=compare,
+)

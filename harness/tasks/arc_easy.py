@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.descriptions import DataSource
+from harness.descriptions import Metric
 from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import Question
+from harness.suite.data_source import DataSource
 from harness.tasks.rows import Row, RowOptions, check_question, measure_rows, read_labelled
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 VALUES = NORMED_VALUES
 HEADLINE = headline("arc-easy", norm=True)
 compare = compare_choices
@@ -31,9 +30,9 @@ class Options(RowOptions):
     data: DataSource = DataSource(path="allenai/ai2_arc", name="ARC-Easy")
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """The likelier answer, and the likelier per character (acc_norm)."""
-    return measure_rows(loaded, options, context, VALUES, make_question)
+    return measure_rows(engine, options, context, VALUES, make_question)
 
 
 def make_question(row: Row) -> Question:
@@ -42,3 +41,14 @@ def make_question(row: Row) -> Question:
     prompt = f"Question: {row.filled('question')}\nAnswer:"
     question = Question(row.where, "arc", prompt, options, answer)
     return check_question(row, question, "'choices'")
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_targets"}),
+    compare=compare,
+)

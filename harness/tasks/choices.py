@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from harness.descriptions import Metric
 from harness.errors import InputError
 from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
 from harness.records.record import Measured
@@ -27,11 +28,9 @@ from harness.tasks.rows import (
 )
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 VALUES = NORMED_VALUES
 HEADLINE = headline("choices")
 compare = compare_choices
@@ -73,7 +72,7 @@ class Options(RowOptions):
         return self
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """The likeliest option of each question, and the likeliest per character (acc_norm)."""
     rows = load_rows(options.data, context, "test", options.limit)
     refuse_unclear_numbers(rows, options)
@@ -84,7 +83,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
     asked = build_questions(rows, examples, options.shots, lambda row: make_question(row, options))
     subjects = list(dict.fromkeys(question.subject for question in questions))
     asked.sort(key=lambda question: subjects.index(question.subject))
-    return measure_questions(loaded, asked, options, context, VALUES)
+    return measure_questions(engine, asked, options, context, VALUES)
 
 
 def make_question(row: Row, options: Options) -> Question:
@@ -217,3 +216,14 @@ def _read_as(given: Any, texts: Sequence[str]) -> dict[str, int | None]:
         "letter": letters.find(text.upper()) if text and text.upper() in tuple(letters) else None,
         "text": stripped.index(text) if text in stripped else None,
     }
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_targets"}),
+    compare=compare,
+)

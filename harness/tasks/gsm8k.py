@@ -16,22 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.descriptions import Column, DataSource, ValueSpec
+from harness.descriptions import Column, Metric, ValueSpec
 from harness.errors import InputError
 from harness.metrics.choice_values import ACC_MARGIN, compare_outcomes, to_values
 from harness.records.questions import KEY, Item, keep_questions
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import make_values
 from harness.statistics.estimates import share_interval
+from harness.suite.data_source import DataSource
 from harness.tasks.rows import Row, RowOptions, load_rows
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.greedy import Generated, Generation
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Answer, Engine
+    from harness.scoring.answers import Answers
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 
 STOP = ("Question:", "</s>", "<|im_end|>")
 STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
@@ -111,14 +110,14 @@ class Problem:
     question: str = ""
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Let the model write each answer greedily and compare the number it ends with."""
-    from harness.engines.transformers.greedy import generate_texts
+    from harness.scoring.answers import generate_texts
     from harness.scoring.prompts import prompt_protocol
 
     problems = load_problems(options, context)
     generation = generate_texts(
-        loaded,
+        engine,
         [problem.prompt for problem in problems],
         options.max_new_tokens,
         STOP,
@@ -137,11 +136,11 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         values=values,
         protocol={
             **options.model_dump(exclude={"batch_tokens"}, mode="json"),
-            **prompt_protocol(loaded),
+            **prompt_protocol(engine),
             "decoding": "greedy",
             "stop": list(STOP),
             "items_sha256": hash_problems(problems),
-            "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
+            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
         },
         items=items,
         validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
@@ -210,7 +209,7 @@ def find_flexible(text: str) -> str | None:
 
 
 def score_answers(
-    problems: Sequence[Problem], generation: Generation
+    problems: Sequence[Problem], generation: Answers
 ) -> tuple[dict[str, Value], dict[str, Any]]:
     """The values and the per-item outcomes of a record."""
     answers = generation.answers
@@ -259,7 +258,7 @@ def hash_problems(problems: Sequence[Problem]) -> str:
 
 def _mark(
     problems: Sequence[Problem],
-    answers: Sequence[Generated | None],
+    answers: Sequence[Answer | None],
     numbers: Sequence[str | None],
 ) -> str:
     """One character per item: 1 right, 0 wrong, - not answered."""
@@ -329,3 +328,14 @@ def _shorten(text: str) -> str:
     if len(text) <= _SHOWN:
         return text
     return f"{text[: _SHOWN // 4]} … {text[-(_SHOWN - _SHOWN // 4) :]}"
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"answer"}),
+    compare=compare,
+)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from harness.descriptions import DataSource
+from harness.descriptions import Metric
 from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import Question
+from harness.suite.data_source import DataSource
 from harness.tasks.rows import Row, RowOptions, check_question, measure_rows
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 VALUES = NORMED_VALUES
 HEADLINE = headline("hellaswag", norm=True)
 compare = compare_choices
@@ -32,9 +31,9 @@ class Options(RowOptions):
     data: DataSource = DataSource(path="Rowan/hellaswag")
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """The likelier ending, and the likelier per character (acc_norm)."""
-    return measure_rows(loaded, options, context, VALUES, make_question, "validation")
+    return measure_rows(engine, options, context, VALUES, make_question, "validation")
 
 
 def make_question(row: Row) -> Question:
@@ -54,3 +53,14 @@ def clean_text(text: str) -> str:
     """Without WikiHow's marks in brackets; what follows one may have lost a space, as there."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_targets"}),
+    compare=compare,
+)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.descriptions import DataSource, Margin, ValueSpec
+from harness.descriptions import Margin, Metric, ValueSpec
 from harness.errors import InputError
 from harness.metrics.choice_values import (
     ACC_MARGIN,
@@ -31,14 +31,13 @@ from harness.scoring.multiple_choice import (
 )
 from harness.scoring.prompts import prompt_protocol
 from harness.statistics.estimates import clustered_ratio, exp_capped, share_interval
+from harness.suite.data_source import DataSource
 from harness.tasks.rows import Row, load_rows, refuse_duplicates
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 _MARGIN = Margin(relative=0.01)
 _NOT_OF_ONE_OPTION = ("acc_macro", "ties", "answer_change_rate")
 VALUES = {
@@ -82,18 +81,18 @@ class Options(ChoiceOptions):
     shots: int = Field(0, ge=0, le=0)
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Whether the last word is the likeliest continuation, token by token, and how likely it is."""
     rows = load_rows(options.data, context, "test", options.limit)
     questions = [make_question(row, i) for i, row in enumerate(rows)]
     refuse_duplicates(rows, questions, "field 'text'")
-    scored, cost = score_questions(loaded, questions, options.batch_tokens, context)
+    scored, cost = score_questions(engine, questions, options.batch_tokens, context)
     words = [None if s.log_likelihoods is None else s.log_likelihoods[0] for s in scored]
     too_long = words.count(None)
     if too_long == len(words):
         raise InputError(
-            f"every passage is longer than the {loaded.max_context} tokens of "
-            f"{loaded.job.model.name}"
+            f"every passage is longer than the {engine.max_context} tokens of "
+            f"{engine.job.model.name}"
         )
     reasons = [f"{too_long} passages exceed the model's context; not scored"] if too_long else []
     counts = {
@@ -106,9 +105,9 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         values=summarise(scored) | make_values(VALUES, counts),
         protocol={
             **options.model_dump(exclude={"batch_tokens"}, mode="json"),
-            **prompt_protocol(loaded),
+            **prompt_protocol(engine),
             "items_sha256": hash_questions(questions),
-            "tokenizer_sha256": loaded.job.files.tokenizer_sha256,
+            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
         },
         items={
             "ids": "number in its data, in order",
@@ -169,3 +168,14 @@ def _exp_mean(name: str, nats: list[float]) -> dict[str, Value]:
     if estimate is None:
         return make_values(VALUES, {name: exp_capped(fmean(nats))}, n={name: 1})
     return {name: to_value(VALUES[name], estimate)}
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_targets"}),
+    compare=compare,
+)

@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.descriptions import DataSource
+from harness.descriptions import Metric
 from harness.errors import InputError
 from harness.metrics.choice_values import CHOICE_VALUES, compare_choices, headline
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import LETTERS, ChoiceOptions, Question, measure_questions
+from harness.suite.data_source import DataSource
 from harness.tasks import rows as _rows
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
-
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
 
 class Options(ChoiceOptions):
@@ -57,7 +55,7 @@ class Row:
     answer: int
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Ask every question after its subject's dev examples; the likeliest letter is the answer."""
     subjects = load_subjects(options, context)
     questions = [
@@ -68,7 +66,7 @@ def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Me
         )
     ]
     return measure_questions(
-        loaded, questions, options, context, VALUES, {"subjects": list(subjects)}
+        engine, questions, options, context, VALUES, {"subjects": list(subjects)}
     )
 
 
@@ -183,3 +181,14 @@ def _make_row(row: _rows.Row) -> Row:
 def _find_letter(answer: str, letters: str) -> int:
     """The index of a single letter; -1 for anything else."""
     return letters.find(answer.strip()) if len(answer.strip()) == 1 else -1
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_targets"}),
+    compare=compare,
+)

@@ -18,14 +18,15 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from harness.catalog import describe_unknown
-from harness.descriptions import DataSource, ValueSpec
+from harness.descriptions import ValueSpec
 from harness.errors import InputError
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import LETTERS, ChoiceOptions, Question, measure_questions
+from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
 
 class RowOptions(ChoiceOptions):
@@ -94,7 +95,7 @@ class Row:
 
 
 def measure_rows(
-    loaded: LoadedCell,
+    engine: Engine,
     options: RowOptions,
     context: MeasureContext,
     specs: Mapping[str, ValueSpec],
@@ -105,7 +106,7 @@ def measure_rows(
     rows = load_rows(options.data, context, split, options.limit)
     examples = load_examples(options, context) if options.shots else []
     questions = build_questions(rows, examples, options.shots, make_question)
-    return measure_questions(loaded, questions, options, context, specs)
+    return measure_questions(engine, questions, options, context, specs)
 
 
 def load_rows(

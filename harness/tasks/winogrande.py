@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness.descriptions import DataSource
+from harness.descriptions import Metric
 from harness.errors import InputError
 from harness.metrics.choice_values import CHOICE_VALUES, compare_choices, headline
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import Question
+from harness.suite.data_source import DataSource
 from harness.tasks.rows import Row, RowOptions, check_question, measure_rows
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.forward import MeasureContext
-    from harness.engines.transformers.load import LoadedCell
+    from harness.descriptions import MeasureContext
+    from harness.engines.base import Engine
 
-NEEDS_FRESH_PROCESS = False
-REFERENCE_REUSABLE = True
 VALUES = CHOICE_VALUES
 HEADLINE = headline("winogrande")
 compare = compare_choices
@@ -33,9 +32,9 @@ class Options(RowOptions):
     data: DataSource = DataSource(path="allenai/winogrande", name="winogrande_xl")
 
 
-def measure(loaded: LoadedCell, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """The option after which the sentence's end is likelier."""
-    return measure_rows(loaded, options, context, VALUES, make_question, "validation")
+    return measure_rows(engine, options, context, VALUES, make_question, "validation")
 
 
 def make_question(row: Row) -> Question:
@@ -60,3 +59,14 @@ def make_question(row: Row) -> Question:
         choices=choices,
     )
     return check_question(row, question, "'option1', 'option2'")
+
+
+TASK = Metric(
+    help=__doc__ or "",
+    options=Options,
+    values=VALUES,
+    measure=measure,
+    headline=HEADLINE,
+    needs=frozenset({"score_targets"}),
+    compare=compare,
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from harness.engines.meter import MemoryMeter
+from harness.engines.shared.meter import MemoryMeter
 
 T = TypeVar("T")
 

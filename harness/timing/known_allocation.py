@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.engines.meter import MemoryMeter
+from harness.engines.shared.meter import MemoryMeter
 
 
 def read_known_allocation(device: str, size: int) -> dict[str, int | None]:

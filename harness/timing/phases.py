@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.engines.free_memory import format_gb
-from harness.engines.meter import free_bytes
-from harness.engines.transformers.forward import free_memory, is_out_of_memory
-from harness.engines.transformers.generation import generate, make_prompt
-from harness.engines.transformers.kv_cache import cache_bytes
+from harness.engines.shared.batches import free_memory, is_out_of_memory
+from harness.engines.shared.free_memory import format_gb
+from harness.engines.shared.meter import free_bytes
 from harness.metrics.capacity import fit_growth
+from harness.timing.prompts import make_prompt
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.load import LoadedCell
+    from harness.engines.base import Engine
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class PhaseReader:
     the process held when that ended, ``context`` what the device holds beside the allocator.
     """
 
-    def __init__(self, loaded: LoadedCell, least_slope: float) -> None:
+    def __init__(self, engine: Engine, least_slope: float) -> None:
         self.peaks: dict[Phase, int | None] = {}
         self.grown: dict[Phase, int] = {}
         self.least_slope = least_slope
@@ -58,11 +55,11 @@ class PhaseReader:
         self.context: int | None = None
         self.cache_growth: int | float | None = None
         self.failure: str | None = None
-        self._loaded = loaded
+        self._engine = engine
 
     def read(self, phase: Phase) -> None:
         """Run ``phase`` and keep its readings, or the reason why there are none."""
-        meter, device = self._loaded.meter, self._loaded.device
+        meter, device = self._engine.meter, self._engine.device
         meter.settle()
         needed, free = self._predict(phase), free_bytes(device)
         told = (
@@ -113,25 +110,15 @@ class PhaseReader:
 
     def _run(self, phase: Phase) -> list[int]:
         """Bytes of the cache after each new token; empty where the model has none to read."""
-        model = self._loaded.model
-        prompt = make_prompt(model, phase.batch, phase.prompt_tokens, self._loaded.device)
-        with self._watch(model) as cached:
-            generate(model, prompt, phase.new_tokens)
-        return cached
-
-    @contextmanager
-    def _watch(self, model: Any) -> Iterator[list[int]]:
-        """Look at the cache and at this process while the model still holds them."""
+        engine = self._engine
+        prompt = make_prompt(engine, phase.batch, phase.prompt_tokens)
+        generator = engine.open_generator(None, False)
         cached: list[int] = []
 
-        def look(_module: Any, _inputs: Any, output: Any) -> None:
-            cache = getattr(output, "past_key_values", None)
-            if hasattr(cache, "layers"):
-                cached.append(cache_bytes(cache))
-            self.anonymous = self._loaded.meter.anonymous_bytes()
+        def look(cache_bytes: int | None) -> None:
+            if cache_bytes is not None:
+                cached.append(cache_bytes)
+            self.anonymous = engine.meter.anonymous_bytes()
 
-        handle = model.register_forward_hook(look)
-        try:
-            yield cached
-        finally:
-            handle.remove()
+        engine.watch_cache(lambda: generator.run(prompt, phase.new_tokens), look)
+        return cached

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.engines.meter import free_bytes
-from harness.engines.transformers.forward import free_memory
+from harness.engines.shared.batches import free_memory
+from harness.engines.shared.meter import free_bytes
 
 _CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _GIB = 1 << 30

@@ -6,24 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.engines.free_memory import format_gb
-from harness.engines.meter import free_bytes
-from harness.engines.transformers.forward import free_memory, is_out_of_memory, keeps_logits
-from harness.engines.transformers.generation import Generation, Generator, make_prompt
+from harness.engines.base import Engine, TimedTokens
+from harness.engines.shared.batches import free_memory, is_out_of_memory
+from harness.engines.shared.free_memory import format_gb
+from harness.engines.shared.meter import free_bytes
 from harness.metrics.speed_values import gaps_of, summarise_device, summarise_rounds
 from harness.records.values import qualify
 from harness.timing.energy import read_energy_j
 from harness.timing.growth import GrowthWatch
+from harness.timing.prompts import make_prompt
 from harness.timing.roofline import (
     last_level_cache_bytes,
     measure_bandwidth,
     measure_matmul_peak,
 )
 from harness.timing.rounds import take_rounds, warm_up
-from harness.timing.utilisation import count_work, find_compute_dtype, share
+from harness.timing.utilisation import prefill_flop, share, step_bytes
 
 if TYPE_CHECKING:
-    from harness.engines.transformers.load import LoadedCell
     from harness.metrics.throughput import Options
 
 T = TypeVar("T")
@@ -44,11 +44,11 @@ class Timed:
 class ShapeTimer:
     """Times one shape after the other on a loaded cell."""
 
-    def __init__(self, loaded: LoadedCell, options: Options) -> None:
-        self._loaded = loaded
+    def __init__(self, engine: Engine, options: Options) -> None:
+        self._engine = engine
         self._options = options
-        self._work = count_work(loaded)
-        self._growth = GrowthWatch(loaded.meter, loaded.device)
+        self._work = engine.count_work()
+        self._growth = GrowthWatch(engine.meter, engine.device)
 
     def time(self, batch: int, prompt_tokens: int) -> Timed | str:
         """Warm-up and rounds; a sentence with what was free where memory runs out.
@@ -57,7 +57,7 @@ class ShapeTimer:
         instead of refusing.
         """
         self._growth.settle()
-        free = free_bytes(self._loaded.device)
+        free = free_bytes(self._engine.device)
         if free is not None:
             least = self._least_bytes(batch, prompt_tokens)
             if least > free:
@@ -78,7 +78,7 @@ class ShapeTimer:
         return self._within_memory(lambda: self._compare_with_peaks(numbers, samples))
 
     def _within_memory(self, work: Callable[[], T]) -> T | str:
-        free = free_bytes(self._loaded.device)
+        free = free_bytes(self._engine.device)
         try:
             return work()
         except Exception as error:
@@ -88,37 +88,37 @@ class ShapeTimer:
         return f"{format_gb(free)} were free"
 
     def _compare_with_peaks(self, numbers: Numbers, samples: Mapping[str, Any]) -> Numbers:
-        device = self._loaded.device
+        device = self._engine.device
         bandwidth = measure_bandwidth(device)
-        peak = measure_matmul_peak(device, find_compute_dtype(self._loaded))
+        peak = measure_matmul_peak(device, self._engine.compute_dtype)
         found: Numbers = {"bandwidth_bytes_per_s": bandwidth, "matmul_flop_per_s": peak}
         for qualifier, timed in samples.items():
             step = numbers[qualify("step_bytes", qualifier)]
             tpot = numbers[qualify("tpot_s", qualifier)]
             ttft = numbers[qualify("ttft_s", qualifier)]
-            flop = self._work.prefill_flop(timed["batch_size"], timed["prompt_tokens"])
+            flop = prefill_flop(self._work, timed["batch_size"], timed["prompt_tokens"])
             found[qualify("mbu", qualifier)] = share(step, tpot, bandwidth)
             found[qualify("prefill_flop_utilisation", qualifier)] = share(flop, ttft, peak)
         return found
 
     def describe_peaks(self) -> dict[str, Any]:
         """What the peaks are of, for the record."""
-        attested = self._loaded.attested
-        dtype = find_compute_dtype(self._loaded)
+        attested = self._engine.attested
+        dtype = self._engine.compute_dtype
         return {
             "matmul_dtype": "tf32" if dtype == "float32" and attested.get("tf32") else dtype,
             "products": "int8" if attested.get("quantisation") == "int8" else dtype,
-            "last_level_cache_bytes": last_level_cache_bytes(self._loaded.device),
+            "last_level_cache_bytes": last_level_cache_bytes(self._engine.device),
         }
 
     def _time(self, batch: int, prompt_tokens: int) -> Timed:
-        options, device, model = self._options, self._loaded.device, self._loaded.model
+        options, engine = self._options, self._engine
         new_tokens = options.new_tokens
         length = prompt_tokens + new_tokens if options.cache == "static" else None
-        prompt = make_prompt(model, batch, prompt_tokens, device)
-        generator = Generator(model, length, options.compile)
+        prompt = make_prompt(engine, batch, prompt_tokens)
+        generator = engine.open_generator(length, options.compile)
 
-        def run() -> Generation:
+        def run() -> TimedTokens:
             return generator.run(prompt, new_tokens)
 
         try:
@@ -126,9 +126,9 @@ class ShapeTimer:
             settled = warm_up(
                 lambda: self._growth.watch(batch, prompt_tokens, run).ready[-1], options
             )
-            before = read_energy_j(device)
+            before = read_energy_j(engine.device)
             rounds = take_rounds(run, options)
-            after = read_energy_j(device)
+            after = read_energy_j(engine.device)
         finally:
             generator.release()
         energy = None
@@ -139,7 +139,7 @@ class ShapeTimer:
             **summarise_device([one.device_s for one in rounds], new_tokens),
             "energy_j_per_token": energy,
         }
-        others: Numbers = {"step_bytes": self._work.step_bytes(batch, prompt_tokens, new_tokens)}
+        others: Numbers = {"step_bytes": step_bytes(self._work, batch, prompt_tokens, new_tokens)}
         if options.compile:
             others["compile_s"] = compile_s
         shape = {"batch_size": batch, "prompt_tokens": prompt_tokens}
@@ -150,10 +150,8 @@ class ShapeTimer:
 
         No activations: how large they are depends on the model's code.
         """
-        model = self._loaded.model
-        vocabulary: int = model.get_input_embeddings().num_embeddings
-        rows = 1 if keeps_logits(model) else prompt_tokens
-        logits = rows * vocabulary * int(model.dtype.itemsize)
+        rows = prompt_tokens if self._work.head_everywhere else 1
+        logits = rows * self._work.logit_bytes
         return batch * (8 * prompt_tokens + logits) + self._cache_bytes(batch, prompt_tokens)
 
     def _expected_bytes(self, batch: int, prompt_tokens: int) -> int | None:
@@ -168,7 +166,7 @@ class ShapeTimer:
         return batch * length * (self._work.kv_bytes or 0)
 
 
-def _keep(rounds: Sequence[Generation]) -> dict[str, list[Any]]:
+def _keep(rounds: Sequence[TimedTokens]) -> dict[str, list[Any]]:
     """Every round's seconds; by the device's clock where it has one."""
     kept: dict[str, list[Any]] = {
         "ttft_s": [one.ready[0] for one in rounds],

@@ -157,7 +157,7 @@ def compare_records(before: Record, after: Record) -> list[Compared]:
     found = []
     paired = module.compare(after, before)
     for name, value in paired.items():
-        spec: ValueSpec = module.VALUES[base_name(name)]
+        spec: ValueSpec = module.values[base_name(name)]
         if spec.margin is None or spec.neutral is None or value.value is None:
             continue
         if base_name(name) != name and base_name(name) in paired:
@@ -284,7 +284,7 @@ def _find_loss(key: tuple[str, str], before: Record | None, after: Record | None
 
 def _find_lost_values(before: Record, after: Record) -> list[Missing]:
     """Values that thresholds are kept of and B no longer has, such as a batch that does not fit."""
-    specs = load_measurement(before.measurement).VALUES
+    specs = load_measurement(before.measurement).values
     lost = []
     for name, value in before.values.items():
         spec = specs.get(base_name(name))

@@ -122,7 +122,7 @@ def find_spec(metric: str) -> ValueSpec | None:
     """What ``measurement.value[qualifier]`` is declared as; None where no such thing is known."""
     measurement, _, name = metric.partition(".")
     try:
-        specs: Mapping[str, ValueSpec] = load_measurement(measurement).VALUES
+        specs: Mapping[str, ValueSpec] = load_measurement(measurement).values
     except UnknownNameError:
         return None
     return specs.get(base_name(name))

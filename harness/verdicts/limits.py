@@ -87,7 +87,7 @@ def _judge(
         f"{side} {b:.15g}" for side, b in (("min", limit.min), ("max", limit.max)) if b is not None
     )
     found = record.find(name)
-    spec: ValueSpec | None = load_measurement(record.measurement).VALUES.get(base_name(name))
+    spec: ValueSpec | None = load_measurement(record.measurement).values.get(base_name(name))
     if found is None or found.value is None or spec is None:
         needs_reference = spec is not None and spec.paired
         reason = why_not if needs_reference and why_not else f"{name} is unavailable"
@@ -180,7 +180,7 @@ def _show_beside(value: float, bound: float | None) -> str:
 
 def _describe_pair(name: str, record: Record, reference: Record) -> str:
     """Both sides of what the paired value ``name`` compares, at the same batch size."""
-    of = load_measurement(record.measurement).VALUES[base_name(name)].of
+    of = load_measurement(record.measurement).values[base_name(name)].of
     compared = f"{of}{name.removeprefix(base_name(name))}"
     ours, theirs = record.values.get(compared), reference.values.get(compared)
     if ours is None or theirs is None or ours.value is None or theirs.value is None:

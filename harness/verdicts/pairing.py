@@ -76,7 +76,7 @@ def is_noise(value: Value, spec: ValueSpec) -> bool:
 
 def _add_floors(record: Record, noise: Record) -> Record:
     """``record`` with the distance of the reference from itself beside each paired value."""
-    specs = load_measurement(record.measurement).VALUES
+    specs = load_measurement(record.measurement).values
 
     def with_floor(name: str, value: Value) -> Value:
         spec = specs.get(base_name(name))

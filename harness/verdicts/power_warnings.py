@@ -56,7 +56,7 @@ def _find(
     for limit in limits:
         applies = precision in limit.precision and model in limit.model
         if applies and limit.family == measurement:
-            yield limit, load_measurement(measurement).VALUES[limit.value]
+            yield limit, load_measurement(measurement).values[limit.value]
 
 
 def _drop_of(limit: Limit, spec: ValueSpec) -> float | None:

@@ -70,7 +70,7 @@ def judge_thresholds(
 def _count_speeds(thresholds: Thresholds) -> int:
     """How many blessed values vary from process to process: each could fail by chance."""
     blessed: Iterable[ValueSpec | None] = (
-        load_measurement(measurement).VALUES.get(base_name(name))
+        load_measurement(measurement).values.get(base_name(name))
         for measurements in thresholds.cells.values()
         for measurement, one in measurements.items()
         for name in one.values
@@ -184,7 +184,7 @@ def _pair_items(before: str, now: str) -> _Harm:
 
 
 def _find_spec(record: Record, name: str) -> ValueSpec | None:
-    spec: ValueSpec | None = load_measurement(record.measurement).VALUES.get(base_name(name))
+    spec: ValueSpec | None = load_measurement(record.measurement).values.get(base_name(name))
     return spec
 
 

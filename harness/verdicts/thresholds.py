@@ -201,7 +201,7 @@ def unpack_row(packed: str) -> str:
 
 def list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:
     """The values that thresholds are kept of: totals rather than their parts."""
-    specs = load_measurement(record.measurement).VALUES
+    specs = load_measurement(record.measurement).values
     found = []
     for name, value in record.values.items():
         spec = specs.get(base_name(name))

@@ -13,11 +13,12 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
-from harness.catalog import load_measurement
-from harness.engines.transformers.load import CellJob, LoadedCell, load_cell
+from harness.catalog import load_engine, load_measurement
+from harness.descriptions import MeasureContext
+from harness.engines.base import Engine
 from harness.errors import InputError, UnavailableError
 from harness.records.record import Measured
-from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
+from harness.worker.messages import CellJob, Failure, Loaded, MeasureRequest, Partial, Progress
 
 
 def serve(connection: Connection, job: CellJob, log_path: str) -> None:
@@ -28,39 +29,42 @@ def serve(connection: Connection, job: CellJob, log_path: str) -> None:
     _settle_in(log_path)
     if not job.online:
         go_offline()
-    loaded = guard(lambda: load_cell(job))
-    if isinstance(loaded, Failure):
-        connection.send(loaded)
+    engine = guard(lambda: load_engine(job.precision.engine)(job))
+    if isinstance(engine, Failure):
+        connection.send(engine)
         return
-    connection.send(describe_loaded(loaded))
+    connection.send(describe_loaded(engine))
     while True:
         try:
             request: MeasureRequest = connection.recv()
         except (EOFError, OSError):
             return
-        connection.send(guard(lambda: measure(loaded, request, connection.send)))  # noqa: B023
+        connection.send(guard(lambda: measure(engine, request, connection.send)))  # noqa: B023
 
 
-def describe_loaded(loaded: LoadedCell) -> Loaded:
+def describe_loaded(engine: Engine) -> Loaded:
     """What the harness's side is told of a loaded cell."""
-    return Loaded(loaded.attested, loaded.seconds, loaded.flags)
+    return Loaded(engine.attested, engine.seconds, engine.flags)
 
 
-def measure(loaded: LoadedCell, request: MeasureRequest, send: Callable[[Any], None]) -> Measured:
+def measure(engine: Engine, request: MeasureRequest, send: Callable[[Any], None]) -> Measured:
     """Run one measurement on a loaded model; ``send`` takes its `Progress` and `Partial`s."""
-    from harness.engines.transformers.forward import MeasureContext
-
+    metric = load_measurement(request.measurement)
+    lacking = sorted(name for name in metric.needs if not hasattr(engine, name))
+    if lacking:
+        raise UnavailableError(
+            f"{request.measurement} needs {', '.join(lacking)}, which the engine "
+            f"{engine.job.precision.engine} does not have"
+        )
     context = MeasureContext(
-        suite_folder=loaded.job.suite_folder,
-        online=loaded.job.online,
+        suite_folder=engine.job.suite_folder,
+        online=engine.job.online,
         progress=lambda done, total, unit: send(Progress(done, total, unit)),
         reference=request.reference,
         is_reference=request.is_reference,
         keep=lambda measured, before: send(Partial(measured, before)),
     )
-    module = load_measurement(request.measurement)
-    measured: Measured = module.measure(loaded, request.options, context)
-    return measured
+    return metric.measure(engine, request.options, context)
 
 
 def guard(work: Callable[[], Any]) -> Any:

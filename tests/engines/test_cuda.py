@@ -17,13 +17,13 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from harness.catalog import load_measurement, load_precision
-from harness.descriptions import DataSource
 from harness.engines.transformers.generation import Generator, generate, make_prompt
 from harness.engines.transformers.load import CellJob
 from harness.errors import InputError
 from harness.metrics import divergence, perplexity, throughput
 from harness.records.record import Measured, Record
 from harness.run.process import CellProcess, call_in_worker
+from harness.suite.data_source import DataSource
 from harness.timing.energy import read_energy_j
 from harness.timing.known_allocation import read_known_allocation
 from harness.worker.messages import MeasureRequest
@@ -99,7 +99,7 @@ def measure_afresh(job: CellJob, measurement: str, **options: Any) -> Measured:
     """One measurement in a process of its own, as a run makes it."""
     process = CellProcess(job)
     try:
-        given = load_measurement(measurement).Options(**options)
+        given = load_measurement(measurement).options(**options)
         answer = process.measure(MeasureRequest(measurement, given), lambda _: None)
     finally:
         process.close()

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from harness.engines.prefix_tree import Node, PrefixTree, build_tree
+from harness.engines.shared.prefix_tree import Node, PrefixTree, build_tree
 
 Rows = list[tuple[int, ...]]
 

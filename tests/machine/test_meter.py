@@ -14,8 +14,8 @@ import pynvml
 import pytest
 import torch
 
-from harness.engines import free_memory, meter
-from harness.engines.meter import MemoryMeter, free_bytes
+from harness.engines.shared import free_memory, meter
+from harness.engines.shared.meter import MemoryMeter, free_bytes
 from harness.run.process import call_in_worker
 from harness.timing.known_allocation import read_known_allocation
 
@@ -30,7 +30,7 @@ def test_a_known_allocation_is_read_within_two_percent() -> None:
     """256 MiB held and 512 MiB let go: the peak holds both, what is held now only the first."""
     script = """
 import json
-from harness.engines.meter import MemoryMeter
+from harness.engines.shared.meter import MemoryMeter
 
 def allocate(mib):
     return b"x" * (mib << 20)

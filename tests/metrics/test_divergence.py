@@ -12,7 +12,6 @@ import torch
 from pydantic import ValidationError
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.engines.transformers.outputs import compare_logits
 from harness.errors import InputError
@@ -20,6 +19,7 @@ from harness.metrics.divergence import VALUES, Options, compare, is_intact, meas
 from harness.metrics.divergence_values import PerToken, find_quarters, summarise
 from harness.metrics.windows import Window, plan_windows
 from harness.records.record import Measured, Record, read_run
+from harness.suite.data_source import DataSource
 from harness.suite.read import load_suite
 from harness.verdicts.pairing import complete_record
 from tests.support.cells_in_process import (

@@ -14,8 +14,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.catalog import load_measurement, load_precision
-from harness.engines import meter
-from harness.engines.meter import free_bytes
+from harness.engines.shared import meter
+from harness.engines.shared.meter import free_bytes
 from harness.errors import InputError
 from harness.metrics import memory
 from harness.metrics.capacity import CARDS, fit_growth
@@ -230,10 +230,10 @@ def test_the_order_of_cells_and_measurements_does_not_matter(tmp_path: Path) -> 
     write_llama(tmp_path / "large", **{**LARGER, "hidden_size": 1024, "intermediate_size": 4096})
     device = call_in_worker(probe_device, "cpu")
     runner = CellRunner(tmp_path, Machine(device, {}, online=False), lambda *_: None)
-    fp32 = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").Options())
+    fp32 = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").options())
 
     def run(model: str, measurement: str, **options: int) -> Record:
-        chosen = load_measurement(measurement).Options(**options)
+        chosen = load_measurement(measurement).options(**options)
         return runner.measure(
             ModelSpec(name=model, source=str(tmp_path / model)),
             fp32,

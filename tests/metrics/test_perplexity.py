@@ -17,7 +17,6 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 
-from harness.descriptions import DataSource
 from harness.engines.transformers import forward as _forward
 from harness.engines.transformers import window_scoring as _token_nll
 from harness.engines.transformers.load import LoadedCell
@@ -26,6 +25,7 @@ from harness.metrics.perplexity import Options, compare, measure
 from harness.records.record import Measured
 from harness.scoring.data import load_text
 from harness.statistics.estimates import clustered_mean
+from harness.suite.data_source import DataSource
 from tests.support.cells_in_process import (
     SHAPE,
     load,

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.metrics import footprint, perplexity
 from harness.records.record import Measured
+from harness.suite.data_source import DataSource
 from harness.tasks import mmlu
 from tests.support.cells_in_process import load, make_context
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.records.questions import (
     Item,
@@ -21,6 +20,7 @@ from harness.records.questions import (
 )
 from harness.records.record import Record
 from harness.scoring.multiple_choice import Question
+from harness.suite.data_source import DataSource
 from harness.tasks import choices, gsm8k, hellaswag, lambada, mmlu, winogrande
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.records import make_record

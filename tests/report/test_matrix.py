@@ -24,12 +24,12 @@ def make_suite(*measurements: str, limits: tuple[Limit, ...] = ()) -> Suite:
         reference="fp32",
         models=(ModelSpec(name="m", source="a/b"),),
         precisions=tuple(
-            PrecisionSpec(name=name, use=name, options=load_precision(name).Options())
+            PrecisionSpec(name=name, use=name, options=load_precision(name).options())
             for name in PRECISIONS
         ),
         measurements=tuple(
             MeasurementSpec(
-                name=name, options=load_measurement(name).Options(**required.get(name, {}))
+                name=name, options=load_measurement(name).options(**required.get(name, {}))
             )
             for name in measurements
         ),

@@ -102,8 +102,8 @@ def test_the_second_time_the_batches_are_others() -> None:
 @pytest.mark.parametrize("name", list_measurements())
 def test_only_what_the_numbers_do_not_depend_on_is_varied(name: str) -> None:
     """Memory at another batch size would be another measurement."""
-    fields = load_measurement(name).Options.model_fields
-    varied = load_measurement(name).Options.BATCH
+    fields = load_measurement(name).options.model_fields
+    varied = load_measurement(name).options.BATCH
     knobs = {"batch_size", "batch_tokens"} & fields.keys()
     assert {varied} == (knobs if name != "memory" and knobs else {None})
 

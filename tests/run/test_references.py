@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def spec(name: str, **options: Any) -> MeasurementSpec:
-    return MeasurementSpec(name=name, options=load_measurement(name).Options(**options))
+    return MeasurementSpec(name=name, options=load_measurement(name).options(**options))
 
 
 def perplexity(**options: Any) -> MeasurementSpec:

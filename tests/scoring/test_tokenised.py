@@ -16,11 +16,11 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import harness
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.scoring import data as _data
 from harness.scoring import tokenised as _tokenised
 from harness.scoring.tokenised import TokenisedText, encode_with_byte_ends, tokenise_text
+from harness.suite.data_source import DataSource
 from tests.support.cells_in_process import load, make_context, write_llama, write_tokenizer
 
 REAL = Path(os.environ.get("HARNESS_REAL_DATA") or "/nowhere").resolve()

@@ -47,7 +47,7 @@ def test_what_needs_a_fresh_process_is_measured_first_the_rest_in_order(suite: S
     [cell, *_] = build_cells(suite)
     names = [measurement.name for measurement in cell.measurements]
     assert names == ["memory", "footprint", "throughput", "mmlu"]
-    assert load_measurement("memory").NEEDS_FRESH_PROCESS
+    assert load_measurement("memory").fresh_process
 
 
 def test_cells_are_hashable_and_equal_by_content(suite: Suite) -> None:

@@ -13,11 +13,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.catalog import load_precision
+from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.forward import MeasureContext
-from harness.engines.transformers.load import CellJob, LoadedCell, load_cell
+from harness.engines.transformers.load import load_cell
 from harness.run.find_files import find_files
 from harness.suite.model_sources import ModelFiles
 from harness.suite.read import ModelSpec, PrecisionSpec
+from harness.worker.messages import CellJob
 
 # A load collects garbage three times: a second, if all that is imported here is looked through.
 gc.collect()
@@ -89,7 +91,7 @@ def make_job(
     model = ModelSpec(
         name="m", source=source if isinstance(source, dict) else str(source), **fields
     )
-    options = load_precision(use or precision).Options(**given)
+    options = load_precision(use or precision).options(**given)
     files = find_files(model, Path("/"), online=False)
     assert isinstance(files, ModelFiles), files
     return CellJob(
@@ -102,7 +104,7 @@ def make_job(
     )
 
 
-def load(source: Any, precision: str = "fp32", **given: Any) -> LoadedCell:
+def load(source: Any, precision: str = "fp32", **given: Any) -> TransformersEngine:
     """Load one cell as a worker does."""
     return load_cell(make_job(source, precision, **given))
 

@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from harness.builtin import locate_builtin
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.errors import InputError
 from harness.records.record import Measured
+from harness.suite.data_source import DataSource
 from harness.suite.read import load_suite
 from harness.tasks.choices import Options, make_question, measure, refuse_unclear_numbers
 from harness.tasks.rows import Row, build_questions

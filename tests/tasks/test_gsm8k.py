@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from harness.descriptions import DataSource
 from harness.engines.transformers.greedy import Generated, Generation
 from harness.engines.transformers.load import LoadedCell
 from harness.errors import InputError
 from harness.records.record import Measured, Record
+from harness.suite.data_source import DataSource
 from harness.tasks.gsm8k import (
     HEADLINE,
     VALUES,

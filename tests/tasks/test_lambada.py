@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.errors import InputError
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import Question, Scored
 from harness.statistics.estimates import exp_capped
+from harness.suite.data_source import DataSource
 from harness.tasks.lambada import (
     HEADLINE,
     VALUES,

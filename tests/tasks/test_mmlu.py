@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.errors import InputError
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import Question, hash_questions
+from harness.suite.data_source import DataSource
 from harness.tasks.mmlu import (
     Options,
     Row,

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from harness.descriptions import DataSource
 from harness.engines.transformers.load import LoadedCell
 from harness.errors import InputError
 from harness.scoring.multiple_choice import Question
+from harness.suite.data_source import DataSource
 from harness.tasks import arc_challenge, arc_easy, hellaswag, openbookqa, piqa, winogrande
 from harness.tasks.rows import Row, RowOptions, build_questions, load_examples, load_rows
 from tests.support.cells_in_process import load, make_context, write_checkpoint
@@ -117,7 +117,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> DataSource:
 def ask(task: str, folder: Path, shots: int = 0) -> Question:
     """The first row as a question, the others being the examples."""
     module, make_question, rows = TASKS[task]
-    options = module.Options(
+    options = module.options(
         data=write_rows(folder / "rows.jsonl", rows[:1]),
         shots=shots,
         examples=write_rows(folder / "answered.jsonl", rows[1:]),
@@ -589,15 +589,15 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_is_measured(task: str, cell: LoadedCell, tmp_path: Path) -> None:
     module, _, rows = TASKS[task]
-    options = module.Options(data=write_rows(tmp_path / "rows.jsonl", rows), limit=2)
+    options = module.options(data=write_rows(tmp_path / "rows.jsonl", rows), limit=2)
     measured = module.measure(cell, options, make_context(tmp_path))
-    unpaired = {name for name, spec in module.VALUES.items() if not spec.paired}
+    unpaired = {name for name, spec in module.values.items() if not spec.paired}
     assert set(measured.values) == unpaired
     assert measured.values["items"].value == 2
     assert measured.values["acc"].value == measured.items["right"].count("1") / 2
     assert measured.validity.status == "ok"
-    shown = {column.value for column in module.HEADLINE}
-    assert shown <= set(module.VALUES)
+    shown = {column.value for column in module.headline}
+    assert shown <= set(module.values)
 
 
 def test_acc_takes_the_likelier_and_acc_norm_the_likelier_per_character(

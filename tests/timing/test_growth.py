@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.engines.meter import MemoryMeter
+from harness.engines.shared.meter import MemoryMeter
 from harness.timing.growth import GrowthWatch
 from tests.support.cells_in_process import load, write_llama
 

@@ -23,13 +23,13 @@ def make_suite(*limits: Limit, reference: str | None = "fp32") -> Suite:
         reference=reference,
         models=(ModelSpec(name="m", source="a/b"), ModelSpec(name="other", source="a/b")),
         precisions=tuple(
-            PrecisionSpec(name=name, use=name, options=load_precision(name).Options())
+            PrecisionSpec(name=name, use=name, options=load_precision(name).options())
             for name in ("fp32", "nf4")
         ),
         measurements=tuple(
             MeasurementSpec(
                 name=name,
-                options=load_measurement(name).Options(**(given if name == "perplexity" else {})),
+                options=load_measurement(name).options(**(given if name == "perplexity" else {})),
             )
             for name in ("perplexity", "mmlu", "throughput", "footprint")
         ),

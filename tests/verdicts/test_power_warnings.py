@@ -51,7 +51,7 @@ def test_a_limit_is_announced_for_its_own_cells_only() -> None:
 
 @pytest.mark.parametrize(("processes", "told"), [(1, 1), (3, 0)])
 def test_a_speed_limit_needs_several_processes(processes: int, told: int) -> None:
-    options = load_measurement("throughput").Options(processes=processes)
+    options = load_measurement("throughput").options(processes=processes)
     spec = MeasurementSpec(name="throughput", options=options)
     speed, size = (
         limit("throughput.decode_speedup[1]", min=1.0),

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.engines.transformers.forward import is_out_of_memory, keeps_logits
+from harness.engines.base import TimedTokens
+from harness.engines.shared.batches import is_out_of_memory
+from harness.engines.transformers.forward import keeps_logits
 from harness.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from harness.engines.transformers.load import LoadedCell
 
-
-@dataclass(frozen=True)
-class Generation:
-    """Greedy tokens (batch, new) and the seconds, by the host's clock, at which each was ready.
-
-    ``device_s`` is the same of the first and the last token by CUDA events, None on a CPU.
-    """
-
-    tokens: torch.Tensor
-    ready: list[float]
-    device_s: tuple[float, float] | None = None
-
-
-class Generator:
+class TransformersGenerator:
     """The decode loop of one model, over a growing cache or a static one, compiled or not.
 
     ``static_length`` is that of the static cache in tokens, prompt included; it is reused, and
@@ -45,7 +32,7 @@ class Generator:
         self._compiled = compiled
         self._decode = _compile(model) if compiled else model
 
-    def run(self, prompt: torch.Tensor, new_tokens: int) -> Generation:
+    def run(self, prompt: torch.Tensor, new_tokens: int) -> TimedTokens:
         """Exactly ``new_tokens`` after ``prompt`` (batch, length): the end of text stops nothing.
 
         The device is synchronised before every reading of the clock, so stalls of the host count,
@@ -80,7 +67,7 @@ class Generator:
                 synchronise()
                 ready.append(clock())
             device_s = None if events is None else events.finish()
-            return Generation(
+            return TimedTokens(
                 torch.cat(tokens, dim=1), [(at - start) / 1e9 for at in ready], device_s
             )
 
@@ -114,32 +101,6 @@ class Generator:
 
         if self._compiled:
             torch.compiler.reset()
-
-
-def generate(model: Any, prompt: torch.Tensor, new_tokens: int) -> tuple[torch.Tensor, list[float]]:
-    """Greedy tokens (batch, new_tokens) and the seconds at which each was ready."""
-    generation = Generator(model).run(prompt, new_tokens)
-    return generation.tokens, generation.ready
-
-
-def make_prompt(model: Any, batch: int, tokens: int, device: str) -> torch.Tensor:
-    """Random token ids (batch, tokens) from a fixed seed: speed does not depend on the words."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = model.get_input_embeddings().num_embeddings
-    return torch.randint(0, vocabulary, (batch, tokens), generator=generator).to(device)
-
-
-def explain_excess(loaded: LoadedCell, prompt_tokens: int, new_tokens: int) -> str | None:
-    """Why a prompt and what follows it are longer than the model's context; None where not."""
-    limit, tokens = loaded.max_context, prompt_tokens + new_tokens
-    if limit is None or tokens <= limit:
-        return None
-    return (
-        f"prompt and new tokens make {tokens}, {loaded.job.model.name} has a context of {limit}: "
-        f"with {new_tokens} new ones `prompt_tokens` may be {max(0, limit - new_tokens)} at most"
-    )
 
 
 class _Events:

@@ -10,116 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from harness.engines.transformers.forward import MeasureContext, run_in_batches
-from harness.errors import InputError
-from harness.scoring.prompts import encode, render_prompt
+import torch
 
-if TYPE_CHECKING:
-    import torch
-
-    from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Answer
 
 Stopped = Literal["eos", "stop", "length"]
 
 
-@dataclass(frozen=True)
-class Generated:
-    """One answer: ``tokens`` without the end-of-text token, ``text`` up to the first stop string.
-
-    ``stopped`` tells what ended it; ``length`` means it was cut off.
-    """
-
-    tokens: tuple[int, ...]
-    text: str
-    stopped: Stopped
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The answers in the prompts' order, None where prompt and answer exceed the model's context.
-
-    ``batch_tokens`` is what a batch held at the end, less than was asked for where memory ran out.
-    """
-
-    answers: tuple[Generated | None, ...]
-    batch_tokens: int
-
-    @property
-    def too_long(self) -> int:
-        """How many prompts were left out."""
-        return self.answers.count(None)
-
-
-def generate_texts(
-    loaded: LoadedCell,
-    prompts: Sequence[str],
+def generate_batch(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Sequence[int]],
     max_new_tokens: int,
     stop: Sequence[str],
-    batch_tokens: int,
-    context: MeasureContext,
-) -> Generation:
-    """Answer every prompt with at most ``max_new_tokens`` tokens, the likeliest at each step.
-
-    An answer ends at an end-of-text token, or where its text holds one of ``stop``. Prompts go
-    together by length, the longest first, as many as fit into ``batch_tokens`` with their answers.
-    Raises `InputError` where none fits into the model's context.
-    """
-    rows = [encode(loaded, render_prompt(loaded, prompt)) for prompt in prompts]
-    for prompt, row in zip(prompts, rows, strict=True):
-        if not row:
-            raise InputError(f"the prompt {prompt!r} has no tokens to start from")
-    limit = loaded.max_context
-    fitting = [
-        i for i, row in enumerate(rows) if limit is None or len(row) + max_new_tokens <= limit
-    ]
-    if rows and not fitting:
-        raise InputError(
-            f"the shortest prompt has {min(map(len, rows))} tokens; with {max_new_tokens} new ones "
-            f"that exceeds the {limit} of {loaded.job.model.name}: shorten it, or `max_new_tokens`"
-        )
-    context.progress(0, len(fitting), "items")
-    answers: list[Generated | None] = [None] * len(rows)
-    done = 0
-
-    def run(batch: Sequence[int]) -> None:
-        nonlocal done
-        made = _generate_batch(loaded, [rows[i] for i in batch], max_new_tokens, stop)
-        for i, answer in zip(batch, made, strict=True):
-            answers[i] = answer
-        done += len(batch)
-        context.progress(done, len(fitting), "prompts")
-
-    waiting = sorted(fitting, key=lambda i: len(rows[i]), reverse=True)
-    while waiting:
-        tokens = len(rows[waiting[0]]) + max_new_tokens
-        size = max(1, batch_tokens // tokens)
-        held = run_in_batches(waiting[:size], size, run)
-        if held < size:
-            batch_tokens = held * tokens
-        waiting = waiting[size:]
-    return Generation(tuple(answers), batch_tokens)
-
-
-def _generate_batch(
-    loaded: LoadedCell, rows: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str]
-) -> list[Generated]:
+) -> list[Answer]:
     """Left-padded, so that every row's next token stands in the same column."""
-    import torch
     from transformers import StoppingCriteriaList
 
-    tokenizer: Any = loaded.require_tokenizer()
-    model: Any = loaded.model
     length = max(map(len, rows))
     padded = [[0] * (length - len(row)) + list(row) for row in rows]
     mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
     watch = _Watch(tokenizer, len(rows), find_eos(model, tokenizer), stop)
     with _plainly_greedy(model, max_new_tokens):
         output = model.generate(
-            input_ids=torch.tensor(padded, device=loaded.device),
-            attention_mask=torch.tensor(mask, device=loaded.device),
+            input_ids=torch.tensor(padded, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
     # Rows that ended early went on until the last one did.
@@ -130,14 +47,12 @@ def _generate_batch(
     ]
 
 
-def _finish(
-    tokenizer: Any, tokens: Sequence[int], stopped: Stopped, stop: Sequence[str]
-) -> Generated:
+def _finish(tokenizer: Any, tokens: Sequence[int], stopped: Stopped, stop: Sequence[str]) -> Answer:
     text = _decode(tokenizer, tokens)
     found = [at for word in stop if (at := text.find(word)) >= 0]
     if found:
-        return Generated(tuple(tokens), text[: min(found)], "stop")
-    return Generated(tuple(tokens), text, stopped)
+        return Answer(tuple(tokens), text[: min(found)], "stop")
+    return Answer(tuple(tokens), text, stopped)
 
 
 def find_eos(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -184,8 +99,6 @@ class _Watch:
         self.ends: list[tuple[int | None, Stopped]] = [(None, "length")] * rows
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        import torch
-
         for row, token in enumerate(input_ids[:, -1].tolist()):
             if self.ends[row][0] is None:
                 self._take(row, token)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.engines.transformers import forward as _forward
+from harness.engines.transformers import forward
 from harness.engines.transformers.forward import keeps_logits
 
 if TYPE_CHECKING:
@@ -85,6 +85,6 @@ def replay_error(model: Any, hidden: Hidden) -> float:
 
 def slice_positions(vocabulary: int, rows: int, positions: int) -> Iterator[slice]:
     """Slices of ``positions`` whose float32 logits (rows, slice, vocabulary) stay in bounds."""
-    size = max(1, _forward._MAX_LOGIT_BYTES // (4 * vocabulary * max(1, rows)))
+    size = max(1, forward.MAX_LOGIT_BYTES // (4 * vocabulary * max(1, rows)))
     for start in range(0, positions, size):
         yield slice(start, min(start + size, positions))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.catalog import load_precision
-from harness.engines.meter import MemoryMeter, give_back_freed
+from harness.engines.shared.meter import MemoryMeter, give_back_freed
 from harness.engines.transformers.attention import attention_arguments, check_attention
 from harness.engines.transformers.attest import attest
 from harness.engines.transformers.checkpoint import (
@@ -20,6 +20,7 @@ from harness.engines.transformers.checkpoint import (
     read_through,
 )
 from harness.engines.transformers.count import count_bytes, read_requested_bytes, sum_storages
+from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.fit import check_fit, check_vocabulary
 from harness.engines.transformers.fp16_damage import (
     HalfCounts,
@@ -31,8 +32,8 @@ from harness.engines.transformers.fp16_damage import (
 from harness.engines.transformers.quantise_clock import QuantiseClock
 from harness.errors import InputError, UnavailableError
 from harness.precisions.loaded import check_nothing_else
-from harness.suite.model_sources import ModelFiles
-from harness.suite.read import Architecture, ModelSpec, PrecisionSpec
+from harness.suite.read import Architecture
+from harness.worker.messages import CellJob
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,59 +42,7 @@ if TYPE_CHECKING:
 _REHEARSED_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
-class CellJob:
-    """Everything a worker needs to load a cell; crosses the process boundary."""
-
-    model: ModelSpec
-    precision: PrecisionSpec
-    files: ModelFiles
-    device: str
-    suite_folder: Path
-    online: bool
-
-
-@dataclass(frozen=True)
-class LoadedCell:
-    """A model ready to be measured; ``memory`` holds the bytes of the loading phase.
-
-    ``counts`` is `count_bytes` and ``allocated_bytes``, what the allocator says of the model (None
-    where it cannot be asked). ``seconds`` splits ``load`` into ``read`` (the files, once through),
-    ``quantise`` (quantised precisions only) and ``move`` (everything else). ``flags`` is what must
-    be known of every number measured on it.
-    """
-
-    job: CellJob
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase | None
-    attested: dict[str, Any]
-    counts: dict[str, Any]
-    memory: dict[str, int | None]
-    meter: MemoryMeter
-    seconds: dict[str, float]
-    flags: tuple[str, ...] = ()
-
-    @property
-    def device(self) -> str:
-        return self.job.device
-
-    @property
-    def max_context(self) -> int | None:
-        """The longest sequence the model was made for, in tokens; None where it has no limit."""
-        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-            length = getattr(self.model.config, name, None)
-            if isinstance(length, int) and length > 0:
-                return length
-        return None
-
-    def require_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; raises `InputError` for a model without one."""
-        if self.tokenizer is None:
-            raise InputError(f"model {self.job.model.name!r} has no tokenizer: set `tokenizer:`")
-        return self.tokenizer
-
-
-def load_cell(job: CellJob) -> LoadedCell:
+def load_cell(job: CellJob) -> TransformersEngine:
     """Load, move to the device, attest.
 
     Raises `InputError` where declared and loaded differ and `UnavailableError` where this machine
@@ -102,7 +51,7 @@ def load_cell(job: CellJob) -> LoadedCell:
     precision = load_precision(job.precision.use)
     device_type = job.device.split(":")[0]
     _quieten()
-    _set_tf32(getattr(precision, "TF32", False))
+    _set_tf32(precision.tf32)
     # Before the meter starts: making a random checkpoint takes more memory than loading it.
     folder = job.files.folder or _make_random(job)
     checkpoint = _check_checkpoint(job, folder)
@@ -120,7 +69,7 @@ def load_cell(job: CellJob) -> LoadedCell:
     halved = _count_half(checkpoint, arguments)
     _rehearse(job, folder, arguments)
     meter = MemoryMeter(job.device)
-    clock = QuantiseClock(getattr(precision, "QUANTISERS", ()), job.device)
+    clock = QuantiseClock(precision.quantisers, job.device)
     clock.prepare()
     requested = read_requested_bytes(job.device)
     meter.start_phase()
@@ -138,7 +87,7 @@ def load_cell(job: CellJob) -> LoadedCell:
     counts = {**count_bytes(model), "allocated_bytes": _read_allocated(model, job, requested)}
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
-    cell = LoadedCell(job, model, tokenizer, attested, counts, memory, meter, seconds)
+    cell = TransformersEngine(job, model, tokenizer, attested, counts, memory, meter, seconds)
     return replace(cell, flags=_examine(cell, halved))
 
 
@@ -165,7 +114,7 @@ def _count_half(checkpoint: Checkpoint, arguments: dict[str, Any]) -> dict[str, 
     return count_half(checkpoint) if narrowed else None
 
 
-def _examine(cell: LoadedCell, halved: dict[str, HalfCounts] | None) -> tuple[str, ...]:
+def _examine(cell: TransformersEngine, halved: dict[str, HalfCounts] | None) -> tuple[str, ...]:
     """Find, attest and say what float16 has broken; also in the scales of int8, made in float16."""
     flags: tuple[str, ...] = ()
     if halved is not None:

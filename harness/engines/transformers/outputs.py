@@ -1,4 +1,4 @@
-"""Two models at the same tokens: what each says there, and how far apart it is. Worker only.
+"""What a model says at some positions of its input: hidden states or logits.
 
 Logits exist a bounded slice at a time, and both sides are cut into the same slices: a product of
 another shape would differ in its last bits, and so would a model from itself.
@@ -7,12 +7,11 @@ another shape would differ in its last bits, and so would a model from itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.engines.transformers.forward import logits_at
 from harness.engines.transformers.head import head_of, read_hidden, slice_positions
-from harness.engines.transformers.window_scoring import read_checked
+from harness.engines.transformers.window_scoring import describe_fallback, read_checked
 
 if TYPE_CHECKING:
     import torch
@@ -23,12 +22,13 @@ _MATRICES = {"cpu": 20, "cuda": 2}
 
 
 class OutputReader:
-    """What a model says at some positions; ``fallback`` is why its states are not enough."""
+    """What a model says at some positions; ``slow_because`` is why its states are not enough."""
 
     def __init__(self, model: Any, inputs: torch.Tensor, positions: torch.Tensor) -> None:
         """``inputs`` (1, length) and ``positions`` are what the model is tried on."""
         self.model = model
-        hidden, self.fallback = read_checked(model, inputs, positions)
+        hidden, self._reason = read_checked(model, inputs, positions)
+        self.slow_because = self._reason and describe_fallback(model, self._reason)
         self.states = None if hidden is None else hidden.states
         live = logits_at(model, inputs, positions[-1:]) if hidden is None else hidden.live
         self.vocabulary: int = live.shape[-1]
@@ -39,8 +39,8 @@ class OutputReader:
         import torch
         from torch.nn.functional import linear
 
-        if self.fallback is not None or self.states is None:
-            return self.fallback or "the model's output head cannot be run by itself"
+        if self._reason is not None or self.states is None:
+            return self._reason or "the model's output head cannot be run by itself"
         head = head_of(self.model)
         weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
         if type(weight) is torch.nn.Parameter and weight.dtype == self.states.dtype:
@@ -65,7 +65,7 @@ class OutputReader:
 
         matrices = _MATRICES.get(inputs.device.type, _MATRICES["cuda"])
         count = len(positions)
-        if self.fallback is None:
+        if self.slow_because is None:
             head, states = head_of(self.model), self.read_states(inputs, positions)
             for part in slice_positions(self.vocabulary, matrices, len(states)):
                 with torch.inference_mode():
@@ -76,42 +76,3 @@ class OutputReader:
             for part in slice_positions(self.vocabulary, matrices, count):
                 logits = logits_at(self.model, row[None], positions[part])[0]
                 yield slice(number * count + part.start, number * count + part.stop), logits
-
-
-@dataclass(frozen=True)
-class Apart:
-    """Per token (n,), float64: KL(ref‖q) in nats, 1 where both like the same token best, Δp.
-
-    ``delta_p`` is the candidate's probability of the true token minus the reference's.
-    """
-
-    kl: torch.Tensor
-    agrees: torch.Tensor
-    delta_p: torch.Tensor
-
-
-def compare_logits(reference: torch.Tensor, other: torch.Tensor, targets: torch.Tensor) -> Apart:
-    """How far ``other`` (n, vocabulary) is from ``reference``, over the whole vocabulary.
-
-    In float64: in float32 the difference of two log-probabilities of size 16 is off by 1e-6. What
-    the reference gives no probability adds nothing; what only the other gives none adds infinity.
-    """
-    import torch
-
-    with torch.inference_mode():
-        agrees = (reference.argmax(-1) == other.argmax(-1)).double()
-        log_p = reference.double().log_softmax(-1)
-        log_q = other.double().log_softmax(-1)
-        chosen = targets[:, None]
-        delta_p = (log_q.gather(-1, chosen).exp() - log_p.gather(-1, chosen).exp())[:, 0]
-        apart = torch.sub(log_p, log_q, out=log_q)
-        p = log_p.exp_()
-        kl = apart.mul_(p).masked_fill_(p == 0, 0).sum(-1)
-        return Apart(kl.cpu(), agrees.cpu(), delta_p.cpu())
-
-
-def count_nonfinite(rows: torch.Tensor, kind: str) -> int:
-    """Rows of states or logits that give no distribution; -inf among logits is a fair one."""
-    if kind == "logits":
-        rows = rows.amax(-1, keepdim=True)  # NaN where one is
-    return int((~rows.isfinite()).any(-1).sum())

@@ -1,7 +1,7 @@
 """Negative log-likelihoods of single tokens behind prompts that begin alike. Runs in the worker.
 
-Walks the tree of `harness.engines.prefix_tree` from the root: a prefix goes through the model
-once, its KV cache is handed to all that follow it. Nodes of one level go together in batches
+Walks the prefix tree from the root: a prefix goes through the model once, its
+ KV cache is handed to all that follow it. Nodes of one level go together in batches
 bounded in tokens, prefixes with others of their own length: padding stands only behind what is
 scored, never in a cache, where some models would count it. Only the positions that predict a wanted
 token go through the head. One row behind a shared prefix is also computed by itself: a model whose
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from harness.engines.prefix_tree import Node, Tokens, build_tree
+from harness.engines.base import Cost, Target
+from harness.engines.shared.batches import free_memory, is_out_of_memory
+from harness.engines.shared.prefix_tree import Node, Tokens, build_tree
 from harness.engines.transformers.forward import (
     batch_for_logits,
-    free_memory,
-    is_out_of_memory,
     keeps_logits,
 )
 from harness.engines.transformers.head import head_of
@@ -39,32 +39,6 @@ if TYPE_CHECKING:
 # small batches, and short of padding: 114 questions behind 510 shared tokens took 3.0 s and 210 MB
 # with 1, 4.1 s and 1,015 MB with 8.
 _CACHED_PER_TOKEN = {"cpu": 1, "cuda": 8}
-
-
-@dataclass(frozen=True)
-class Target:
-    """Token ``token`` is to be predicted at ``position`` of sequence ``row``."""
-
-    row: int
-    position: int
-    token: int
-    key: Hashable
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What it took: ``unique`` tokens are the size of the prefix tree, padding is beside them.
-
-    ``batch_tokens`` is what a batch held at the end, less than was asked for where memory ran out.
-    ``unshared`` tells why prefixes were computed anew although the model has a cache.
-    """
-
-    tokens_forwarded: int
-    tokens_unique: int
-    tokens_padding: int
-    passes: int
-    batch_tokens: int
-    unshared: str = ""
 
 
 # Called per target with its key, its NLL in nats and whether the token is the likeliest.

@@ -16,7 +16,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from harness.engines.free_memory import free_bytes as free_bytes
+from harness.engines.shared.free_memory import free_bytes as free_bytes
 from harness.machine.nvml import find_uuid, read_used_bytes
 
 _STATUS = Path("/proc/self/status")

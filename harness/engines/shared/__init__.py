@@ -1,0 +1,1 @@
+"""What engines share: prefix trees, batches that shrink, memory meters."""

@@ -1,0 +1,52 @@
+"""Batches that shrink where memory runs out."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+_OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA's own class, or what cuBLAS, a failed launch and the CPU allocator say instead."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    )
+
+
+def run_in_batches(items: Sequence[T], size: int, run: Callable[[Sequence[T]], None]) -> int:
+    """``run`` on consecutive slices of at most ``size`` items; returns the size that held.
+
+    Where memory runs out the size is halved and the slice tried again; a single item that does
+    not fit raises. ``run`` must keep nothing of a slice that it did not finish.
+    """
+    done = 0
+    while done < len(items):
+        batch = items[done : done + size]
+        full = False
+        try:
+            run(batch)
+        except (RuntimeError, MemoryError) as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+            full = True
+        if full:  # out here, where the error's frames no longer hold the batch
+            size = len(batch) // 2
+            free_memory()
+        else:
+            done += len(batch)
+    return size
+
+
+def free_memory() -> None:
+    """Give back what a failed batch has left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,67 @@
+"""What a loaded model reads per decode step and multiplies per token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from harness.engines.base import Work
+from harness.engines.transformers.forward import keeps_logits
+from harness.engines.transformers.kv_cache import kv_bytes_per_token
+from harness.engines.transformers.layers import logical_numel
+
+# A config with more than one of these has weights that a token need not touch; so has a model that
+# keeps its experts' matrices in one tensor of three dimensions.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+
+
+def count_work(model: Any, counts: dict[str, Any]) -> Work:
+    """Count what a model needs per step and per token; ``counts`` is `count_bytes` of it."""
+    head = model.get_output_embeddings()
+    used = None if head is None else head.weight.data_ptr()
+    tables = {
+        m.weight.data_ptr(): m.weight.untyped_storage().nbytes()
+        for m in model.modules()
+        if isinstance(m, nn.Embedding)
+    }
+    looked_up = sum(size for address, size in tables.items() if address != used)
+    text = model.config.get_text_config(decoder=True)
+    routed = any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS) or any(
+        parameter.dim() > 2 for parameter in model.parameters()
+    )
+    kv_bytes = kv_bytes_per_token(model.config, model.dtype.itemsize)
+    held = counts["weights_bytes"] + counts["constants_bytes"]
+    return Work(
+        weight_bytes=None if routed else held - looked_up,
+        kv_bytes=kv_bytes,
+        layer_weights=None if routed else counts["linear_weights"],
+        head_weights=0 if head is None else logical_numel(head.weight),
+        # Where the cache is no plain one, neither is attention.
+        attention_width=None if kv_bytes is None else _attention_width(text),
+        head_everywhere=not keeps_logits(model),
+        logit_bytes=model.get_input_embeddings().num_embeddings * model.dtype.itemsize,
+        attention_curve=_attention_curve(model),
+    )
+
+
+def _attention_width(text: Any) -> int | None:
+    layers, heads = (
+        getattr(text, name, None) for name in ("num_hidden_layers", "num_attention_heads")
+    )
+    hidden = getattr(text, "hidden_size", None)
+    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int)):
+        return None
+    return layers * heads * (getattr(text, "head_dim", None) or hidden // heads)
+
+
+def _attention_curve(model: Any) -> float:
+    """Bytes per token² of the attention that holds all scores, and their softmax in float32.
+
+    Of transformers' implementations only ``eager`` does; 0 for the others.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if getattr(config, "_attn_implementation", None) != "eager":
+        return 0.0
+    heads = getattr(config, "num_attention_heads", None) or 0
+    return float(heads * (model.dtype.itemsize + 4))

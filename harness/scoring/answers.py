@@ -1,0 +1,78 @@
+"""Greedy answers to prompts, in batches that shrink where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.descriptions import MeasureContext
+from harness.engines.base import Answer, Engine
+from harness.engines.shared.batches import run_in_batches
+from harness.errors import InputError
+from harness.scoring.prompts import encode, render_prompt
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers in the prompts' order, None where prompt and answer exceed the model's context.
+
+    ``batch_tokens`` is what a batch held at the end, less than was asked for where memory ran out.
+    """
+
+    answers: tuple[Answer | None, ...]
+    batch_tokens: int
+
+    @property
+    def too_long(self) -> int:
+        """How many prompts were left out."""
+        return self.answers.count(None)
+
+
+def generate_texts(
+    engine: Engine,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    stop: Sequence[str],
+    batch_tokens: int,
+    context: MeasureContext,
+) -> Answers:
+    """Answer every prompt with at most ``max_new_tokens`` tokens, the likeliest at each step.
+
+    An answer ends at an end-of-text token, or where its text holds one of ``stop``. Prompts go
+    together by length, the longest first, as many as fit into ``batch_tokens`` with their answers.
+    Raises `InputError` where none fits into the model's context.
+    """
+    rows = [encode(engine, render_prompt(engine, prompt)) for prompt in prompts]
+    for prompt, row in zip(prompts, rows, strict=True):
+        if not row:
+            raise InputError(f"the prompt {prompt!r} has no tokens to start from")
+    limit = engine.max_context
+    fitting = [
+        i for i, row in enumerate(rows) if limit is None or len(row) + max_new_tokens <= limit
+    ]
+    if rows and not fitting:
+        raise InputError(
+            f"the shortest prompt has {min(map(len, rows))} tokens; with {max_new_tokens} new ones "
+            f"that exceeds the {limit} of {engine.job.model.name}: shorten it, or `max_new_tokens`"
+        )
+    context.progress(0, len(fitting), "items")
+    answers: list[Answer | None] = [None] * len(rows)
+    done = 0
+
+    def run(batch: Sequence[int]) -> None:
+        nonlocal done
+        made = engine.answer([rows[i] for i in batch], max_new_tokens, stop)
+        for i, answer in zip(batch, made, strict=True):
+            answers[i] = answer
+        done += len(batch)
+        context.progress(done, len(fitting), "prompts")
+
+    waiting = sorted(fitting, key=lambda i: len(rows[i]), reverse=True)
+    while waiting:
+        tokens = len(rows[waiting[0]]) + max_new_tokens
+        size = max(1, batch_tokens // tokens)
+        held = run_in_batches(waiting[:size], size, run)
+        if held < size:
+            batch_tokens = held * tokens
+        waiting = waiting[size:]
+    return Answers(tuple(answers), batch_tokens)
