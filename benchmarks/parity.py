@@ -33,7 +33,7 @@ from peer.our_side import load_model, measure
 from peer.results import describe_machine, write_results
 from peer.table import Agreement, align, format_agreements
 
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.scoring.multiple_choice import TIE_NATS, Scored
 
 LOG_LIKELIHOOD_NATS = 1e-4
@@ -148,7 +148,9 @@ def check_model(
 
 
 def _check_task(
-    what: str, ours: tuple[LoadedCell, str, dict[str, Any]], theirs: tuple[Any, dict[str, Any]]
+    what: str,
+    ours: tuple[Engine, str, dict[str, Any]],
+    theirs: tuple[Any, dict[str, Any]],
 ) -> Compared:
     print(f"{what} …", flush=True)
     peer, task = theirs
@@ -172,7 +174,7 @@ def _task_manager() -> Any:
     return TaskManager()
 
 
-def _check_text(name: str, loaded: LoadedCell, peer: Any, work: Path) -> list[Agreement]:
+def _check_text(name: str, loaded: Engine, peer: Any, work: Path) -> list[Agreement]:
     """lm-eval's three perplexities of one text, and our protocol of that name."""
     print(f"{name}: perplexity …", flush=True)
     context = min(loaded.max_context or 1024, 1024)

@@ -124,7 +124,8 @@ def _wait(device: torch.device) -> None:
 def main() -> None:
     import torch
 
-    from harness.engines.transformers.generation import generate, make_prompt
+    from harness.engines.transformers.generation import generate
+    from harness.timing.prompts import make_prompt
 
     name, given, rounds, new_tokens = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
     device = torch.device(given)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement, load_precision
-from harness.engines.transformers.engine import TransformersEngine
-from harness.engines.transformers.forward import MeasureContext
+from harness.descriptions import MeasureContext
+from harness.engines.base import Engine
 from harness.engines.transformers.load import load_cell
 from harness.records.record import Measured
 from harness.run.find_files import find_files
@@ -39,7 +39,7 @@ class Watched:
     score_s: float = 0.0
 
 
-def load_model(folder: Path) -> TransformersEngine:
+def load_model(folder: Path) -> Engine:
     """A checkpoint in float32, loaded on the CPU as a cell's process does."""
     model = ModelSpec(name="peer", source=str(folder.resolve()))
     files = find_files(model, ROOT, online=False)
@@ -49,7 +49,7 @@ def load_model(folder: Path) -> TransformersEngine:
     return load_cell(CellJob(model, precision, files, "cpu", ROOT, online=False))
 
 
-def measure(loaded: TransformersEngine, task: str, options: dict[str, Any]) -> Watched:
+def measure(loaded: Engine, task: str, options: dict[str, Any]) -> Watched:
     """Run a measurement; of a multiple-choice task also keep every option's log-likelihood."""
     module = load_measurement(task)
     seen = Watched()

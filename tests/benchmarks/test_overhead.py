@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engines.transformers.generation import generate, make_prompt
+from harness.engines.transformers.generation import generate
 from harness.records.record import Record
+from harness.timing.prompts import make_prompt
 from tests.support.cells_in_process import load, write_llama
 from tests.support.records import make_record
 

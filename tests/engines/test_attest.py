@@ -13,8 +13,8 @@ from transformers import (
 )
 
 import harness.engines.transformers.attest as attest_module
+from harness.engines.base import Engine
 from harness.engines.transformers.attest import attest
-from harness.engines.transformers.load import LoadedCell
 from tests.support.cells_in_process import load, write_llama
 
 
@@ -143,11 +143,11 @@ def test_tf32_is_attested_where_it_is_declared(checkpoint: Path) -> None:
 # 4 bits on a CPU: bitsandbytes may not repack what it computes with
 
 
-def four_bit_layers(cell: LoadedCell) -> list[Any]:
+def four_bit_layers(cell: Engine) -> list[Any]:
     return [m for m in cell.model.modules() if type(m).__name__ == "Linear4bit"]
 
 
-def dequantised(cell: LoadedCell) -> LlamaForCausalLM:
+def dequantised(cell: Engine) -> LlamaForCausalLM:
     """The same model with plain layers that hold the values its packed ones stand for."""
     plain = LlamaForCausalLM(cell.model.config).eval()
     state = {

@@ -17,8 +17,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from harness.catalog import load_measurement, load_precision
-from harness.engines.transformers.generation import Generator, generate, make_prompt
-from harness.engines.transformers.load import CellJob
+from harness.engines.transformers.generation import TransformersGenerator, generate
 from harness.errors import InputError
 from harness.metrics import divergence, perplexity, throughput
 from harness.records.record import Measured, Record
@@ -26,7 +25,8 @@ from harness.run.process import CellProcess, call_in_worker
 from harness.suite.data_source import DataSource
 from harness.timing.energy import read_energy_j
 from harness.timing.known_allocation import read_known_allocation
-from harness.worker.messages import MeasureRequest
+from harness.timing.prompts import make_prompt
+from harness.worker.messages import CellJob, MeasureRequest
 from tests.support.cells_in_process import (
     load,
     make_context,
@@ -270,7 +270,7 @@ def test_tokens_over_a_static_cache_are_the_same(checkpoint: Path, compiled: boo
     model = load_here(checkpoint).model
     prompt = make_prompt(model, 2, 20, DEVICE)
     expected = generate(model, prompt, 24)[0]
-    generator = Generator(model, static_length=44, compiled=compiled)
+    generator = TransformersGenerator(model, static_length=44, compiled=compiled)
     for _ in range(2):
         found = generator.run(prompt, 24)
         assert torch.equal(found.tokens, expected)

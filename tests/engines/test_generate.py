@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engines.transformers.generation import Generator, generate, make_prompt
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
+from harness.engines.transformers.generation import TransformersGenerator, generate
 from harness.errors import InputError
+from harness.timing.prompts import make_prompt
 from tests.support.cells_in_process import load, write_llama
 
 EOS = 2
@@ -23,7 +24,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cell(checkpoint: Path) -> LoadedCell:
+def cell(checkpoint: Path) -> Engine:
     return load(checkpoint)
 
 
@@ -53,7 +54,7 @@ def test_tokens_equal_those_of_transformers(
     assert ready[0] > 0
 
 
-def test_forced_length_equals_min_new_tokens_where_no_end_comes(cell: LoadedCell) -> None:
+def test_forced_length_equals_min_new_tokens_where_no_end_comes(cell: Engine) -> None:
     prompt = make_prompt(cell.model, 2, 9, "cpu")
     tokens, _ = generate(cell.model, prompt, 16)
     assert EOS not in tokens
@@ -81,7 +82,9 @@ def test_the_end_of_text_token_does_not_stop_it(checkpoint: Path) -> None:
     assert len(ready) == 5
 
 
-def test_the_prompt_is_the_same_every_time_and_within_the_vocabulary(cell: LoadedCell) -> None:
+def test_the_prompt_is_the_same_every_time_and_within_the_vocabulary(
+    cell: Engine,
+) -> None:
     one, other = (make_prompt(cell.model, 4, 200, "cpu") for _ in range(2))
     assert torch.equal(one, other)
     assert one.shape == (4, 200)
@@ -95,15 +98,15 @@ def test_a_static_cache_gives_the_same_tokens_round_after_round(
 ) -> None:
     model = load(checkpoint, precision).model
     prompt = make_prompt(model, batch, length, "cpu")
-    generator = Generator(model, static_length=length + 12)
+    generator = TransformersGenerator(model, static_length=length + 12)
     expected = transformers_tokens(model, prompt, 12)
     for _ in range(3):  # what a round left in the cache must not reach the next
         assert torch.equal(generator.run(prompt, 12).tokens, expected)
 
 
-def test_a_static_cache_holds_prompt_and_new_tokens_and_no_more(cell: LoadedCell) -> None:
+def test_a_static_cache_holds_prompt_and_new_tokens_and_no_more(cell: Engine) -> None:
     prompt = make_prompt(cell.model, 2, 5, "cpu")
-    generator = Generator(cell.model, static_length=5 + 4)
+    generator = TransformersGenerator(cell.model, static_length=5 + 4)
     generator.run(prompt, 4)
     shapes = {tuple(layer.keys.shape) for layer in generator._cache.layers}
     assert shapes == {(2, 2, 9, 16)}  # batch, key-value heads, tokens, head width
@@ -111,8 +114,11 @@ def test_a_static_cache_holds_prompt_and_new_tokens_and_no_more(cell: LoadedCell
         generator.run(prompt, 6)
 
 
-def test_without_cuda_there_are_no_device_times(cell: LoadedCell) -> None:
-    assert Generator(cell.model).run(make_prompt(cell.model, 1, 3, "cpu"), 2).device_s is None
+def test_without_cuda_there_are_no_device_times(cell: Engine) -> None:
+    assert (
+        TransformersGenerator(cell.model).run(make_prompt(cell.model, 1, 3, "cpu"), 2).device_s
+        is None
+    )
 
 
 compiles = pytest.mark.skipif(
@@ -128,7 +134,7 @@ def test_compiled_decode_gives_the_same_tokens(checkpoint: Path, precision: str)
     for batch, length in ((1, 6), (2, 4)):  # each shape is compiled anew
         before = graphs["unique_graphs"]
         prompt = make_prompt(model, batch, length, "cpu")
-        generator = Generator(model, static_length=length + 10, compiled=True)
+        generator = TransformersGenerator(model, static_length=length + 10, compiled=True)
         assert generator.compile(prompt, 10) > 0
         expected = transformers_tokens(model, prompt, 10)
         for _ in range(2):
@@ -145,7 +151,7 @@ def test_a_compiler_that_is_not_there_is_told(
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
     prompt = make_prompt(model, 1, 4, "cpu")
     with pytest.raises(InputError, match=r"torch\.compile failed .*Leave out `compile: true`"):
-        Generator(model, static_length=8, compiled=True).compile(prompt, 4)
+        TransformersGenerator(model, static_length=8, compiled=True).compile(prompt, 4)
 
 
 def test_a_model_that_cannot_be_compiled_whole_is_told(
@@ -162,19 +168,19 @@ def test_a_model_that_cannot_be_compiled_whole_is_told(
     monkeypatch.setattr(type(model.model), "forward", breaking)
     prompt = make_prompt(model, 1, 4, "cpu")
     with pytest.raises(InputError, match=r"torch\.compile failed"):
-        Generator(model, static_length=8, compiled=True).compile(prompt, 4)
+        TransformersGenerator(model, static_length=8, compiled=True).compile(prompt, 4)
 
 
-def test_a_model_without_a_static_cache_is_told(cell: LoadedCell) -> None:
+def test_a_model_without_a_static_cache_is_told(cell: Engine) -> None:
     class Odd:
         config = None
         forward = cell.model.forward
 
     with pytest.raises(InputError, match=r"no static cache .*leave out `cache: static`"):
-        Generator(Odd(), static_length=8)
+        TransformersGenerator(Odd(), static_length=8)
 
 
-def test_the_loop_makes_a_forward_call_per_token_and_none_besides(cell: LoadedCell) -> None:
+def test_the_loop_makes_a_forward_call_per_token_and_none_besides(cell: Engine) -> None:
     lengths: list[int] = []
     handle = cell.model.register_forward_pre_hook(
         lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True

@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from harness.engines.transformers.greedy import Generated, Generation, find_eos, generate_texts
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Answer, Engine
+from harness.engines.transformers.greedy import find_eos
 from harness.errors import InputError
+from harness.scoring.answers import Answers, generate_texts
 from tests.support.cells_in_process import (
     SHAPE,
     load,
@@ -54,35 +55,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cells(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedCell]:
+def cells(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
     gpt2 = write_gpt2(tmp_path_factory.mktemp("gpt2") / "model")
     return {"llama": load(folder), "gpt2": load(gpt2)}
 
 
 @pytest.fixture
-def cell(cells: dict[str, LoadedCell]) -> LoadedCell:
+def cell(cells: dict[str, Engine]) -> Engine:
     return cells["llama"]
 
 
 def generate(
-    cell: LoadedCell,
+    cell: Engine,
     prompts: Any = PROMPTS,
     new: int = 24,
     stop: Any = (),
     batch_tokens: int = 4096,
     **context: Any,
-) -> Generation:
+) -> Answers:
     surroundings = replace(make_context(Path("/")), **context)
     return generate_texts(cell, prompts, new, stop, batch_tokens, surroundings)
 
 
-def answer_of(cell: LoadedCell, prompt: str, **given: Any) -> Generated:
+def answer_of(cell: Engine, prompt: str, **given: Any) -> Answer:
     [answer] = generate(cell, [prompt], **given).answers
     assert answer is not None
     return answer
 
 
-def decode_by_hand(cell: LoadedCell, prompt: str, new: int) -> tuple[int, ...]:
+def decode_by_hand(cell: Engine, prompt: str, new: int) -> tuple[int, ...]:
     """The likeliest token again and again, without cache, batch or padding."""
     tokenizer: Any = cell.require_tokenizer()
     ids: list[int] = tokenizer(prompt)["input_ids"]
@@ -101,7 +102,7 @@ def decode_by_hand(cell: LoadedCell, prompt: str, new: int) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_an_answer_is_the_same_in_every_batch_and_the_one_decoded_by_hand(
-    cells: dict[str, LoadedCell], kind: str
+    cells: dict[str, Engine], kind: str
 ) -> None:
     together = generate(cells[kind])
     alone = generate(cells[kind], batch_tokens=1)
@@ -111,7 +112,7 @@ def test_an_answer_is_the_same_in_every_batch_and_the_one_decoded_by_hand(
     assert len(set(found)) == len(PROMPTS)
 
 
-def watch_batches(cell: LoadedCell) -> tuple[list[tuple[int, int]], Any]:
+def watch_batches(cell: Engine) -> tuple[list[tuple[int, int]], Any]:
     """The shapes of the prompts' own passes, and what ends the watching."""
     shapes: list[tuple[int, int]] = []
 
@@ -123,7 +124,7 @@ def watch_batches(cell: LoadedCell) -> tuple[list[tuple[int, int]], Any]:
     return shapes, cell.model.register_forward_pre_hook(see, with_kwargs=True)
 
 
-def test_batches_are_bounded_by_the_tokens_of_prompts_and_answers(cell: LoadedCell) -> None:
+def test_batches_are_bounded_by_the_tokens_of_prompts_and_answers(cell: Engine) -> None:
     prompts = ["a" * n for n in (9, 30, 9, 10, 30, 9)]  # and a beginning-of-text token each
     shapes, hook = watch_batches(cell)
     generation = generate(cell, prompts, new=10, batch_tokens=82)
@@ -135,7 +136,7 @@ def test_batches_are_bounded_by_the_tokens_of_prompts_and_answers(cell: LoadedCe
     assert shapes == [(1, 31), (1, 31), (3, 11), (1, 10)]
 
 
-def test_progress_is_told_in_prompts(cell: LoadedCell) -> None:
+def test_progress_is_told_in_prompts(cell: Engine) -> None:
     told: list[tuple[int, int, str]] = []
     generate(cell, new=2, batch_tokens=60, progress=lambda *step: told.append(step))
     assert told[-1] == (5, 5, "prompts")
@@ -144,7 +145,7 @@ def test_progress_is_told_in_prompts(cell: LoadedCell) -> None:
 
 
 def test_where_memory_runs_out_batches_shrink_and_the_answers_stay(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = generate(cell, ["abc", "abd", "xyz", "uvw", "a"], new=4)
     sizes: list[int] = []
@@ -164,7 +165,7 @@ def test_where_memory_runs_out_batches_shrink_and_the_answers_stay(
 
 
 def test_one_prompt_that_does_not_fit_into_memory_raises(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_device(**_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -178,7 +179,7 @@ def test_one_prompt_that_does_not_fit_into_memory_raises(
 
 
 def test_the_generation_settings_of_a_checkpoint_change_nothing_and_stay_its_own(
-    folder: Path, cell: LoadedCell, tmp_path: Path
+    folder: Path, cell: Engine, tmp_path: Path
 ) -> None:
     expected = generate(cell).answers
     common = {tokens[0] for answer in expected if answer and (tokens := answer.tokens)}
@@ -210,9 +211,7 @@ def test_the_generation_settings_of_a_checkpoint_change_nothing_and_stay_its_own
 # Where answers end
 
 
-def test_an_answer_ends_before_any_of_the_end_of_text_tokens(
-    folder: Path, cell: LoadedCell
-) -> None:
+def test_an_answer_ends_before_any_of_the_end_of_text_tokens(folder: Path, cell: Engine) -> None:
     whole = {prompt: answer_of(cell, prompt).tokens for prompt in PROMPTS}
     ending = load(folder)
     chosen = [whole[PROMPTS[0]][7], whole[PROMPTS[1]][3]]
@@ -232,14 +231,16 @@ def test_the_end_of_text_tokens_are_the_checkpoints_and_the_tokenizers(folder: P
     assert find_eos(loaded.model, loaded.tokenizer) == {2, 5, 6}
 
 
-def test_an_answer_may_be_empty(folder: Path, cell: LoadedCell) -> None:
+def test_an_answer_may_be_empty(folder: Path, cell: Engine) -> None:
     loaded = load(folder)
     first = answer_of(cell, "Once").tokens[0]
     loaded.model.generation_config.eos_token_id = first  # type: ignore[union-attr]
-    assert answer_of(loaded, "Once") == Generated((), "", "eos")
+    assert answer_of(loaded, "Once") == Answer((), "", "eos")
 
 
-def test_text_is_cut_at_the_first_stop_string_and_the_other_rows_go_on(cell: LoadedCell) -> None:
+def test_text_is_cut_at_the_first_stop_string_and_the_other_rows_go_on(
+    cell: Engine,
+) -> None:
     whole = [answer for answer in generate(cell).answers if answer]
     word = whole[1].text[4:7]
     late = whole[1].text[9:12]
@@ -256,7 +257,7 @@ def test_text_is_cut_at_the_first_stop_string_and_the_other_rows_go_on(cell: Loa
         assert after.tokens == before.tokens[: len(after.tokens)]
 
 
-def test_a_stop_string_at_the_very_end_counts(cell: LoadedCell) -> None:
+def test_a_stop_string_at_the_very_end_counts(cell: Engine) -> None:
     """A token per byte: the answer of n tokens ends with what is its last."""
     whole = answer_of(cell, "Once", new=24)
     text = whole.text
@@ -266,14 +267,16 @@ def test_a_stop_string_at_the_very_end_counts(cell: LoadedCell) -> None:
     assert answer_of(cell, "Once", new=last - 1, stop=[text[last - 1]]).stopped == "length"
 
 
-def test_of_two_stop_strings_that_end_together_the_longer_is_cut_off_too(cell: LoadedCell) -> None:
+def test_of_two_stop_strings_that_end_together_the_longer_is_cut_off_too(
+    cell: Engine,
+) -> None:
     text = answer_of(cell, "Once").text
     last = next(n for n in range(24, 1, -1) if text[n - 1] not in text[: n - 1])
     short, long = text[last - 1], text[last - 2 : last]
     assert answer_of(cell, "Once", stop=[short, long]).text == text[: last - 2]
 
 
-def test_what_ends_every_row_ends_the_batch(cell: LoadedCell) -> None:
+def test_what_ends_every_row_ends_the_batch(cell: Engine) -> None:
     steps = []
     hook = cell.model.register_forward_pre_hook(lambda *_: steps.append(1))
     text = answer_of(cell, "Once").text
@@ -286,7 +289,7 @@ def test_what_ends_every_row_ends_the_batch(cell: LoadedCell) -> None:
 # What is put to the model
 
 
-def test_a_tokenizer_needs_no_padding_token(folder: Path, cell: LoadedCell) -> None:
+def test_a_tokenizer_needs_no_padding_token(folder: Path, cell: Engine) -> None:
     loaded = load(folder)
     tokenizer: Any = loaded.tokenizer
     tokenizer.pad_token = None
@@ -295,7 +298,7 @@ def test_a_tokenizer_needs_no_padding_token(folder: Path, cell: LoadedCell) -> N
 
 
 def test_a_prompt_stands_in_the_chat_template_where_the_suite_says_so(
-    folder: Path, cell: LoadedCell
+    folder: Path, cell: Engine
 ) -> None:
     chat = load(folder, chat_template=True)
     tokenizer: Any = chat.tokenizer
@@ -303,7 +306,7 @@ def test_a_prompt_stands_in_the_chat_template_where_the_suite_says_so(
     assert generate(chat, ["Once"]).answers == generate(cell, ["[Once]"]).answers
 
 
-def test_a_prompt_that_leaves_no_room_is_left_out_and_counted(cell: LoadedCell) -> None:
+def test_a_prompt_that_leaves_no_room_is_left_out_and_counted(cell: Engine) -> None:
     fits, exceeds = "a" * 245, "a" * 246  # 256 with the beginning-of-text token and 10 new ones
     generation = generate(cell, [exceeds, fits, "b"], new=10)
     assert [answer is None for answer in generation.answers] == [True, False, False]
@@ -311,7 +314,7 @@ def test_a_prompt_that_leaves_no_room_is_left_out_and_counted(cell: LoadedCell) 
     assert generation.answers[2] == answer_of(cell, "b", new=10)
 
 
-def test_where_no_prompt_leaves_room_the_error_says_what_to_do(cell: LoadedCell) -> None:
+def test_where_no_prompt_leaves_room_the_error_says_what_to_do(cell: Engine) -> None:
     with pytest.raises(
         InputError,
         match=r"the shortest prompt has 247 tokens; with 10 new ones that exceeds the 256 of m: "
@@ -326,5 +329,5 @@ def test_a_prompt_without_a_token_is_an_error(tmp_path: Path, folder: Path) -> N
         generate(loaded, ["x", ""])
 
 
-def test_no_prompts_give_no_answers(cell: LoadedCell) -> None:
-    assert generate(cell, []) == Generation((), 4096)
+def test_no_prompts_give_no_answers(cell: Engine) -> None:
+    assert generate(cell, []) == Answers((), 4096)

@@ -27,9 +27,10 @@ from transformers import (
     MptForCausalLM,
 )
 
+from harness.engines.base import Cost, Target
 from harness.engines.transformers import forward as _forward
 from harness.engines.transformers.prefix_cache import can_share
-from harness.engines.transformers.prefix_scoring import Cost, Target, predict_tokens
+from harness.engines.transformers.prefix_scoring import predict_tokens
 from tests.support.cells_in_process import SHAPE, write_llama
 
 VOCABULARY = 264

@@ -12,13 +12,13 @@ import torch
 from pydantic import ValidationError
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from harness.engines.transformers.load import LoadedCell
-from harness.engines.transformers.outputs import compare_logits
+from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.metrics.divergence import VALUES, Options, compare, is_intact, measure
 from harness.metrics.divergence_values import PerToken, find_quarters, summarise
 from harness.metrics.windows import Window, plan_windows
 from harness.records.record import Measured, Record, read_run
+from harness.scoring.compare_logits import compare_logits
 from harness.suite.data_source import DataSource
 from harness.suite.read import load_suite
 from harness.verdicts.pairing import complete_record
@@ -45,12 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> LoadedCell:
+def model(folder: Path) -> Engine:
     return load(folder / "model")
 
 
 @pytest.fixture(scope="module")
-def other(folder: Path) -> LoadedCell:
+def other(folder: Path) -> Engine:
     return load(folder / "other")
 
 
@@ -60,15 +60,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def run(
-    cell: LoadedCell, folder: Path, reference: Record | None = None, **options: Any
-) -> Measured:
+def run(cell: Engine, folder: Path, reference: Record | None = None, **options: Any) -> Measured:
     given = Options(text=DataSource(path="text.txt"), **{"context": 64, **options})
     context = dataclasses.replace(make_context(folder), reference=reference)
     return measure(cell, given, context)
 
 
-def keep(cell: LoadedCell, folder: Path, **options: Any) -> Record:
+def keep(cell: Engine, folder: Path, **options: Any) -> Record:
     """The reference's record."""
     return make_record("divergence", measured=run(cell, folder, **options))
 
@@ -78,7 +76,7 @@ def numbers(measured: Measured) -> dict[str, Any]:
 
 
 def by_hand(
-    reference: LoadedCell, other: LoadedCell, windows: list[Window]
+    reference: Engine, other: Engine, windows: list[Window]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """KL, agreement and Δp per token, from whole logits of one window after another."""
     ids = np.array(reference.require_tokenizer()(TEXT)["input_ids"])
@@ -123,7 +121,7 @@ def check_numbers(found: dict[str, Any], expected: dict[str, np.ndarray[Any, Any
 
 @pytest.mark.parametrize("protocol", ["sliding", "disjoint"])
 def test_every_number_equals_a_few_lines_of_numpy(
-    model: LoadedCell, other: LoadedCell, folder: Path, protocol: Any
+    model: Engine, other: Engine, folder: Path, protocol: Any
 ) -> None:
     reference = keep(model, folder, protocol=protocol, batch_size=3)
     measured = run(other, folder, reference, protocol=protocol, batch_size=3)
@@ -145,20 +143,20 @@ def test_every_number_equals_a_few_lines_of_numpy(
     assert sum(measured.items["chunk_agrees"]) == expected["agrees"].sum()
 
 
-def test_a_model_is_no_distance_from_itself(model: LoadedCell, folder: Path) -> None:
+def test_a_model_is_no_distance_from_itself(model: Engine, folder: Path) -> None:
     found = numbers(run(model, folder, keep(model, folder)))
     assert found["kl_mean"] == found["kl_max"] == found["delta_p_rms"] == 0
     assert found["top1_agreement"] == 1
 
 
-def test_other_batches_are_a_distance_below_a_millionth(model: LoadedCell, folder: Path) -> None:
+def test_other_batches_are_a_distance_below_a_millionth(model: Engine, folder: Path) -> None:
     again = numbers(run(model, folder, keep(model, folder, batch_size=4), batch_size=1))
     assert again["kl_max"] < 1e-6
     assert again["top1_agreement"] == 1
 
 
 def test_only_the_first_tokens_up_to_the_limit_are_scored(
-    model: LoadedCell, other: LoadedCell, folder: Path
+    model: Engine, other: Engine, folder: Path
 ) -> None:
     found = numbers(run(other, folder, keep(model, folder, limit=100), limit=100))
     assert found["tokens"] == 99
@@ -167,7 +165,7 @@ def test_only_the_first_tokens_up_to_the_limit_are_scored(
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
 def test_a_reference_in_16_bits_or_fewer_is_kept_as_exactly(
-    model: LoadedCell, folder: Path, precision: str
+    model: Engine, folder: Path, precision: str
 ) -> None:
     low = load(folder / "model", precision)
     measured = run(low, folder, batch_size=1)
@@ -260,7 +258,7 @@ def test_states_and_head_take_width_over_vocabulary_of_the_space(
     assert (stored - head) / (tokens * 2112 * 4) == pytest.approx(1 / 33, rel=0.01)
 
 
-def test_bf16_states_take_half(model: LoadedCell, folder: Path) -> None:
+def test_bf16_states_take_half(model: Engine, folder: Path) -> None:
     full, half = (
         keep(cell, folder).values["stored_bytes"].value
         for cell in (model, load(folder / "model", "bf16"))
@@ -270,7 +268,7 @@ def test_bf16_states_take_half(model: LoadedCell, folder: Path) -> None:
     assert half / full == pytest.approx(0.5, rel=0.01)
 
 
-def test_the_same_reference_is_kept_once(model: LoadedCell, folder: Path, own_cache: Path) -> None:
+def test_the_same_reference_is_kept_once(model: Engine, folder: Path, own_cache: Path) -> None:
     first, second = (keep(model, folder).items["distribution"] for _ in range(2))
     assert first == second
     assert [path.name for path in (own_cache / "distributions").iterdir()] == [first]
@@ -279,7 +277,7 @@ def test_the_same_reference_is_kept_once(model: LoadedCell, folder: Path, own_ca
 
 
 def test_a_candidate_in_tf32_lends_the_reference_no_rounding(
-    model: LoadedCell, folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = keep(model, folder)
     modes: set[str] = set()
@@ -302,7 +300,7 @@ def test_a_candidate_in_tf32_lends_the_reference_no_rounding(
 # Refusals
 
 
-def test_another_tokenizer_is_refused(model: LoadedCell, folder: Path, tmp_path: Path) -> None:
+def test_another_tokenizer_is_refused(model: Engine, folder: Path, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "bare")
     write_tokenizer(tmp_path / "bare", bos=False)
     bare = load(tmp_path / "bare", "bf16")
@@ -315,12 +313,12 @@ def test_another_tokenizer_is_refused(model: LoadedCell, folder: Path, tmp_path:
     assert all(sha in text for sha in shas)
 
 
-def test_other_windows_than_the_references_are_refused(model: LoadedCell, folder: Path) -> None:
+def test_other_windows_than_the_references_are_refused(model: Engine, folder: Path) -> None:
     with pytest.raises(InputError, match=r"with another context than m\[fp32\]"):
         run(model, folder, keep(model, folder), context=32, stride=32)
 
 
-def test_another_vocabulary_is_refused(model: LoadedCell, folder: Path, tmp_path: Path) -> None:
+def test_another_vocabulary_is_refused(model: Engine, folder: Path, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "padded", vocab_size=320)
     with pytest.raises(
         InputError, match=r"m\[fp32\] has 320 logits per token, the reference .*264"
@@ -328,7 +326,7 @@ def test_another_vocabulary_is_refused(model: LoadedCell, folder: Path, tmp_path
         run(load(tmp_path / "padded"), folder, keep(model, folder))
 
 
-def test_a_text_that_changed_is_refused(model: LoadedCell, tmp_path: Path) -> None:
+def test_a_text_that_changed_is_refused(model: Engine, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     reference = keep(model, tmp_path)
     changed = tmp_path / "changed"
@@ -338,7 +336,7 @@ def test_a_text_that_changed_is_refused(model: LoadedCell, tmp_path: Path) -> No
         run(model, changed, reference)
 
 
-def test_a_text_of_one_token_has_nothing_to_score(model: LoadedCell, tmp_path: Path) -> None:
+def test_a_text_of_one_token_has_nothing_to_score(model: Engine, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("ab")
     assert numbers(run(model, tmp_path, limit=2))["tokens"] == 1
     write_checkpoint(tmp_path / "bare")
@@ -348,7 +346,7 @@ def test_a_text_of_one_token_has_nothing_to_score(model: LoadedCell, tmp_path: P
         run(bare, tmp_path)
 
 
-def test_a_context_beyond_the_models_is_refused(model: LoadedCell, folder: Path) -> None:
+def test_a_context_beyond_the_models_is_refused(model: Engine, folder: Path) -> None:
     with pytest.raises(InputError, match="context 257 is longer than the 256 tokens"):
         run(model, folder, context=257)
 
@@ -363,7 +361,7 @@ def test_options_that_contradict_each_other_are_refused() -> None:
 
 
 def test_one_too_large_for_the_cache_is_refused_before_it_is_computed(
-    model: LoadedCell, folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    model: Engine, folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PRECISION_HARNESS_CACHE_LIMIT", "100kB")
     done: list[int] = []
@@ -384,13 +382,13 @@ def test_one_too_large_for_the_cache_is_refused_before_it_is_computed(
 # Numbers that are none
 
 
-def spoil(cell: LoadedCell, value: float) -> LoadedCell:
+def spoil(cell: Engine, value: float) -> Engine:
     with torch.no_grad():
         cell.model.lm_head.weight[7] = value
     return cell
 
 
-def test_a_candidate_without_finite_numbers_is_invalid(model: LoadedCell, folder: Path) -> None:
+def test_a_candidate_without_finite_numbers_is_invalid(model: Engine, folder: Path) -> None:
     measured = run(spoil(load(folder / "model"), float("nan")), folder, keep(model, folder))
     assert measured.validity.status == "invalid"
     assert measured.validity.reasons == ("300 of 300 tokens have a NaN or infinite divergence",)
@@ -444,7 +442,7 @@ def test_standard_errors_are_over_windows() -> None:
     assert alone["kl_mean"].stderr is None
 
 
-def test_every_value_is_declared(model: LoadedCell, other: LoadedCell, folder: Path) -> None:
+def test_every_value_is_declared(model: Engine, other: Engine, folder: Path) -> None:
     reference = keep(model, folder)
     measured = run(other, folder, reference)
     names = {name.partition("[")[0] for name in (*measured.values, *reference.values)}
@@ -472,7 +470,7 @@ limits:
 
 
 def test_limits_may_bound_a_mean_or_its_quarter(
-    model: LoadedCell, other: LoadedCell, folder: Path, tmp_path: Path
+    model: Engine, other: Engine, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "model").symlink_to(folder / "model")
     (tmp_path / "text.txt").write_text(TEXT)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness.catalog import load_precision
+from harness.engines.base import Engine
 from harness.engines.transformers.count import count_bytes, read_requested_bytes
-from harness.engines.transformers.load import LoadedCell
 from harness.metrics.footprint import Options, compare, measure
 from harness.records.record import Validity
 from tests.support.cells_in_process import load, make_context, write_llama
@@ -34,7 +34,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     )
 
 
-def footprint(cell: LoadedCell) -> dict[str, Any]:
+def footprint(cell: Engine) -> dict[str, Any]:
     measured = measure(cell, Options(), make_context(Path("/")))
     return {name: value.value for name, value in measured.values.items()}
 

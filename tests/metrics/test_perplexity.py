@@ -17,9 +17,9 @@ import torch
 from pydantic import ValidationError
 from scipy import stats
 
+from harness.engines.base import Engine
 from harness.engines.transformers import forward as _forward
 from harness.engines.transformers import window_scoring as _token_nll
-from harness.engines.transformers.load import LoadedCell
 from harness.errors import InputError
 from harness.metrics.perplexity import Options, compare, measure
 from harness.records.record import Measured
@@ -48,11 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cell(folder: Path) -> LoadedCell:
+def cell(folder: Path) -> Engine:
     return load(folder / "model")
 
 
-def run(cell: LoadedCell, folder: Path, text: str = "text.txt", **options: Any) -> Measured:
+def run(cell: Engine, folder: Path, text: str = "text.txt", **options: Any) -> Measured:
     given = Options(text=DataSource(path=text), **options)
     return measure(cell, given, make_context(folder))
 
@@ -107,7 +107,7 @@ def nll_of_last(model: Any, ids: list[int], scored: int) -> list[float]:
     return [log_z[i - 1] - logits[i - 1, ids[i]] for i in range(len(ids) - scored, len(ids))]
 
 
-def test_one_window_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+def test_one_window_equals_an_independent_computation(cell: Engine, folder: Path) -> None:
     (folder / "short.txt").write_text(TEXT[:60], encoding="utf-8")
     found = numbers(run(cell, folder, "short.txt", context=256))
     ids = cell.require_tokenizer()(TEXT[:60])["input_ids"]
@@ -119,7 +119,7 @@ def test_one_window_equals_an_independent_computation(cell: LoadedCell, folder: 
     assert found["bits_per_byte"] == pytest.approx(sum(expected) / math.log(2) / size, rel=1e-6)
 
 
-def test_disjoint_windows_equal_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+def test_disjoint_windows_equal_an_independent_computation(cell: Engine, folder: Path) -> None:
     measured = run(cell, folder, protocol="disjoint", context=32)
     ids = cell.require_tokenizer()(TEXT)["input_ids"]
     chunks = [ids[i : i + 32] for i in range(0, len(ids), 32)]
@@ -132,7 +132,7 @@ def test_disjoint_windows_equal_an_independent_computation(cell: LoadedCell, fol
 
 @pytest.mark.parametrize(("context", "stride"), [(24, 1), (24, 5), (32, 16)])
 def test_sliding_equals_a_loop_over_tokens(
-    cell: LoadedCell, folder: Path, context: int, stride: int
+    cell: Engine, folder: Path, context: int, stride: int
 ) -> None:
     """Token t is predicted from all that precedes it in the first window that holds it."""
     ids = cell.require_tokenizer()(TEXT)["input_ids"][:120]
@@ -149,7 +149,7 @@ def test_sliding_equals_a_loop_over_tokens(
     assert found["nll"] == pytest.approx(total / (len(ids) - 1), rel=1e-6)
 
 
-def test_llamacpp_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+def test_llamacpp_equals_an_independent_computation(cell: Engine, folder: Path) -> None:
     """As llama.cpp's perplexity.cpp does it, in numpy on the full logits of each chunk."""
     ids = cell.require_tokenizer()(TEXT)["input_ids"]
     n_ctx, nll, count = 32, 0.0, 0
@@ -168,7 +168,7 @@ def test_llamacpp_equals_an_independent_computation(cell: LoadedCell, folder: Pa
     assert "word_perplexity" not in found.values
 
 
-def test_lm_eval_equals_an_independent_computation(cell: LoadedCell, folder: Path) -> None:
+def test_lm_eval_equals_an_independent_computation(cell: Engine, folder: Path) -> None:
     """Token t of the text, BOS included, from BOS or from what precedes it in its window."""
     ids = cell.require_tokenizer()(TEXT)["input_ids"]
     length, total = 48, sum(nll_of_last(cell.model, [1, *ids[:48]], 48))
@@ -244,7 +244,7 @@ def test_lm_eval_gives_what_lm_evaluation_harness_gives(
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 64])
-def test_batching_changes_nothing(cell: LoadedCell, folder: Path, batch_size: int) -> None:
+def test_batching_changes_nothing(cell: Engine, folder: Path, batch_size: int) -> None:
     alone = run(cell, folder, context=32, stride=8, batch_size=1)
     together = run(cell, folder, context=32, stride=8, batch_size=batch_size)
     assert together.items["chunk_nll"] == pytest.approx(alone.items["chunk_nll"], rel=1e-6)
@@ -252,7 +252,7 @@ def test_batching_changes_nothing(cell: LoadedCell, folder: Path, batch_size: in
     assert together.protocol == alone.protocol
 
 
-def test_a_model_that_cannot_keep_some_logits_gives_the_same(cell: LoadedCell) -> None:
+def test_a_model_that_cannot_keep_some_logits_gives_the_same(cell: Engine) -> None:
     class Plain(torch.nn.Module):
         def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
             return cell.model(input_ids=input_ids, use_cache=use_cache)
@@ -263,9 +263,7 @@ def test_a_model_that_cannot_keep_some_logits_gives_the_same(cell: LoadedCell) -
     torch.testing.assert_close(_forward.logits_at(Plain(), ids, positions), kept)
 
 
-def test_the_protocol_names_everything_the_number_depends_on(
-    cell: LoadedCell, folder: Path
-) -> None:
+def test_the_protocol_names_everything_the_number_depends_on(cell: Engine, folder: Path) -> None:
     measured = run(cell, folder, context=32, stride=8, batch_size=3)
     assert measured.protocol == {
         "text": {"path": "text.txt", "name": None, "split": None, "column": None, "revision": None},
@@ -279,7 +277,7 @@ def test_the_protocol_names_everything_the_number_depends_on(
 
 
 def test_logits_exist_a_bounded_slice_at_a_time(
-    cell: LoadedCell, folder: Path, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = run(cell, folder, context=32, stride=8)
     monkeypatch.setitem(_token_nll._SLICE_BYTES, "cpu", 4 * 264 * 5 + 1)
@@ -442,7 +440,7 @@ def test_the_spread_of_unequal_chunks_agrees_with_a_bootstrap() -> None:
     assert stderr == pytest.approx(resampled.standard_error, rel=0.08)
 
 
-def test_values_carry_their_spread_and_the_number_of_chunks(cell: LoadedCell, folder: Path) -> None:
+def test_values_carry_their_spread_and_the_number_of_chunks(cell: Engine, folder: Path) -> None:
     measured = run(cell, folder, context=32, stride=16)
     sums, counts = measured.items["chunk_nll"], measured.items["chunk_tokens"]
     nll, stderr = clustered_mean(sums, counts)
@@ -453,7 +451,7 @@ def test_values_carry_their_spread_and_the_number_of_chunks(cell: LoadedCell, fo
 
 
 def test_per_byte_and_per_word_values_carry_their_spread(
-    cell: LoadedCell, folder: Path, tmp_path: Path
+    cell: Engine, folder: Path, tmp_path: Path
 ) -> None:
     """In ASCII a token is a byte: nats per byte and per token spread alike."""
     (tmp_path / "text.txt").write_text("abc " * 50 + "abcd")  # 204 bytes, 51 words
@@ -528,7 +526,7 @@ def test_equal_records_have_a_ratio_of_exactly_one() -> None:
     assert (ratio.value, ratio.stderr, ratio.interval) == (1.0, 0.0, (1.0, 1.0))
 
 
-def test_the_ratio_is_that_of_the_perplexities(folder: Path, cell: LoadedCell) -> None:
+def test_the_ratio_is_that_of_the_perplexities(folder: Path, cell: Engine) -> None:
     reference = run(cell, folder, context=64)
     candidate = run(load(folder / "model", "nf4"), folder, context=64)
     ratio = compare(
@@ -576,7 +574,7 @@ def test_nan_is_counted_and_makes_the_record_invalid(tmp_path: Path, folder: Pat
     assert healthy.validity.status == "ok"
 
 
-def test_a_context_longer_than_the_model_is_refused(cell: LoadedCell, folder: Path) -> None:
+def test_a_context_longer_than_the_model_is_refused(cell: Engine, folder: Path) -> None:
     run(cell, folder, context=256)
     with pytest.raises(InputError, match="context 257 is longer than the 256 tokens that m was"):
         run(cell, folder, context=257)
@@ -593,7 +591,7 @@ def test_a_text_of_one_token_has_nothing_to_score(tmp_path: Path) -> None:
     assert numbers(run(cell, tmp_path, "two.txt", context=8))["tokens"] == 1
 
 
-def test_llamacpp_needs_two_chunks(tmp_path: Path, cell: LoadedCell) -> None:
+def test_llamacpp_needs_two_chunks(tmp_path: Path, cell: Engine) -> None:
     (tmp_path / "short.txt").write_text("abcdef")
     (tmp_path / "enough.txt").write_text("abcdefg")
     with pytest.raises(

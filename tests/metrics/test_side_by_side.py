@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.metrics.side_by_side import (
     HEADLINE,
     VALUES,
@@ -28,11 +28,11 @@ PROMPTS = ("Once", "A dog and a cat", "x y")
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return load(write_checkpoint(tmp_path_factory.mktemp("side") / "model", seed=5))
 
 
-def run(cell: LoadedCell, prompts: Any = PROMPTS, **given: Any) -> Measured:
+def run(cell: Engine, prompts: Any = PROMPTS, **given: Any) -> Measured:
     options = Options(prompts=prompts, **{"max_new_tokens": 12, **given})
     return measure(cell, options, make_context(Path("/")))
 
@@ -41,7 +41,7 @@ def record(tokens: list[list[int] | None], precision: str = "fp32") -> Record:
     return make_record("side_by_side", precision, items={"tokens": tokens})
 
 
-def test_prompts_answers_and_tokens_are_kept_side_by_side(cell: LoadedCell) -> None:
+def test_prompts_answers_and_tokens_are_kept_side_by_side(cell: Engine) -> None:
     measured = run(cell)
     items = measured.items
     assert items["prompts"] == list(PROMPTS)
@@ -55,7 +55,7 @@ def test_prompts_answers_and_tokens_are_kept_side_by_side(cell: LoadedCell) -> N
     assert measured.validity.status == "ok"
 
 
-def test_the_protocol_is_what_answers_depend_on_and_not_the_batch(cell: LoadedCell) -> None:
+def test_the_protocol_is_what_answers_depend_on_and_not_the_batch(cell: Engine) -> None:
     measured = run(cell)
     assert measured.protocol == run(cell, batch_tokens=1).protocol
     assert measured.values == run(cell, batch_tokens=1).values
@@ -64,7 +64,7 @@ def test_the_protocol_is_what_answers_depend_on_and_not_the_batch(cell: LoadedCe
     assert measured.protocol != run(cell, max_new_tokens=11).protocol
 
 
-def test_repetition_and_silence_are_counted(cell: LoadedCell) -> None:
+def test_repetition_and_silence_are_counted(cell: Engine) -> None:
     measured = run(cell, max_new_tokens=40)
     shares = [repeated_share(tokens) for tokens in measured.items["tokens"]]
     assert None not in shares
@@ -75,7 +75,7 @@ def test_repetition_and_silence_are_counted(cell: LoadedCell) -> None:
 
 
 def test_an_answer_of_spaces_is_empty_and_a_short_one_repeats_nothing(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a broken model says, put into a real one's mouth."""
     import torch
@@ -95,7 +95,7 @@ def test_an_answer_of_spaces_is_empty_and_a_short_one_repeats_nothing(
 
 
 def test_a_prompt_that_leaves_no_room_is_flagged_and_left_out_of_the_pairs(
-    cell: LoadedCell,
+    cell: Engine,
 ) -> None:
     measured = run(cell, ["x" * 250, "x"])
     assert measured.items["texts"][0] is None
@@ -139,7 +139,7 @@ def test_the_median_counts_equal_answers_with_their_length() -> None:
     assert {value.n for value in found.values()} == {3}
 
 
-def test_a_model_beside_itself_says_the_same(cell: LoadedCell) -> None:
+def test_a_model_beside_itself_says_the_same(cell: Engine) -> None:
     measured = make_record("side_by_side", measured=run(cell))
     found = compare(measured, measured)
     assert found["identical_rate"].value == 1.0
@@ -151,7 +151,7 @@ def test_without_a_pair_there_is_nothing_to_compare() -> None:
     assert compare(make_record("side_by_side"), record([[1]])) == {}
 
 
-def test_another_precision_parts_from_the_reference(cell: LoadedCell, tmp_path: Path) -> None:
+def test_another_precision_parts_from_the_reference(cell: Engine, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", seed=5)
     four_bits = make_record("side_by_side", "nf4", measured=run(load(folder, "nf4")))
     found = compare(four_bits, make_record("side_by_side", measured=run(cell)))

@@ -12,8 +12,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from harness.engines.transformers.forward import is_out_of_memory
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
+from harness.engines.shared.batches import is_out_of_memory
 from harness.errors import InputError
 from harness.metrics.speed_values import summarise_device, summarise_rounds
 from harness.metrics.throughput import Options, measure
@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cell(checkpoint: Path) -> LoadedCell:
+def cell(checkpoint: Path) -> Engine:
     return load(checkpoint)
 
 
@@ -97,7 +97,7 @@ def test_device_times_by_hand() -> None:
     assert summarise_device([], 4) == {"ttft_device_s": None, "tpot_device_s": None}
 
 
-def test_every_round_is_kept_and_values_follow_from_them(cell: LoadedCell) -> None:
+def test_every_round_is_kept_and_values_follow_from_them(cell: Engine) -> None:
     measured = measure(cell, options(batch_sizes=(1, 3), min_rounds=4), CONTEXT)
     assert set(measured.samples) == {"1", "3"}
     assert set(measured.values) == {f"{n}[{b}]" for n in PER_SHAPE for b in (1, 3)} | set(ONCE)
@@ -123,7 +123,7 @@ def test_every_round_is_kept_and_values_follow_from_them(cell: LoadedCell) -> No
     assert measured.protocol["prompt_tokens"] == 8
 
 
-def test_load_times_are_those_of_the_loader(cell: LoadedCell) -> None:
+def test_load_times_are_those_of_the_loader(cell: Engine) -> None:
     seconds = {"load": 4.0, "read": 1.0, "quantise": 2.5, "tokenizer": 9.0}
     loaded = dataclasses.replace(cell, seconds=seconds)
     values = measure(loaded, options(), CONTEXT).values
@@ -132,7 +132,7 @@ def test_load_times_are_those_of_the_loader(cell: LoadedCell) -> None:
     assert found == expected
 
 
-def test_several_prompt_lengths_are_named_beside_the_batch(cell: LoadedCell) -> None:
+def test_several_prompt_lengths_are_named_beside_the_batch(cell: Engine) -> None:
     given = options(prompt_tokens=(8, 16), batch_sizes=(2, 1))
     measured = measure(cell, given, CONTEXT)
     assert list(measured.samples) == ["1x8", "2x8", "1x16", "2x16"]
@@ -160,7 +160,7 @@ def test_static_cache_and_compile_are_options(checkpoint: Path, compiled: bool) 
 
 
 def test_energy_is_that_of_the_rounds_per_new_token(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The counter of a GPU that takes 6 J between its two readings."""
     counter = iter((100.0, 106.0))
@@ -170,7 +170,7 @@ def test_energy_is_that_of_the_rounds_per_new_token(
 
 
 def test_a_batch_that_does_not_fit_is_reported_and_the_smaller_ones_stand(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error is the CPU allocator's own, of a batch whose prompt alone needs a petabyte."""
     real = _shapes.make_prompt
@@ -191,7 +191,7 @@ def test_a_batch_that_does_not_fit_is_reported_and_the_smaller_ones_stand(
         measure(cell, options(batch_sizes=(2,)), CONTEXT)
 
 
-def test_a_batch_that_cannot_fit_is_not_tried(cell: LoadedCell) -> None:
+def test_a_batch_that_cannot_fit_is_not_tried(cell: Engine) -> None:
     """A real one: 10**9 sequences of 11 tokens; the kernel would have ended this process."""
     given = options(batch_sizes=(1, 10**9, 2 * 10**9))
     measured = measure(cell, given, CONTEXT)
@@ -207,7 +207,7 @@ def test_a_batch_that_cannot_fit_is_not_tried(cell: LoadedCell) -> None:
 
 
 def test_a_longer_prompt_that_does_not_fit_leaves_the_shorter_s_batches(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_shapes, "free_bytes", lambda device: 4 * (8 * 16 + 19 * 512 + 264 * 4) - 1)
     monkeypatch.setattr(GrowthWatch, "predict", lambda *_: None)
@@ -248,7 +248,7 @@ def test_what_a_batch_takes_is_foretold(tmp_path: Path, cache: str) -> None:
     assert took > 2 * timer._least_bytes(48, 200)
 
 
-def test_every_shape_is_kept_before_the_next_is_begun(cell: LoadedCell) -> None:
+def test_every_shape_is_kept_before_the_next_is_begun(cell: Engine) -> None:
     """The roofline included; without the values that it gives."""
     kept: list[tuple[str, Measured]] = []
     context = dataclasses.replace(CONTEXT, keep=lambda m, before: kept.append((before, m)))
@@ -269,7 +269,7 @@ def test_every_shape_is_kept_before_the_next_is_begun(cell: LoadedCell) -> None:
 
 
 def test_a_roofline_that_does_not_fit_leaves_the_shapes(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(device: str) -> None:
         raise MemoryError
@@ -283,7 +283,7 @@ def test_a_roofline_that_does_not_fit_leaves_the_shapes(
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     broken = RuntimeError("CUDA error: device-side assert triggered")
@@ -297,14 +297,16 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(
         measure(cell, options(), CONTEXT)
 
 
-def test_prompt_and_new_tokens_must_fit_the_context(cell: LoadedCell) -> None:
+def test_prompt_and_new_tokens_must_fit_the_context(cell: Engine) -> None:
     assert measure(cell, options(prompt_tokens=253), CONTEXT).values
     told = "make 257, m has a context of 256: with 3 new ones .* be 253 at most"
     with pytest.raises(InputError, match=told):
         measure(cell, options(prompt_tokens=254), CONTEXT)
 
 
-def test_a_prompt_that_is_too_long_leaves_the_shorter_ones_standing(cell: LoadedCell) -> None:
+def test_a_prompt_that_is_too_long_leaves_the_shorter_ones_standing(
+    cell: Engine,
+) -> None:
     measured = measure(cell, options(prompt_tokens=(8, 254), batch_sizes=(1, 2)), CONTEXT)
     assert list(measured.samples) == ["1x8", "2x8"]
     assert measured.validity.status == "flagged"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.metrics import footprint, perplexity
 from harness.records.record import Measured
 from harness.suite.data_source import DataSource
@@ -35,11 +35,11 @@ STORIES = ROOT / "models" / "stories260K-hf"
 
 
 @pytest.fixture(scope="module")
-def cells() -> dict[str, LoadedCell]:
+def cells() -> dict[str, Engine]:
     return {precision: load(STORIES, precision) for precision in ("fp32", "int8", "nf4", "fp4")}
 
 
-def measure_text(cell: LoadedCell, path: Path, **given: Any) -> Measured:
+def measure_text(cell: Engine, path: Path, **given: Any) -> Measured:
     options = perplexity.Options(text=DataSource(path=str(path)), **given)
     return perplexity.measure(cell, options, make_context(Path("/")))
 
@@ -49,7 +49,7 @@ def measure_text(cell: LoadedCell, path: Path, **given: Any) -> Measured:
     [("fp32", 2.4645), ("int8", 2.4712), ("nf4", 2.6438), ("fp4", 2.8955)],
 )
 def test_the_perplexity_of_a_story(
-    cells: dict[str, LoadedCell], precision: str, expected: float
+    cells: dict[str, Engine], precision: str, expected: float
 ) -> None:
     measured = measure_text(cells[precision], DATA / "story.txt", context=512)
     assert measured.protocol["text_tokens"] == 222
@@ -57,7 +57,7 @@ def test_the_perplexity_of_a_story(
     assert measured.values["ppl"].value == pytest.approx(expected, abs=5e-5)
 
 
-def test_the_perplexity_of_wikitext(cells: dict[str, LoadedCell], tmp_path: Path) -> None:
+def test_the_perplexity_of_wikitext(cells: dict[str, Engine], tmp_path: Path) -> None:
     """Windows that share one token, so that every token but the first is scored once."""
     content = (DATA / "wikitext2" / "wiki.test.raw").read_bytes()
     assert hashlib.sha256(content).hexdigest().startswith("173c87a5")
@@ -70,7 +70,7 @@ def test_the_perplexity_of_wikitext(cells: dict[str, LoadedCell], tmp_path: Path
     ("precision", "held"),
     [("fp32", 1_040_160), ("int8", 360_480), ("nf4", 247_200), ("fp4", 247_200)],
 )
-def test_the_bytes_of_its_weights(cells: dict[str, LoadedCell], precision: str, held: int) -> None:
+def test_the_bytes_of_its_weights(cells: dict[str, Engine], precision: str, held: int) -> None:
     """The README's figures count the 32 bytes of rotary frequencies, and no constants."""
     measured = footprint.measure(cells[precision], footprint.Options(), make_context(Path("/")))
     values = {name: value.value for name, value in measured.values.items()}
@@ -102,7 +102,7 @@ def test_mmlu_is_read_as_python_s_csv_module_reads_it() -> None:
     assert sum(len(test) for _, test in subjects.values()) == 2681
 
 
-def log_likelihoods(cell: LoadedCell, prompt: str) -> list[float]:
+def log_likelihoods(cell: Engine, prompt: str) -> list[float]:
     tokenizer: Any = cell.require_tokenizer()
     ids = tokenizer(prompt)["input_ids"]
     found = []
@@ -115,7 +115,7 @@ def log_likelihoods(cell: LoadedCell, prompt: str) -> list[float]:
 
 
 @pytest.mark.parametrize("shots", [0, 1])
-def test_subjects_of_mmlu_are_scored(cells: dict[str, LoadedCell], shots: int) -> None:
+def test_subjects_of_mmlu_are_scored(cells: dict[str, Engine], shots: int) -> None:
     """A model this small answers at chance: this is about which answers, not how many are right."""
     names = ("abstract_algebra", "global_facts")
     source = DataSource(path=str(DATA / "mmlu"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.records.questions import (
     Item,
     Questions,
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = tmp_path_factory.mktemp("cell")
     return load(write_checkpoint(folder, num_hidden_layers=1, max_position_embeddings=1024))
 
@@ -167,7 +167,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     return path.name
 
 
-def measure(task: Any, cell: LoadedCell, folder: Path, cache: Path, **given: Any) -> list[Item]:
+def measure(task: Any, cell: Engine, folder: Path, cache: Path, **given: Any) -> list[Item]:
     for name in ("data", "examples"):
         if isinstance(given.get(name), str):
             given[name] = DataSource(path=given[name])
@@ -179,7 +179,7 @@ def measure(task: Any, cell: LoadedCell, folder: Path, cache: Path, **given: Any
 
 
 def test_mmlu_keeps_the_question_and_the_texts_of_its_letters(
-    cell: LoadedCell, tmp_path: Path, cache: Path
+    cell: Engine, tmp_path: Path, cache: Path
 ) -> None:
     for split, end in (("dev", "?"), ("test", "!")):
         (tmp_path / split).mkdir()
@@ -196,9 +196,7 @@ def test_mmlu_keeps_the_question_and_the_texts_of_its_letters(
         ]
 
 
-def test_examples_are_left_out_and_options_kept(
-    cell: LoadedCell, tmp_path: Path, cache: Path
-) -> None:
+def test_examples_are_left_out_and_options_kept(cell: Engine, tmp_path: Path, cache: Path) -> None:
     def row(n: int) -> dict[str, Any]:
         endings = [f"e{n}", f"f{n}", f"g{n}", f"h{n}"]
         context = {"activity_label": "Jump", "ctx_a": f"One {n}.", "ctx_b": "he"}
@@ -214,7 +212,7 @@ def test_examples_are_left_out_and_options_kept(
 
 
 def test_winogrande_keeps_its_sentence_and_what_may_fill_it(
-    cell: LoadedCell, tmp_path: Path, cache: Path
+    cell: Engine, tmp_path: Path, cache: Path
 ) -> None:
     row = {"sentence": "The _ was big.", "option1": "cat", "option2": "dog", "answer": "2"}
     data = write_jsonl(tmp_path / "w.jsonl", [row])
@@ -224,7 +222,7 @@ def test_winogrande_keeps_its_sentence_and_what_may_fill_it(
 
 
 def test_own_questions_keep_their_number_when_sorted_by_subject(
-    cell: LoadedCell, tmp_path: Path, cache: Path
+    cell: Engine, tmp_path: Path, cache: Path
 ) -> None:
     rows = [
         {"q": f"Q{n}", "o": ["yes", "no"], "a": n % 2, "s": subject}
@@ -241,14 +239,14 @@ def test_own_questions_keep_their_number_when_sorted_by_subject(
     ]
 
 
-def test_lambada_keeps_passage_and_word(cell: LoadedCell, tmp_path: Path, cache: Path) -> None:
+def test_lambada_keeps_passage_and_word(cell: Engine, tmp_path: Path, cache: Path) -> None:
     data = write_jsonl(tmp_path / "l.jsonl", [{"text": "He sat on the mat"}])
     found = measure(lambada, cell, tmp_path, cache, data=data)
     assert found == [Item("lambada/0", "He sat on the", (), "mat")]
 
 
 def test_gsm8k_keeps_problem_and_published_answer(
-    cell: LoadedCell, tmp_path: Path, cache: Path
+    cell: Engine, tmp_path: Path, cache: Path
 ) -> None:
     rows = [{"question": f"How many is {n}?", "answer": f"Count.\n#### {n}"} for n in range(3)]
     data = write_jsonl(tmp_path / "g.jsonl", rows[:1])

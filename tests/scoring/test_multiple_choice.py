@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from harness.engines.base import Engine
 from harness.engines.transformers import forward as _forward
-from harness.engines.transformers.load import LoadedCell
 from harness.errors import InputError
 from harness.scoring.multiple_choice import Question, Scored, score_questions
 from harness.scoring.prompts import prompt_protocol, render_prompt
@@ -24,7 +24,7 @@ from tests.support.cells_in_process import (
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return load(write_checkpoint(tmp_path_factory.mktemp("choice") / "model"))
 
 
@@ -44,11 +44,11 @@ QUESTIONS = [
 ]
 
 
-def score(cell: LoadedCell, questions: list[Question], batch_tokens: int = 4096) -> list[Scored]:
+def score(cell: Engine, questions: list[Question], batch_tokens: int = 4096) -> list[Scored]:
     return score_questions(cell, questions, batch_tokens, make_context(Path("/")))[0]
 
 
-def log_likelihood(cell: LoadedCell, prompt: str, option: str) -> float:
+def log_likelihood(cell: Engine, prompt: str, option: str) -> float:
     """One option alone: the sum of the log-softmax of its tokens, in float64."""
     tokenizer: Any = cell.require_tokenizer()
     start = len(tokenizer(prompt)["input_ids"])
@@ -59,7 +59,7 @@ def log_likelihood(cell: LoadedCell, prompt: str, option: str) -> float:
     return sum(float(scores[i - 1, ids[i]]) for i in range(start, len(ids)))
 
 
-def test_log_likelihoods_equal_those_of_each_option_alone(cell: LoadedCell) -> None:
+def test_log_likelihoods_equal_those_of_each_option_alone(cell: Engine) -> None:
     for question, scored in zip(QUESTIONS, score(cell, QUESTIONS), strict=True):
         expected = [log_likelihood(cell, question.prompt, option) for option in question.options]
         assert scored.question is question
@@ -68,7 +68,7 @@ def test_log_likelihoods_equal_those_of_each_option_alone(cell: LoadedCell) -> N
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 250, 100_000])
-def test_padding_and_batch_size_change_no_answer(cell: LoadedCell, batch_tokens: int) -> None:
+def test_padding_and_batch_size_change_no_answer(cell: Engine, batch_tokens: int) -> None:
     alone = [score(cell, [question])[0] for question in QUESTIONS]
     together = score(cell, QUESTIONS, batch_tokens)
     for one, other in zip(alone, together, strict=True):
@@ -77,7 +77,7 @@ def test_padding_and_batch_size_change_no_answer(cell: LoadedCell, batch_tokens:
 
 
 def test_logits_that_do_not_fit_are_computed_in_smaller_batches(
-    cell: LoadedCell, monkeypatch: pytest.MonkeyPatch
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = score(cell, QUESTIONS)
     monkeypatch.setattr(_forward, "_MAX_LOGIT_BYTES", 1)
@@ -85,7 +85,7 @@ def test_logits_that_do_not_fit_are_computed_in_smaller_batches(
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-5)
 
 
-def test_progress_counts_each_distinct_row_once(cell: LoadedCell) -> None:
+def test_progress_counts_each_distinct_row_once(cell: Engine) -> None:
     """Four letters share one row; a question asked twice is computed once."""
     seen: list[tuple[int, int, str]] = []
     context = replace(make_context(Path("/")), progress=lambda *told: seen.append(told))
@@ -95,7 +95,7 @@ def test_progress_counts_each_distinct_row_once(cell: LoadedCell) -> None:
 
 
 def test_a_prompt_as_long_as_the_model_is_scored_and_one_token_longer_is_not(
-    cell: LoadedCell,
+    cell: Engine,
 ) -> None:
     """256 tokens of context: BOS and 255 bytes; the option's last token is only predicted."""
     fits, over = ask("x" * 255, *LETTERS), ask("x" * 256, *LETTERS)
@@ -110,7 +110,7 @@ def test_a_prompt_as_long_as_the_model_is_scored_and_one_token_longer_is_not(
 
 
 def test_an_appended_end_of_text_token_is_neither_prompt_nor_option(
-    cell: LoadedCell, tmp_path: Path
+    cell: Engine, tmp_path: Path
 ) -> None:
     write_llama(tmp_path / "model")
     write_tokenizer(tmp_path / "model", eos=True)
@@ -119,7 +119,7 @@ def test_an_appended_end_of_text_token_is_neither_prompt_nor_option(
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-5)
 
 
-def test_an_option_without_a_token_of_its_own_is_refused(cell: LoadedCell) -> None:
+def test_an_option_without_a_token_of_its_own_is_refused(cell: Engine) -> None:
     with pytest.raises(InputError, match="q: option '' adds no token to its prompt"):
         score(cell, [ask("Answer:", " A", "")])
 
@@ -142,14 +142,14 @@ def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         score(cell, QUESTIONS)
 
 
-def test_spaces_that_end_a_prompt_belong_to_the_option(cell: LoadedCell) -> None:
+def test_spaces_that_end_a_prompt_belong_to_the_option(cell: Engine) -> None:
     """As in lm-evaluation-harness: 'Answer: ' + 'A' has the tokens of 'Answer:' + ' A'."""
     kept = score(cell, [ask("Answer: ", "A", "B")])[0]
     moved = score(cell, [ask("Answer:", " A", " B")])[0]
     assert kept.log_likelihoods == pytest.approx(moved.log_likelihoods, abs=1e-6)
 
 
-def test_an_empty_prompt_starts_from_the_beginning_of_text(cell: LoadedCell) -> None:
+def test_an_empty_prompt_starts_from_the_beginning_of_text(cell: Engine) -> None:
     tokenizer: Any = cell.require_tokenizer()
     ids = [tokenizer.bos_token_id, *tokenizer("llama", add_special_tokens=False)["input_ids"]]
     with torch.no_grad():
@@ -160,14 +160,14 @@ def test_an_empty_prompt_starts_from_the_beginning_of_text(cell: LoadedCell) -> 
     assert found[0] == pytest.approx(expected, abs=1e-5)
 
 
-def test_each_option_may_follow_a_prompt_of_its_own(cell: LoadedCell) -> None:
+def test_each_option_may_follow_a_prompt_of_its_own(cell: Engine) -> None:
     prompts = ("The cat because the cat", "The cat because the big dog")
     question = Question("q", "s", "", ("was hungry",) * 2, 0, prompts=prompts)
     expected = [log_likelihood(cell, prompt, " was hungry") for prompt in prompts]
     assert score(cell, [question])[0].log_likelihoods == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_greedy_decoding_would_say_is_told(cell: LoadedCell) -> None:
+def test_what_greedy_decoding_would_say_is_told(cell: Engine) -> None:
     tokenizer: Any = cell.require_tokenizer()
     for prompt in (f"A llama {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"):
         with torch.no_grad():
@@ -188,7 +188,7 @@ def test_the_length_of_an_option_decides_when_it_is_divided_by() -> None:
 
 
 def test_a_chat_template_opens_the_assistants_turn_and_is_recorded(
-    cell: LoadedCell, tmp_path: Path
+    cell: Engine, tmp_path: Path
 ) -> None:
     """No space between the opened turn and the option, no second beginning-of-text token."""
     write_checkpoint(tmp_path / "model")

@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import harness
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.scoring import data as _data
 from harness.scoring import tokenised as _tokenised
 from harness.scoring.tokenised import TokenisedText, encode_with_byte_ends, tokenise_text
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def read(cell: LoadedCell, folder: Path, name: str = "text.txt") -> TokenisedText:
+def read(cell: Engine, folder: Path, name: str = "text.txt") -> TokenisedText:
     return tokenise_text(cell, DataSource(path=name), make_context(folder))
 
 

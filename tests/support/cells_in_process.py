@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.catalog import load_precision
-from harness.engines.transformers.engine import TransformersEngine
-from harness.engines.transformers.forward import MeasureContext
+from harness.descriptions import MeasureContext
+from harness.engines.base import Engine
 from harness.engines.transformers.load import load_cell
 from harness.run.find_files import find_files
 from harness.suite.model_sources import ModelFiles
@@ -104,7 +104,7 @@ def make_job(
     )
 
 
-def load(source: Any, precision: str = "fp32", **given: Any) -> TransformersEngine:
+def load(source: Any, precision: str = "fp32", **given: Any) -> Engine:
     """Load one cell as a worker does."""
     return load_cell(make_job(source, precision, **given))
 

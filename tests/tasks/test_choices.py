@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.builtin import locate_builtin
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.records.record import Measured
 from harness.suite.data_source import DataSource
@@ -38,11 +38,11 @@ def write(folder: Path, *rows: dict[str, Any], name: str = "own.jsonl") -> None:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return load(write_checkpoint(tmp_path_factory.mktemp("choices") / "model"))
 
 
-def run(cell: LoadedCell, folder: Path, *rows: dict[str, Any], **given: Any) -> Measured:
+def run(cell: Engine, folder: Path, *rows: dict[str, Any], **given: Any) -> Measured:
     write(folder, *rows)
     return measure(cell, options(**given), make_context(folder))
 
@@ -83,7 +83,7 @@ def test_a_template_that_is_more_than_plain_fields_is_refused(template: str, mes
 
 
 def test_a_field_that_rows_lack_is_told_at_the_first_row_with_the_closest(
-    cell: LoadedCell, tmp_path: Path
+    cell: Engine, tmp_path: Path
 ) -> None:
     with pytest.raises(
         InputError,
@@ -202,9 +202,7 @@ def test_rows_may_lack_their_last_options_where_unequal_numbers_are_meant() -> N
         ask({"wrong": "", "third": "x"}, options=names, unequal_options=True)
 
 
-def test_unequal_numbers_of_options_are_refused_unless_meant(
-    cell: LoadedCell, tmp_path: Path
-) -> None:
+def test_unequal_numbers_of_options_are_refused_unless_meant(cell: Engine, tmp_path: Path) -> None:
     rows = [{}, {"options": ["yes", "no", "maybe"]}]
     with pytest.raises(
         InputError,
@@ -242,7 +240,7 @@ def test_what_comes_from_the_hub_may_have_equal_options_and_items_twice() -> Non
         make_question(Row({**ROW, "options": ["yes"]}, "row 1", own=False), options())
 
 
-def test_an_empty_file_is_named(cell: LoadedCell, tmp_path: Path) -> None:
+def test_an_empty_file_is_named(cell: Engine, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'own\.jsonl' holds no rows"):
         run(cell, tmp_path)
 
@@ -250,7 +248,7 @@ def test_an_empty_file_is_named(cell: LoadedCell, tmp_path: Path) -> None:
 # Measuring
 
 
-def test_subjects_are_put_together_and_reported(cell: LoadedCell, tmp_path: Path) -> None:
+def test_subjects_are_put_together_and_reported(cell: Engine, tmp_path: Path) -> None:
     rows = [{"q": f"{i}?", "topic": topic} for i, topic in enumerate(("b", "a", "b", "a", "b"))]
     measured = run(cell, tmp_path, *rows, subject="topic")
     assert measured.items["subjects"] == {"b": 3, "a": 2}
@@ -263,7 +261,7 @@ def test_subjects_are_put_together_and_reported(cell: LoadedCell, tmp_path: Path
     }
 
 
-def test_examples_stand_in_front(cell: LoadedCell, tmp_path: Path) -> None:
+def test_examples_stand_in_front(cell: Engine, tmp_path: Path) -> None:
     """A model of 256 tokens: the second row fits only without the long example in front."""
     write(tmp_path, {"q": "x" * 150}, {"q": "short?"}, name="answered.jsonl")
     given = {"shots": 1, "examples": "answered.jsonl"}
@@ -272,7 +270,7 @@ def test_examples_stand_in_front(cell: LoadedCell, tmp_path: Path) -> None:
     assert run(cell, tmp_path, {"q": "ok?"}, {"q": "y" * 150}).values["too_long"].value == 0
 
 
-def test_csv_and_jsonl_of_the_same_questions_ask_the_same(cell: LoadedCell, tmp_path: Path) -> None:
+def test_csv_and_jsonl_of_the_same_questions_ask_the_same(cell: Engine, tmp_path: Path) -> None:
     rows = [{"q": "1?"}, {"q": "2?", "answer": 1}]
     lines = run(cell, tmp_path, *rows, options=["right", "wrong"])
     with (tmp_path / "own.csv").open("w", newline="") as file:

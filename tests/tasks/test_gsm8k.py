@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from harness.engines.transformers.greedy import Generated, Generation
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Answer, Engine
 from harness.errors import InputError
 from harness.records.record import Measured, Record
+from harness.scoring.answers import Answers
 from harness.suite.data_source import DataSource
 from harness.tasks.gsm8k import (
     HEADLINE,
@@ -79,8 +79,8 @@ def options(data: str, **given: Any) -> Options:
     return Options(**{"data": DataSource(path=data), "shots": 0, **given})
 
 
-def answer(text: str, stopped: Any = "stop", tokens: int = 5) -> Generated:
-    return Generated(tuple(range(tokens)), text, stopped)
+def answer(text: str, stopped: Any = "stop", tokens: int = 5) -> Answer:
+    return Answer(tuple(range(tokens)), text, stopped)
 
 
 # Filters and scores
@@ -92,7 +92,7 @@ def test_numbers_are_found_and_compared_as_lm_evaluation_harness_does(
 ) -> None:
     assert find_strict(text) == strict
     assert find_flexible(text) == flexible
-    generation = Generation((answer(text),), 4096)
+    generation = Answers((answer(text),), 4096)
     _, items = score_answers([Problem("p", published)], generation)
     assert (items["right"], items["right_flexible"]) == (str(int(by)), str(int(loosely)))
     assert (items["answers"], items["answers_flexible"]) == ([strict], [flexible])
@@ -101,7 +101,7 @@ def test_numbers_are_found_and_compared_as_lm_evaluation_harness_does(
 def test_values_are_shares_of_the_answered_items() -> None:
     told = [t for t in TOLD if t[0]]
     problems = [Problem("p", t[1]) for t in told] + [Problem("p", "#### 1")]
-    generation = Generation((*(answer(t[0]) for t in told), None), 4096)
+    generation = Answers((*(answer(t[0]) for t in told), None), 4096)
     values, items = score_answers(problems, generation)
     right, loosely = sum(t[4] for t in told), sum(t[5] for t in told)
     assert len(told) == 22
@@ -120,7 +120,7 @@ def test_answers_that_were_cut_off_are_counted_and_long_ones_shortened_for_readi
     text = "a" * 100 + "b" * 100
     problems = [Problem("p", "#### 1")] * 3
     answers = (answer(text, "length", 7), answer("x" * 160, "eos", 2), answer("#### 1", "stop", 1))
-    values, items = score_answers(problems, Generation(answers, 64))
+    values, items = score_answers(problems, Answers(answers, 64))
     assert (values["unfinished"].value, values["new_tokens"].value) == (1, 10)
     assert items["stopped"] == "les"
     assert items["texts"] == ["a" * 40 + " … " + "a" * 20 + "b" * 100, "x" * 160, "#### 1"]
@@ -218,17 +218,17 @@ def test_as_many_examples_as_shots_are_needed(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return load(write_checkpoint(tmp_path_factory.mktemp("gsm8k") / "model", seed=5))
 
 
-def run(cell: LoadedCell, folder: Path, **given: Any) -> Measured:
+def run(cell: Engine, folder: Path, **given: Any) -> Measured:
     data = write_rows(folder / "test.jsonl", [make_row(n) for n in (1, 20, 300)])
     settings = {"max_new_tokens": 8, **given}
     return measure(cell, options(data, **settings), make_context(folder))
 
 
-def test_a_real_model_is_asked_and_its_answers_are_kept(cell: LoadedCell, tmp_path: Path) -> None:
+def test_a_real_model_is_asked_and_its_answers_are_kept(cell: Engine, tmp_path: Path) -> None:
     measured = run(cell, tmp_path)
     assert set(measured.values) == {name for name, spec in VALUES.items() if not spec.paired}
     assert measured.values["items"].value == 3
@@ -245,7 +245,7 @@ def test_a_real_model_is_asked_and_its_answers_are_kept(cell: LoadedCell, tmp_pa
     )
 
 
-def test_prompts_without_room_are_flagged(cell: LoadedCell, tmp_path: Path) -> None:
+def test_prompts_without_room_are_flagged(cell: Engine, tmp_path: Path) -> None:
     """33, 34 and 35 tokens of 256: beside 222 new ones the third is one too many."""
     measured = run(cell, tmp_path, max_new_tokens=222)
     assert measured.values["too_long"].value == 1
@@ -293,6 +293,6 @@ def test_the_published_items_are_read_and_their_own_answers_are_right() -> None:
     problems = load_problems(options(path, examples=path, shots=5), make_context(Path("/")))
     assert len(problems) == 200
     assert all(p.prompt.count("Question: ") == 6 for p in problems)
-    told = Generation(tuple(answer(f" {p.answer}") for p in problems), 1)
+    told = Answers(tuple(answer(f" {p.answer}") for p in problems), 1)
     values, _ = score_answers(problems, told)
     assert values["exact_match"].value == values["exact_match_flexible"].value == 1.0

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import Question, Scored
@@ -32,18 +32,18 @@ from tests.support.records import make_record
 
 
 @pytest.fixture
-def cell(tmp_path: Path) -> LoadedCell:
+def cell(tmp_path: Path) -> Engine:
     return load(write_checkpoint(tmp_path / "model"))
 
 
-def run(cell: LoadedCell, folder: Path, *texts: str, **given: Any) -> Measured:
+def run(cell: Engine, folder: Path, *texts: str, **given: Any) -> Measured:
     lines = (json.dumps({"text": text}) + "\n" for text in texts)
     (folder / "passages.jsonl").write_text("".join(lines), encoding="utf-8")
     options = Options(data=DataSource(path="passages.jsonl"), **given)
     return measure(cell, options, make_context(folder))
 
 
-def logits_after(cell: LoadedCell, text: str) -> torch.Tensor:
+def logits_after(cell: Engine, text: str) -> torch.Tensor:
     tokenizer: Any = cell.require_tokenizer()
     with torch.no_grad():
         return cell.model(torch.tensor([tokenizer(text)["input_ids"]])).logits[0, -1].double()
@@ -85,7 +85,7 @@ def test_a_malformed_passage_is_named(row: dict[str, Any], message: str) -> None
 # Measuring
 
 
-def test_a_word_is_right_where_greedy_decoding_says_it(cell: LoadedCell, tmp_path: Path) -> None:
+def test_a_word_is_right_where_greedy_decoding_says_it(cell: Engine, tmp_path: Path) -> None:
     """The output head is set so that only `` A`` has a logit, the model's own state times itself:
     `` A`` is greedy, `` B`` is not, and both have a log-likelihood known in closed form."""
     head: Any = cell.model.lm_head
@@ -105,7 +105,7 @@ def test_a_word_is_right_where_greedy_decoding_says_it(cell: LoadedCell, tmp_pat
     assert measured.values["perplexity"].value == pytest.approx(math.exp(total - logit / 2))
 
 
-def test_every_token_of_the_word_counts(cell: LoadedCell, tmp_path: Path) -> None:
+def test_every_token_of_the_word_counts(cell: Engine, tmp_path: Path) -> None:
     """`` ab`` is a token per byte; the space before the word belongs to it."""
     measured = run(cell, tmp_path, "a llama ab")
     tokenizer: Any = cell.require_tokenizer()
@@ -120,7 +120,7 @@ def test_every_token_of_the_word_counts(cell: LoadedCell, tmp_path: Path) -> Non
 
 
 def test_every_value_is_reported_and_the_batch_size_is_no_part_of_the_protocol(
-    cell: LoadedCell, tmp_path: Path
+    cell: Engine, tmp_path: Path
 ) -> None:
     texts = ("a llama eats grass", "the sun is hot", "Hello")
     one, other = (run(cell, tmp_path, *texts, batch_tokens=size) for size in (1, 4096))
@@ -131,9 +131,7 @@ def test_every_value_is_reported_and_the_batch_size_is_no_part_of_the_protocol(
     assert run(cell, tmp_path, *texts, limit=2).values["items"].value == 2
 
 
-def test_passages_that_are_too_long_are_counted_and_flagged(
-    cell: LoadedCell, tmp_path: Path
-) -> None:
+def test_passages_that_are_too_long_are_counted_and_flagged(cell: Engine, tmp_path: Path) -> None:
     measured = run(cell, tmp_path, "a llama A", f"{'x' * 300} A")
     assert measured.validity.reasons == ("1 passages exceed the model's context; not scored",)
     assert measured.items["right"][1] == "-"
@@ -142,7 +140,7 @@ def test_passages_that_are_too_long_are_counted_and_flagged(
         run(cell, tmp_path, f"{'x' * 300} A")
 
 
-def test_a_passage_that_is_there_twice_is_refused(cell: LoadedCell, tmp_path: Path) -> None:
+def test_a_passage_that_is_there_twice_is_refused(cell: Engine, tmp_path: Path) -> None:
     """The same beginning with another last word is another."""
     assert run(cell, tmp_path, "a llama A", "a llama B").values["items"].value == 2
     with pytest.raises(

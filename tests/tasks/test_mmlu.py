@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.records.record import Measured
 from harness.scoring.multiple_choice import Question, hash_questions
@@ -48,7 +48,7 @@ def write_data(folder: Path, **changes: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = tmp_path_factory.mktemp("mmlu") / "model"
     return load(write_checkpoint(folder, max_position_embeddings=512))
 
@@ -57,7 +57,7 @@ def options(**given: Any) -> Options:
     return Options(**{"data": DataSource(path="data"), "shots": 1, **given})
 
 
-def run(cell: LoadedCell, folder: Path, **given: Any) -> Measured:
+def run(cell: Engine, folder: Path, **given: Any) -> Measured:
     return measure(cell, options(**given), make_context(folder))
 
 
@@ -165,7 +165,7 @@ def test_a_malformed_row_is_named_by_file_and_row(
 
 
 def test_equal_options_and_questions_asked_twice_count_as_the_published_files_have_them(
-    cell: LoadedCell, tmp_path: Path
+    cell: Engine, tmp_path: Path
 ) -> None:
     rows = [ROW, ROW, ["R?", "a", "a", "c", "d", "A"]]
     write_data(tmp_path / "data", **{"test/anatomy_test.csv": rows})
@@ -235,7 +235,7 @@ def test_a_missing_split_is_named(tmp_path: Path, split: str) -> None:
         load_subjects(options(), make_context(tmp_path))
 
 
-def test_a_subject_without_dev_examples_cannot_have_shots(cell: LoadedCell, tmp_path: Path) -> None:
+def test_a_subject_without_dev_examples_cannot_have_shots(cell: Engine, tmp_path: Path) -> None:
     write_data(tmp_path / "data", **{"dev/anatomy_dev.csv": None})
     assert run(cell, tmp_path, shots=0).values["items"].value == 4
     with pytest.raises(InputError, match="anatomy has 0 dev examples, 1 shots were asked for"):
@@ -248,7 +248,7 @@ def test_an_unknown_subject_is_answered_with_those_there_are(tmp_path: Path) -> 
         load_subjects(options(subjects=("anatomi",)), make_context(tmp_path))
 
 
-def test_subjects_and_limit_select(cell: LoadedCell, tmp_path: Path) -> None:
+def test_subjects_and_limit_select(cell: Engine, tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     assert run(cell, tmp_path, subjects=("anatomy",)).items["subjects"] == {"anatomy": 1}
     limited = run(cell, tmp_path, limit=2)
@@ -259,7 +259,7 @@ def test_subjects_and_limit_select(cell: LoadedCell, tmp_path: Path) -> None:
 # Measuring
 
 
-def test_chosen_and_right_are_kept_per_item(cell: LoadedCell, tmp_path: Path) -> None:
+def test_chosen_and_right_are_kept_per_item(cell: Engine, tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     measured = run(cell, tmp_path)
     answers = "C" + "CAD"  # anatomy's, then the llamas'
@@ -272,9 +272,7 @@ def test_chosen_and_right_are_kept_per_item(cell: LoadedCell, tmp_path: Path) ->
     assert set(measured.items["tied"]) <= {"0", "1"}
 
 
-def test_prompts_that_are_too_long_are_counted_and_flagged(
-    cell: LoadedCell, tmp_path: Path
-) -> None:
+def test_prompts_that_are_too_long_are_counted_and_flagged(cell: Engine, tmp_path: Path) -> None:
     long = ["x" * 500, "a", "b", "c", "d", "A"]
     write_data(tmp_path / "data", **{"test/anatomy_test.csv": [ROW, long, ROW]})
     measured = run(cell, tmp_path, subjects=("anatomy",), shots=0)
@@ -285,14 +283,14 @@ def test_prompts_that_are_too_long_are_counted_and_flagged(
     assert [measured.items[key][1] for key in ("chosen", "right", "tied")] == ["-", "-", "0"]
 
 
-def test_a_record_without_one_scored_item_is_refused(cell: LoadedCell, tmp_path: Path) -> None:
+def test_a_record_without_one_scored_item_is_refused(cell: Engine, tmp_path: Path) -> None:
     long = ["x" * 500, "a", "b", "c", "d", "A"]
     write_data(tmp_path / "data", **{"test/anatomy_test.csv": [long]})
     with pytest.raises(InputError, match=r"every 1-shot prompt is longer than the 512 tokens of m"):
         run(cell, tmp_path, subjects=("anatomy",))
 
 
-def test_the_batch_size_is_no_part_of_the_protocol(cell: LoadedCell, tmp_path: Path) -> None:
+def test_the_batch_size_is_no_part_of_the_protocol(cell: Engine, tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     one, other = run(cell, tmp_path, batch_tokens=1), run(cell, tmp_path, batch_tokens=9999)
     assert one.protocol == other.protocol

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness.engines.transformers.load import LoadedCell
+from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.scoring.multiple_choice import Question
 from harness.suite.data_source import DataSource
@@ -267,7 +267,7 @@ def test_shots_of_a_local_file_need_a_file_of_examples(tmp_path: Path) -> None:
 FROM_THE_HUB = """
 import json
 from pathlib import Path
-from harness.engines.transformers.forward import MeasureContext
+from harness.descriptions import MeasureContext
 from harness.tasks import hellaswag, arc_easy
 from harness.tasks.rows import build_questions, load_examples, load_rows
 context = MeasureContext(Path(), online=True, progress=lambda *_: None)
@@ -581,13 +581,13 @@ def test_a_folder_is_no_file_of_rows(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> LoadedCell:
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     folder = tmp_path_factory.mktemp("tasks") / "model"
     return load(write_checkpoint(folder, max_position_embeddings=512))
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_task_is_measured(task: str, cell: LoadedCell, tmp_path: Path) -> None:
+def test_every_task_is_measured(task: str, cell: Engine, tmp_path: Path) -> None:
     module, _, rows = TASKS[task]
     options = module.options(data=write_rows(tmp_path / "rows.jsonl", rows), limit=2)
     measured = module.measure(cell, options, make_context(tmp_path))
@@ -601,7 +601,7 @@ def test_every_task_is_measured(task: str, cell: LoadedCell, tmp_path: Path) -> 
 
 
 def test_acc_takes_the_likelier_and_acc_norm_the_likelier_per_character(
-    cell: LoadedCell, tmp_path: Path
+    cell: Engine, tmp_path: Path
 ) -> None:
     """Of random bytes each costs some 6 nats: a short option is likelier, a long one per byte not.
 
@@ -621,7 +621,7 @@ def test_acc_takes_the_likelier_and_acc_norm_the_likelier_per_character(
     assert measured.values["acc_norm"].value == 1 / 3
 
 
-def test_shots_and_examples_belong_to_the_protocol(cell: LoadedCell, tmp_path: Path) -> None:
+def test_shots_and_examples_belong_to_the_protocol(cell: Engine, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", PIQA[:1])
     examples = write_rows(tmp_path / "answered.jsonl", PIQA[1:])
     options = piqa.Options(data=data, shots=1, examples=examples)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from harness.timing.utilisation import Work, count_work, find_compute_dtype, share
+from harness.engines.base import Work
+from harness.engines.transformers.work import count_work
+from harness.timing.utilisation import share
 from tests.support.cells_in_process import SHAPE, load, write_llama
 
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = (
@@ -126,6 +128,6 @@ def test_a_mixture_of_experts_reads_an_unknown_part(tmp_path: Path) -> None:
 def test_products_are_made_in_the_attested_dtype(
     checkpoint: Path, precision: str, given: dict[str, Any], dtype: str
 ) -> None:
-    found = find_compute_dtype(load(checkpoint, precision, **given))
+    found = load(checkpoint, precision, **given).compute_dtype
     assert found == dtype
     assert isinstance(getattr(torch, found), torch.dtype)
