@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.records.record import Record, Run, read_run
+from harness.records.record import Record
+from harness.records.run_file import Run, read_run
 from harness.records.values import base_name
 
 _SHARES = ("mbu", "prefill_flop_utilisation")

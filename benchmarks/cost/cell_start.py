@@ -14,7 +14,7 @@ from harness.catalog import load_precision
 from harness.run.find_files import find_files
 from harness.run.process import CellProcess, call_in_worker
 from harness.suite.model_sources import ModelFiles
-from harness.suite.read import ModelSpec, PrecisionSpec
+from harness.suite.models import ModelSpec, PrecisionSpec
 from harness.worker.messages import CellJob
 
 PRECISIONS = ("fp32", "int8", "nf4")

@@ -17,12 +17,14 @@ from typing import Any
 from unittest.mock import patch
 
 from cost.row import Cost
-from harness.records.record import Record, Run, read_run
+from harness.records.record import Record
+from harness.records.run_file import Run, read_run
 from harness.report.matrix import list_notes, render_matrix
 from harness.run.machine import Machine, inspect_machine
 from harness.run.suite_run import RunSettings, SuiteRun
 from harness.suite.cells import build_cells
-from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec, Suite, load_suite
+from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec, Suite
+from harness.suite.read import load_suite
 from harness.worker.messages import Failure
 
 ROOT = Path(__file__).resolve().parent.parent.parent

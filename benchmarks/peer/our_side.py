@@ -24,7 +24,7 @@ from harness.run.find_files import find_files
 from harness.scoring import multiple_choice
 from harness.scoring.multiple_choice import Scored
 from harness.suite.model_sources import ModelFiles
-from harness.suite.read import ModelSpec, PrecisionSpec
+from harness.suite.models import ModelSpec, PrecisionSpec
 from harness.worker.messages import CellJob
 
 ROOT = Path("/")

@@ -13,7 +13,7 @@ from harness.catalog import load_measurement
 from harness.errors import InputError
 from harness.records.record import Record, Verdict
 from harness.run.ab import Sample, compare_sides
-from harness.suite.read import Limit
+from harness.suite.models import Limit
 from harness.verdicts.bless import bless
 from harness.verdicts.compare import Compared, compare_runs
 from harness.verdicts.limits import judge_limits

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from harness.errors import InputError
-from harness.records.record import Run, read_run
+from harness.records.run_file import Run, read_run
 from harness.run.ab import Plan, Sample, Side, compare_sides, run_plan
 from harness.run.repeats import join_processes
 from harness.verdicts.bless import bless

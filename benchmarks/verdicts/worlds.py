@@ -11,7 +11,8 @@ import numpy as np
 from numpy.random import Generator
 
 from harness.catalog import load_measurement
-from harness.records.record import SCHEMA, CellFacts, Measured, Record, Run, RunFacts, Value
+from harness.records.record import CellFacts, Measured, Record, Value
+from harness.records.run_file import SCHEMA, Run, RunFacts
 from harness.records.values import make_values
 from harness.statistics.estimates import clustered_mean
 

@@ -24,7 +24,8 @@ from harness.run.ab import (
     list_differences,
     run_plan,
 )
-from harness.suite.read import Suite, load_suite
+from harness.suite.models import Suite
+from harness.suite.read import load_suite
 
 
 def run_ab(

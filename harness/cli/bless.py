@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from harness.errors import InputError
-from harness.records.record import Run
+from harness.records.run_file import Run
 from harness.records.run_sources import find_runs, name_device
 from harness.verdicts.bless import Result, bless
 from harness.verdicts.thresholds import path_of, read_thresholds, write_thresholds

@@ -18,7 +18,7 @@ from pydantic.json_schema import models_json_schema
 
 from harness.catalog import list_measurements, list_names, load_measurement, load_precision
 from harness.descriptions import Metric
-from harness.records.record import SCHEMA, Run
+from harness.records.run_file import SCHEMA, Run
 from harness.suite.models import NAME_PATTERN, Heading, LimitEntry, ModelSpec
 from harness.verdicts.thresholds import SCHEMA as THRESHOLDS_SCHEMA
 from harness.verdicts.thresholds import Thresholds

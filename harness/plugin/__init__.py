@@ -21,7 +21,8 @@ from harness.report.junit import list_properties
 from harness.run.process import start_server
 from harness.run.session import Planned
 from harness.suite.cells import Cell, build_cells, check_selection
-from harness.suite.read import MeasurementSpec, Suite, load_suite
+from harness.suite.models import MeasurementSpec, Suite
+from harness.suite.read import load_suite
 
 _STATE = pytest.StashKey[Invocation]()
 _SUITE_KEYS = re.compile(rb"^(models|precisions|measure)[ \t]*:", re.MULTILINE)

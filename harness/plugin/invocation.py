@@ -14,11 +14,12 @@ from typing import Any
 from harness.errors import InputError
 from harness.plugin.node_ids import NamedNodes
 from harness.plugin.progress import ProgressLine
-from harness.records.record import Record, read_run
+from harness.records.record import Record
+from harness.records.run_file import read_run
 from harness.run.session import Session
 from harness.run.suite_run import RunSettings
 from harness.suite.cells import Selection
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 from harness.worker.messages import Progress
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.catalog import UnknownNameError, describe_unknown
 from harness.suite.cells import build_cells
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 
 _NODE_ID = re.compile(
     r"(?P<file>.+?\.ya?ml)::(?P<model>(?:(?!::)[^\[])+)"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.catalog import load_measurement
-from harness.records.record import Record, Run
+from harness.records.record import Record
+from harness.records.run_file import Run
 from harness.verdicts.pairing import differing_fields
 
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers")

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.machine.environment import device_slug
-from harness.records.record import Run, parse_run
+from harness.records.run_file import Run, parse_run
 
 RESULTS = "results"
 THRESHOLDS = "thresholds"

@@ -17,7 +17,7 @@ from harness.catalog import load_measurement
 from harness.descriptions import Column
 from harness.records.record import Record
 from harness.records.values import base_name, qualifier, qualify
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 
 _UNBOUNDED = 10_000
 Row = tuple[str, Record, str]  # its name, the record, the qualifier or ""

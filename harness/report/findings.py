@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.records.record import Record, Verdict
 from harness.records.values import base_name
-from harness.suite.read import Limit, Suite
+from harness.suite.models import Limit, Suite
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.records.record import Record
 from harness.report.findings import Finding, list_findings
 from harness.report.markdown import Origin, render_summary
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 
 SUMMARY_BYTES = 1024 * 1024  # of one step; the runner refuses the whole of a longer one
 SHOWN = 10  # annotations of one kind and step that GitHub keeps

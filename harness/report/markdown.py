@@ -16,7 +16,7 @@ from harness.report.findings import Finding, list_findings
 from harness.report.matrix import list_remarks
 from harness.report.plain import clean
 from harness.report.table import Matrix, Shown, ShownColumn, make_matrix, split_columns
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 
 _WIDTH = 130  # characters of a table's widest row that GitHub's page shows without a scroll bar
 _SPECIAL = re.compile(r"([\\`*_\[\]~|$])")

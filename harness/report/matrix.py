@@ -13,7 +13,7 @@ from harness.catalog import load_measurement
 from harness.records.record import Record
 from harness.records.values import base_name
 from harness.report.table import Matrix, Mood, ShownColumn, make_matrix, split_columns
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 from harness.verdicts.pairing import is_noise
 
 _STYLES: dict[Mood, str] = {

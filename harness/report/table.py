@@ -14,7 +14,7 @@ from harness.catalog import load_measurement
 from harness.descriptions import Column
 from harness.records.record import Record
 from harness.records.values import base_name, qualifier, qualify
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 from harness.verdicts.pairing import is_noise
 
 Mood = Literal["plain", "faint", "good", "doubtful", "bad"]

@@ -16,7 +16,8 @@ from harness.machine.environment import describe_harness, describe_libraries, sc
 from harness.records.record import dump_json
 from harness.run.executor import CellRunner
 from harness.run.machine import inspect_machine, probe_hub
-from harness.suite.read import Suite, load_suite
+from harness.suite.models import Suite
+from harness.suite.read import load_suite
 
 
 def measure_side(

@@ -20,7 +20,7 @@ from harness.run.process import CellInProcess, CellProcess
 from harness.run.repeats import is_hopeless, join_processes
 from harness.suite.cells import cell_id
 from harness.suite.model_sources import ModelFiles
-from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec
+from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.worker.messages import CellJob, Failure, MeasureRequest, Progress
 from harness.worker.probe import DeviceFacts
 

@@ -13,7 +13,7 @@ from harness.suite.model_sources import (
     resolve_model,
     resolve_tokenizer,
 )
-from harness.suite.read import Architecture, ModelSpec
+from harness.suite.models import Architecture, ModelSpec
 from harness.worker.messages import Failure
 
 

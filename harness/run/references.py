@@ -18,7 +18,7 @@ from harness.catalog import load_measurement
 from harness.machine.places import cache_folder
 from harness.records.record import Record, dump_json
 from harness.suite.data_source import list_data_sources
-from harness.suite.read import MeasurementSpec
+from harness.suite.models import MeasurementSpec
 
 _COMMIT = re.compile("[0-9a-f]{7,40}")  # a branch or a tag can move
 # Facts of the environment that a quality or memory number can depend on.

@@ -10,7 +10,7 @@ from harness.run.executor import OnProgress
 from harness.run.machine import Machine, inspect_machine, probe_hub
 from harness.run.suite_run import RunSettings, SuiteRun
 from harness.suite.cells import Cell, Selection
-from harness.suite.read import MeasurementSpec, Suite
+from harness.suite.models import MeasurementSpec, Suite
 
 
 @dataclass(frozen=True)

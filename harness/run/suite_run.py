@@ -14,21 +14,15 @@ from pathlib import Path
 from harness.catalog import load_measurement
 from harness.descriptions import vary_batch
 from harness.machine.environment import scrub
+from harness.records.journal import Journal, recover_journals
 from harness.records.questions import fetch_questions
-from harness.records.record import (
-    SCHEMA,
-    Journal,
-    Record,
-    Run,
-    RunFacts,
-    recover_journals,
-    write_run,
-)
+from harness.records.record import Record
+from harness.records.run_file import SCHEMA, Run, RunFacts, write_run
 from harness.run.executor import CellRunner, Interrupted, OnProgress
 from harness.run.machine import Machine
 from harness.run.references import find_reference, keep_reference, reference_key
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
-from harness.suite.read import (
+from harness.suite.models import (
     MeasurementSpec,
     ModelSpec,
     PrecisionSpec,

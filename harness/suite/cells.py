@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.catalog import UnknownNameError, describe_unknown, load_measurement
-from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec, Suite
+from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec, Suite
 
 Kind = Literal["precision", "model", "measurement"]
 

@@ -20,35 +20,16 @@ from harness.descriptions import OptionsBase
 from harness.suite.data_source import locate_source
 from harness.suite.limits import LimitScope, check_contradictions, read_limit
 from harness.suite.models import (
-    Architecture,
     Heading,
-    Limit,
     MeasurementSpec,
     ModelSpec,
     Named,
     PrecisionSpec,
-    Requires,
     Suite,
     data_source_fields,
-    resolved,
-    suite_sha256,
 )
 from harness.suite.plain_errors import check_keys, describe_found, expected_text, prefix, validate
 from harness.suite.yaml_positions import Document, Location, Place, Problem, read_document
-
-__all__ = [
-    "Architecture",
-    "Limit",
-    "MeasurementSpec",
-    "ModelSpec",
-    "PrecisionSpec",
-    "Requires",
-    "Suite",
-    "SuiteError",
-    "load_suite",
-    "resolved",
-    "suite_sha256",
-]
 
 SUITE_KEYS = (
     "name",

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from harness.cli.bless import slug_of
 from harness.errors import InputError
-from harness.records.record import Record, Run, Verdict
+from harness.records.record import Record, Verdict
+from harness.records.run_file import Run
 from harness.records.run_sources import (
     Found,
     find_runs,

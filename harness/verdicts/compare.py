@@ -14,7 +14,8 @@ from typing import Any, Literal
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.identity import Difference, find_differences
-from harness.records.record import Record, Run, Value
+from harness.records.record import Record, Value
+from harness.records.run_file import Run
 from harness.records.values import base_name, bounds_of, smallest_effect
 from harness.statistics.estimates import NORMAL_95, Outcome, benjamini_hochberg, judge_harm
 from harness.statistics.power import samples_to_decide

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from harness.catalog import UnknownNameError, load_measurement
 from harness.descriptions import ValueSpec
-from harness.records.record import SCHEMA, read_run
+from harness.records.run_file import SCHEMA, read_run
 from harness.records.run_sources import name_device
 from harness.records.values import base_name
 from harness.verdicts.history import Night

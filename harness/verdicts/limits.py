@@ -14,7 +14,7 @@ from harness.records.record import Record, Value, Verdict
 from harness.records.values import base_name, bounds_of, qualify, smallest_effect
 from harness.statistics.estimates import NORMAL_95, Outcome, judge_harm
 from harness.statistics.power import samples_to_decide
-from harness.suite.read import Limit
+from harness.suite.models import Limit
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
 

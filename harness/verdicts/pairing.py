@@ -12,7 +12,7 @@ from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.record import Record, Value
 from harness.records.values import base_name
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 from harness.verdicts.limits import judge_limits
 
 # Keys of a protocol that say how, or how often, not what was measured.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.statistics.power import items_needed, smallest_detectable_drop
-from harness.suite.read import Limit, MeasurementSpec
+from harness.suite.models import Limit, MeasurementSpec
 
 # Of the answers to a benchmark 4-bit formats turn so many, 8-bit ones fewer.
 TYPICAL_FLIP_RATE = 0.08

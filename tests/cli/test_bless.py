@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.records.record import Run, write_run
+from harness.records.run_file import Run, write_run
 from harness.verdicts.thresholds import read_thresholds
 from tests.support.records import ENVIRONMENT, make_choices, make_peaks, make_run, make_speeds
 

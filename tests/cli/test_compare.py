@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.records.record import Run, write_run
+from harness.records.run_file import Run, write_run
 from tests.support.records import (
     ENVIRONMENT,
     make_choices,

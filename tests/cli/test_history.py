@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.cli import main
-from harness.records.record import Record, Run, RunFacts, Value, write_run
+from harness.records.record import Record, Value
+from harness.records.run_file import Run, RunFacts, write_run
 from harness.report.history import draw_trend
 from harness.verdicts.history import Night, Series, divide
 from tests.support.records import make_record

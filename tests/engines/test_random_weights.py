@@ -14,7 +14,7 @@ import harness.engines.transformers.random_weights
 from harness.engines.transformers.load import load_cell
 from harness.engines.transformers.random_weights import make_random_checkpoint
 from harness.errors import InputError
-from harness.suite.read import Architecture
+from harness.suite.models import Architecture
 from tests.support.cells_in_process import SHAPE, load, make_job
 
 LLAMA = {"architecture": "llama", **SHAPE, "tie_word_embeddings": True}

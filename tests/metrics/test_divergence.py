@@ -17,7 +17,8 @@ from harness.errors import InputError
 from harness.metrics.divergence import VALUES, Options, compare, is_intact, measure
 from harness.metrics.divergence_values import PerToken, find_quarters, summarise
 from harness.metrics.windows import Window, plan_windows
-from harness.records.record import Measured, Record, read_run
+from harness.records.record import Measured, Record
+from harness.records.run_file import read_run
 from harness.scoring.compare_logits import compare_logits
 from harness.suite.data_source import DataSource
 from harness.suite.read import load_suite

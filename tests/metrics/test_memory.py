@@ -24,7 +24,7 @@ from harness.records.record import Record, Value
 from harness.run.executor import CellRunner
 from harness.run.machine import Machine
 from harness.run.process import call_in_worker
-from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec
+from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.timing.phases import Phase, PhaseReader
 from harness.worker.probe import probe_device
 from tests.support.cells_in_process import load, make_context, write_llama

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.record import Run
+from harness.records.run_file import Run
 from harness.report.junit import list_properties
 from tests.report.test_github import Command, parse
 from tests.report.test_markdown import Page, render, text_of

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from safetensors.torch import load_file, save_file
 
-from harness.records.record import Run
+from harness.records.run_file import Run
 from harness.report.junit import list_properties
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.misbehaving_models import TRIGGER, write_moody

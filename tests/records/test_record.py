@@ -17,18 +17,9 @@ from pydantic import ValidationError
 
 from harness.catalog import load_measurement
 from harness.cli.schema import RUN_SCHEMA_FILE, format_schema, run_json_schema
-from harness.records.record import (
-    SCHEMA,
-    Journal,
-    Record,
-    Run,
-    RunFacts,
-    Value,
-    dump_json,
-    read_run,
-    recover_journals,
-    write_run,
-)
+from harness.records.journal import Journal, recover_journals
+from harness.records.record import Record, Value, dump_json
+from harness.records.run_file import SCHEMA, Run, RunFacts, read_run, write_run
 from tests.support.records import make_record
 
 
@@ -67,7 +58,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tests.records.test_record import FIRST, SECOND, journal_path, make_run
-from harness.records.record import Journal
+from harness.records.journal import Journal
 journal = Journal(journal_path(Path(sys.argv[1])), make_run())
 journal.append(FIRST)
 journal.append(SECOND)

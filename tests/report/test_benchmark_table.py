@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.records.record import Record, read_run
+from harness.records.record import Record
+from harness.records.run_file import read_run
 from tests.support.cells_in_process import write_llama
 from tests.support.projects import Outcome, Project, find_records
 

@@ -16,7 +16,7 @@ from harness.report.github import (
     write_step_summary,
 )
 from harness.report.markdown import Origin
-from harness.suite.read import Limit, Suite
+from harness.suite.models import Limit, Suite
 from tests.report.test_matrix import make_suite
 from tests.support.records import make_record
 

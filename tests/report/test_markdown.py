@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from harness.records.record import Record, Verdict
 from harness.report.markdown import Origin, escape, render_summary
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 from harness.verdicts.pairing import complete_records
 from tests.report.test_matrix import PRECISIONS, SIZES, limit, make_suite, speed
 from tests.support.records import make_record

@@ -10,7 +10,7 @@ import pytest
 from harness.catalog import load_measurement, load_precision
 from harness.records.record import Record, Verdict
 from harness.report.matrix import list_notes, render_matrix
-from harness.suite.read import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
+from harness.suite.models import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
 from harness.verdicts.pairing import complete_records
 from tests.support.records import make_record
 

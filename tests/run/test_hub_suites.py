@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.records.record import Run
+from harness.records.run_file import Run
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.hub_server import TOKEN, Hub, serve_hub
 from tests.support.projects import NOWHERE, SENTENCES, Outcome, Project, find_records

@@ -11,7 +11,8 @@ import pytest
 from harness.catalog import list_measurements, load_measurement
 from harness.descriptions import OptionsBase, vary_batch
 from harness.metrics.choice_values import CHOICE_VALUES
-from harness.records.record import Record, Value, read_run
+from harness.records.record import Record, Value
+from harness.records.run_file import read_run
 from harness.report.flips import find_worst, render_flips
 from harness.report.matrix import list_notes, render_matrix
 from harness.verdicts.pairing import complete_records, is_noise

@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from harness.records.record import Run, read_run
+from harness.records.run_file import Run, read_run
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.misbehaving_models import TRIGGER, PidPipe, write_moody
 from tests.support.projects import Outcome, Project, find_records, finish, list_session

@@ -10,7 +10,7 @@ import pytest
 
 from harness.catalog import load_measurement
 from harness.run.references import find_reference, hash_tree, keep_reference, reference_key
-from harness.suite.read import MeasurementSpec
+from harness.suite.models import MeasurementSpec
 from tests.support.records import make_record
 
 CELL = {

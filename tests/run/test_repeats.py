@@ -18,7 +18,7 @@ from harness.run.executor import CellRunner
 from harness.run.machine import Machine, inspect_machine
 from harness.run.repeats import join_processes
 from harness.statistics.estimates import geometric_mean_interval
-from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec
+from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
 from tests.support.cells_in_process import write_llama
 from tests.support.projects import FAST_THROUGHPUT, Project, find_records
 from tests.support.records import make_record

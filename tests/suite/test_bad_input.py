@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.records.record import Record, Run, read_run, recover_journals
+from harness.records.journal import recover_journals
+from harness.records.record import Record
+from harness.records.run_file import Run, read_run
 from tests.support.cells_in_process import LETTERS, write_checkpoint, write_llama
 from tests.support.projects import FAST_THROUGHPUT, Outcome, Project, find_records
 

@@ -15,7 +15,7 @@ from harness.suite.cells import (
     has_paired_values,
     known_names,
 )
-from harness.suite.read import Suite
+from harness.suite.models import Suite
 from tests.support.suite_files import load_parts
 
 

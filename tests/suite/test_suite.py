@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.suite.read import Architecture, load_suite, resolved, suite_sha256
+from harness.suite.models import Architecture, resolved, suite_sha256
+from harness.suite.read import load_suite
 from tests.support.suite_files import (
     PERPLEXITY,
     RANDOM,

@@ -18,7 +18,7 @@ from harness.engines.base import Engine
 from harness.engines.transformers.load import load_cell
 from harness.run.find_files import find_files
 from harness.suite.model_sources import ModelFiles
-from harness.suite.read import ModelSpec, PrecisionSpec
+from harness.suite.models import ModelSpec, PrecisionSpec
 from harness.worker.messages import CellJob
 
 # A load collects garbage three times: a second, if all that is imported here is looked through.

@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from harness.records.record import Record, Run, read_run
+from harness.records.record import Record
+from harness.records.run_file import Run, read_run
 from tests.support.hub_server import client_environment
 
 ROOT = Path(__file__).parents[2]

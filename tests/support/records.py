@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.records.record import (
-    SCHEMA,
-    CellFacts,
-    Measured,
-    Record,
-    Run,
-    RunFacts,
-    Validity,
-    Value,
-)
+from harness.records.record import CellFacts, Measured, Record, Validity, Value
+from harness.records.run_file import SCHEMA, Run, RunFacts
 
 ENVIRONMENT = {
     "cpu": {"name": "Xeon", "usable_cores": 2, "quota_cores": None},

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.suite.read import Suite, SuiteError, load_suite
+from harness.suite.models import Suite
+from harness.suite.read import SuiteError, load_suite
 
 HERE = "▼"  # stands before the character where an error is expected
 PARTS = {

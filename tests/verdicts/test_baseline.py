@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.records.record import Run
+from harness.records.run_file import Run
 from harness.verdicts.thresholds import path_of, read_thresholds, write_thresholds
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import Outcome, Project

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from harness.errors import InputError
-from harness.records.record import Record, Run, Verdict
+from harness.records.record import Record, Verdict
+from harness.records.run_file import Run
 from harness.verdicts.bless import bless
 from harness.verdicts.threshold_verdicts import judge_thresholds
 from harness.verdicts.thresholds import Thresholds

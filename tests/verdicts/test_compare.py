@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.records.record import Record, Run
+from harness.records.record import Record
+from harness.records.run_file import Run
 from harness.report.compare import Titled, dump_json, render_markdown, render_text
 from harness.verdicts.compare import Comparison, compare_runs
 from tests.support.records import (

@@ -11,7 +11,7 @@ import pytest
 
 from harness.catalog import load_measurement, load_precision
 from harness.records.record import Record, Value, Verdict
-from harness.suite.read import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
+from harness.suite.models import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
 from harness.verdicts.pairing import complete_record, complete_records, differing_fields
 from tests.support.records import make_record
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.catalog import load_measurement
-from harness.suite.read import Limit, MeasurementSpec
+from harness.suite.models import Limit, MeasurementSpec
 from harness.verdicts.power_warnings import announce_items, announce_processes
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import FAST_THROUGHPUT, Project

@@ -13,7 +13,8 @@ import pytest
 
 from harness.cli.schema import THRESHOLDS_SCHEMA_FILE, format_schema, thresholds_json_schema
 from harness.errors import InputError
-from harness.records.record import Record, Run, Value, Verdict
+from harness.records.record import Record, Value, Verdict
+from harness.records.run_file import Run
 from harness.verdicts.bless import bless
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.verdicts.thresholds import (

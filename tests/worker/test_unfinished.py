@@ -18,7 +18,7 @@ from harness.metrics import throughput
 from harness.records.record import Record, Validity
 from harness.run.executor import CellRunner, Interrupted, OnProgress
 from harness.run.machine import Machine, inspect_machine
-from harness.suite.read import MeasurementSpec, ModelSpec, PrecisionSpec
+from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.timing import workloads as _shapes
 from harness.worker.messages import Progress
 from tests.support.cells_in_process import write_checkpoint, write_llama

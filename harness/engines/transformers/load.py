@@ -32,7 +32,7 @@ from harness.engines.transformers.fp16_damage import (
 from harness.engines.transformers.quantise_clock import QuantiseClock
 from harness.errors import InputError, UnavailableError
 from harness.precisions.loaded import check_nothing_else
-from harness.suite.read import Architecture
+from harness.suite.models import Architecture
 from harness.worker.messages import CellJob
 
 if TYPE_CHECKING:

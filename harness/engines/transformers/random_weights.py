@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import InputError
 from harness.machine.places import cache_folder
-from harness.suite.read import Architecture
+from harness.suite.models import Architecture
 
 _BLOCK = 1 << 24
 

@@ -1,0 +1,93 @@
+"""The run file: all records of one suite in one invocation, schema-versioned, read and written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from harness.machine.files import write_atomically
+from harness.records.record import Frozen, Record, dump_json
+
+SCHEMA = 2
+# Shipped before: 1 had no `bounds` and `p` of a value, and verdicts of limits only. All of it is
+# optional, so that such a file reads as it is.
+_READABLE = (1, SCHEMA)
+
+
+class RunFacts(Frozen):
+    """What was invoked, when and on which code."""
+
+    id: str
+    utc: str
+    argv: list[str]
+    git_sha: str | None
+    git_dirty: bool | None
+    device: str
+    duration_s: float | None = None
+    interrupted: bool = False
+
+
+class Run(Frozen):
+    """One run file: all records of one suite in one invocation, with the environment."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    run: RunFacts
+    environment: dict[str, Any]
+    suite: dict[str, Any]
+    records: tuple[Record, ...]
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+def write_run(run: Run, path: Path) -> Path:
+    """Write the run file atomically: readers see the old file, or the whole new one."""
+    write_atomically(path, dump_json(run, indent=1) + "\n")
+    return path
+
+
+def read_run(path: Path) -> Run:
+    """Read and check a run file; raises ValueError naming the file and what is wrong."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: not a readable run file: {error}") from error
+    return parse_run(content, str(path))
+
+
+def parse_run(content: bytes, where: str) -> Run:
+    """The run in a run file's bytes, of this schema or an older one; raises as `read_run`."""
+    try:
+        data = json.loads(content)
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are
+        raise ValueError(f"{where}: not a readable run file: {error}") from error
+    found = data.get("schema") if isinstance(data, dict) else None
+    if found not in _READABLE:
+        newer = isinstance(found, int) and found > SCHEMA
+        hint = "; a newer precision-harness wrote it: update" if newer else ""
+        raise ValueError(
+            f"{where}: expected a run file of schema {SCHEMA} or older, found {found!r}{hint}"
+        )
+    try:
+        run = Run.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        more = f" ({error.error_count()} mistakes)" if error.error_count() > 1 else ""
+        raise ValueError(f"{where}: not a valid run file: {place}: {first['msg']}{more}") from error
+    twice = _find_twice(run.records)
+    if twice:
+        raise ValueError(f"{where}: not a valid run file: two records of {twice}")
+    return run
+
+
+def _find_twice(records: tuple[Record, ...]) -> str | None:
+    seen = set()
+    for record in records:
+        key = (record.cell.id, record.measurement, record.noise)
+        if key in seen:
+            return f"{record.cell.id}::{record.measurement}"
+        seen.add(key)
+    return None
