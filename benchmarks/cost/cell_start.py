@@ -13,9 +13,9 @@ from cost.row import Cost
 from harness.catalog import load_precision
 from harness.run.find_files import find_files
 from harness.run.process import CellProcess, call_in_worker
+from harness.suite.cell_job import CellJob
 from harness.suite.model_sources import ModelFiles
 from harness.suite.models import ModelSpec, PrecisionSpec
-from harness.worker.messages import CellJob
 
 PRECISIONS = ("fp32", "int8", "nf4")
 TARGET_S = 0.3

@@ -23,9 +23,9 @@ from harness.records.record import Measured
 from harness.run.find_files import find_files
 from harness.scoring import multiple_choice
 from harness.scoring.multiple_choice import Scored
+from harness.suite.cell_job import CellJob
 from harness.suite.model_sources import ModelFiles
 from harness.suite.models import ModelSpec, PrecisionSpec
-from harness.worker.messages import CellJob
 
 ROOT = Path("/")
 

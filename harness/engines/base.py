@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.engines.shared.meter import MemoryMeter
-    from harness.worker.messages import CellJob
+    from harness.suite.cell_job import CellJob
 
 Tokens = tuple[int, ...]
 

@@ -18,10 +18,11 @@ from harness.run.find_files import find_files
 from harness.run.machine import Machine
 from harness.run.process import CellInProcess, CellProcess
 from harness.run.repeats import is_hopeless, join_processes
+from harness.suite.cell_job import CellJob
 from harness.suite.cells import cell_id
 from harness.suite.model_sources import ModelFiles
 from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
-from harness.worker.messages import CellJob, Failure, MeasureRequest, Progress
+from harness.worker.messages import Failure, MeasureRequest, Progress
 from harness.worker.probe import DeviceFacts
 
 # Called with the cell's id, the measurement's name and how far it is.

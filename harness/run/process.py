@@ -23,7 +23,7 @@ from harness.records.record import Measured
 from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
 
 if TYPE_CHECKING:
-    from harness.worker.messages import CellJob
+    from harness.suite.cell_job import CellJob
 
 OnProgress = Callable[[Progress], None]
 T = TypeVar("T")

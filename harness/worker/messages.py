@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from harness.records.record import Measured, Record
-from harness.suite.model_sources import ModelFiles
-from harness.suite.models import ModelSpec, PrecisionSpec
-
-
-@dataclass(frozen=True)
-class CellJob:
-    """Everything a worker needs to load a cell; crosses the process boundary."""
-
-    model: ModelSpec
-    precision: PrecisionSpec
-    files: ModelFiles
-    device: str
-    suite_folder: Path
-    online: bool
 
 
 @dataclass(frozen=True)

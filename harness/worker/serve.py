@@ -18,7 +18,8 @@ from harness.descriptions import MeasureContext
 from harness.engines.base import Engine
 from harness.errors import InputError, UnavailableError
 from harness.records.record import Measured
-from harness.worker.messages import CellJob, Failure, Loaded, MeasureRequest, Partial, Progress
+from harness.suite.cell_job import CellJob
+from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
 
 
 def serve(connection: Connection, job: CellJob, log_path: str) -> None:

@@ -22,11 +22,12 @@ from harness.errors import InputError
 from harness.metrics import divergence, perplexity, throughput
 from harness.records.record import Measured, Record
 from harness.run.process import CellProcess, call_in_worker
+from harness.suite.cell_job import CellJob
 from harness.suite.data_source import DataSource
 from harness.timing.energy import read_energy_j
 from harness.timing.known_allocation import read_known_allocation
 from harness.timing.prompts import make_prompt
-from harness.worker.messages import CellJob, MeasureRequest
+from harness.worker.messages import MeasureRequest
 from tests.support.cells_in_process import (
     load,
     make_context,

@@ -17,9 +17,9 @@ from harness.descriptions import MeasureContext
 from harness.engines.base import Engine
 from harness.engines.transformers.load import load_cell
 from harness.run.find_files import find_files
+from harness.suite.cell_job import CellJob
 from harness.suite.model_sources import ModelFiles
 from harness.suite.models import ModelSpec, PrecisionSpec
-from harness.worker.messages import CellJob
 
 # A load collects garbage three times: a second, if all that is imported here is looked through.
 gc.collect()

@@ -18,7 +18,7 @@ from harness.engines.transformers.prefix_scoring import predict_tokens
 from harness.engines.transformers.window_scoring import TokenScorer, describe_fallback
 from harness.engines.transformers.work import count_work
 from harness.errors import InputError
-from harness.worker.messages import CellJob
+from harness.suite.cell_job import CellJob
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

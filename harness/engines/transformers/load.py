@@ -32,8 +32,8 @@ from harness.engines.transformers.fp16_damage import (
 from harness.engines.transformers.quantise_clock import QuantiseClock
 from harness.errors import InputError, UnavailableError
 from harness.precisions.loaded import check_nothing_else
+from harness.suite.cell_job import CellJob
 from harness.suite.models import Architecture
-from harness.worker.messages import CellJob
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
