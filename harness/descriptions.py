@@ -45,15 +45,21 @@ class Margin:
 
 @dataclass(frozen=True)
 class ValueSpec:
-    """One value a measurement reports.
+    """One value that a measurement reports.
 
-    ``per`` names what a bracketed qualifier stands for (``decode_tokens_per_s[8]``: batch size);
-    ``paired`` marks values that exist only beside the reference's record; ``of`` names the value
-    that such a one compares, ``neutral`` the number that says "no difference" (1 for ratios,
-    None where there is no such number, and so no noise floor). ``sampled`` says what the value
-    is a sample of, so that a limit on it needs an interval: the items of a text or task, or
-    processes; None for what is exact, or has no known spread. ``margin`` marks the values that
-    runs are compared by (the paired ones) and thresholds kept of (the others).
+    - ``unit``: shown behind it; "" for a number without one. ``better``: which way is good, None
+      where neither is. ``help``: one line for `harness list` and the report.
+    - ``per``: what the brackets of ``name[...]`` hold (``decode_tokens_per_s[8]``: batch size).
+    - ``sampled``: what the value is a sample of, so that a limit on it needs an interval: the items
+      of a text or task, or processes. None for a number that is exact or has no known spread.
+    - ``margin``: how much worse still counts as the same. Runs are compared by the paired values
+      that have one, thresholds are kept for the other values that have one.
+    - ``row``: the list in ``Measured.items`` whose mean the value is, one number per item
+      ("right"); ``answers``: the list of what was answered to each item ("chosen").
+
+    A paired value (``paired``) compares a record with the reference's. ``of`` names the value that
+    it compares. ``neutral`` is the number that means "no difference": 1 for ratios, None where
+    there is none, and then no noise floor.
     """
 
     unit: str
@@ -65,6 +71,8 @@ class ValueSpec:
     neutral: float | None = 0.0
     sampled: Literal["items", "processes"] | None = None
     margin: Margin | None = None
+    row: str | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True)

@@ -375,9 +375,9 @@ def test_a_model_without_a_cap_is_not_flagged(folder: Path, precision: str) -> N
     assert measured.validity.status == "ok"
 
 
-def test_a_model_without_a_head_of_its_own_is_scored_whole(folder: Path) -> None:
-    cell = load(folder / "model")
+def test_a_model_without_a_head_of_its_own_is_scored_whole(cell: Engine, folder: Path) -> None:
     wanted = run(cell, folder, context=32)
+    cell = load(folder / "model")
     cell.model.get_output_embeddings = lambda: None
     found = run(cell, folder, context=32)
     assert found.validity.reasons == (
