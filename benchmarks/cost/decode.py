@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cost.cell_start import make_job
 from cost.row import Cost
-from harness.engines.transformers.load import load_cell
+from harness.engines.transformers.loading import load_cell
 
 if TYPE_CHECKING:
     import torch

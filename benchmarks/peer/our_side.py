@@ -18,7 +18,7 @@ from typing import Any
 from harness.catalog import load_measurement, load_precision
 from harness.descriptions import MeasureContext
 from harness.engines.base import Engine
-from harness.engines.transformers.load import load_cell
+from harness.engines.transformers.loading import load_cell
 from harness.records.record import Measured
 from harness.run.find_files import find_files
 from harness.scoring import multiple_choice

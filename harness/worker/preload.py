@@ -17,7 +17,7 @@ import torch  # noqa: E402
 import transformers.modeling_utils  # noqa: E402, F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402, F401
 
-import harness.engines.transformers.load  # noqa: E402, F401
+import harness.engines.transformers.loading  # noqa: E402, F401
 
 
 def _warm_transformers() -> None:

@@ -12,9 +12,8 @@ from transformers import (
     AutoModelForCausalLM,
 )
 
-from harness.catalog import load_precision
 from harness.errors import InputError
-from tests.support.cells_in_process import load, write_llama
+from tests.support.cells_in_process import load, replace_in_precision, write_llama
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +98,6 @@ def test_a_float32_tensor_that_no_architecture_asks_for_is_refused_beside_one_th
     def enlarge(model: Any, *_: Any) -> None:
         model.rwkv.blocks[0].ln1.float()
 
-    monkeypatch.setattr(load_precision("fp16"), "prepare", enlarge, raising=False)
+    replace_in_precision(monkeypatch, "fp16", prepare=enlarge)
     with pytest.raises(InputError, match=r"but 2 tensors hold float32, such as rwkv.blocks.*ln1"):
         load(of_each_architecture["rwkv"], "fp16")

@@ -16,8 +16,7 @@ import pytest
 import torch
 from transformers import BitsAndBytesConfig
 
-from harness.catalog import load_measurement, load_precision
-from harness.engines.transformers.generation import TransformersGenerator, generate
+from harness.catalog import load_measurement
 from harness.errors import InputError
 from harness.metrics import divergence, perplexity, throughput
 from harness.records.record import Measured, Record
@@ -32,6 +31,7 @@ from tests.support.cells_in_process import (
     load,
     make_context,
     make_job,
+    replace_in_precision,
     write_llama,
     write_tokenizer,
 )
@@ -180,7 +180,7 @@ def test_every_precision_loads_and_is_attested(checkpoint: Path, variant: str) -
         assert attested["double_quant"] is (variant == "nf4-dq")
         assert attested["compute_dtype"] == COMPUTE
         assert attested["block_size"] == 64
-    logits = cell.model(make_prompt(cell.model, 2, 16, DEVICE)).logits
+    logits = cell.model(make_prompt(cell, 2, 16)).logits
     assert logits.isfinite().all()
 
 
@@ -219,7 +219,7 @@ def test_a_wrong_label_is_refused(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, variant: str, arguments: dict[str, Any]
 ) -> None:
     use = VARIANTS[variant].get("use", variant)
-    monkeypatch.setattr(load_precision(use), "load_arguments", lambda *_: arguments)
+    replace_in_precision(monkeypatch, use, load_arguments=lambda *_: arguments)
     with pytest.raises(InputError, match="was loaded as something else"):
         load_here(checkpoint, variant)
 
@@ -251,10 +251,10 @@ def test_tokens_equal_those_of_transformers(
 ) -> None:
     """In float32, where another kernel's rounding does not change the most likely token."""
     given = {"compute_dtype": "float32"} if variant == "nf4" else {}
-    model = load_here(checkpoint, variant, **given).model
-    prompt = make_prompt(model, batch, length, DEVICE)
-    tokens = generate(model, prompt, 24)[0]
-    expected = model.generate(
+    cell = load_here(checkpoint, variant, **given)
+    prompt = make_prompt(cell, batch, length)
+    tokens = cell.open_generator(None, False).run(prompt, 24).tokens
+    expected = cell.model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         do_sample=False,
@@ -268,10 +268,10 @@ def test_tokens_equal_those_of_transformers(
 @pytest.mark.parametrize("compiled", [False, True], ids=["static", "compiled"])
 def test_tokens_over_a_static_cache_are_the_same(checkpoint: Path, compiled: bool) -> None:
     """Twice: a cache that is used again holds nothing of the first time."""
-    model = load_here(checkpoint).model
-    prompt = make_prompt(model, 2, 20, DEVICE)
-    expected = generate(model, prompt, 24)[0]
-    generator = TransformersGenerator(model, static_length=44, compiled=compiled)
+    cell = load_here(checkpoint)
+    prompt = make_prompt(cell, 2, 20)
+    expected = cell.open_generator(None, False).run(prompt, 24).tokens
+    generator = cell.open_generator(44, compiled)
     for _ in range(2):
         found = generator.run(prompt, 24)
         assert torch.equal(found.tokens, expected)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from harness.engines.base import Engine
-from harness.engines.transformers.generation import TransformersGenerator, generate
+from harness.engines.transformers.engine import TransformersEngine
 from harness.errors import InputError
 from harness.timing.prompts import make_prompt
 from tests.support.cells_in_process import load, write_llama
@@ -24,8 +24,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cell(checkpoint: Path) -> Engine:
-    return load(checkpoint)
+def cells(checkpoint: Path) -> dict[str, TransformersEngine]:
+    return {name: load(checkpoint, name) for name in ("fp32", "bf16", "int8", "nf4")}
+
+
+@pytest.fixture(scope="module")
+def cell(cells: dict[str, TransformersEngine]) -> TransformersEngine:
+    return cells["fp32"]
 
 
 def transformers_tokens(model: Any, prompt: torch.Tensor, new_tokens: int) -> torch.Tensor:
@@ -43,20 +48,20 @@ def transformers_tokens(model: Any, prompt: torch.Tensor, new_tokens: int) -> to
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 20), (3, 7)])
 def test_tokens_equal_those_of_transformers(
-    checkpoint: Path, precision: str, batch: int, length: int
+    cells: dict[str, TransformersEngine], precision: str, batch: int, length: int
 ) -> None:
-    model = load(checkpoint, precision).model
-    prompt = make_prompt(model, batch, length, "cpu")
-    tokens, ready = generate(model, prompt, 24)
-    assert torch.equal(tokens, transformers_tokens(model, prompt, 24))
-    assert len(ready) == 24
-    assert ready == sorted(ready)
-    assert ready[0] > 0
+    cell = cells[precision]
+    prompt = make_prompt(cell, batch, length)
+    found = cell.open_generator(None, False).run(prompt, 24)
+    assert torch.equal(found.tokens, transformers_tokens(cell.model, prompt, 24))
+    assert len(found.ready) == 24
+    assert found.ready == sorted(found.ready)
+    assert found.ready[0] > 0
 
 
-def test_forced_length_equals_min_new_tokens_where_no_end_comes(cell: Engine) -> None:
-    prompt = make_prompt(cell.model, 2, 9, "cpu")
-    tokens, _ = generate(cell.model, prompt, 16)
+def test_forced_length_equals_min_new_tokens_where_no_end_comes(cell: TransformersEngine) -> None:
+    prompt = make_prompt(cell, 2, 9)
+    tokens = cell.open_generator(None, False).run(prompt, 16).tokens
     assert EOS not in tokens
     expected = cell.model.generate(
         prompt,
@@ -70,22 +75,23 @@ def test_forced_length_equals_min_new_tokens_where_no_end_comes(cell: Engine) ->
 
 def test_the_end_of_text_token_does_not_stop_it(checkpoint: Path) -> None:
     """A head that always answers EOS."""
-    model = load(checkpoint).model
+    cell = load(checkpoint)
+    model, prompt = cell.model, torch.tensor([[5, 6]])
     with torch.no_grad():
         model.lm_head.weight.zero_()
         model.model.norm.weight.zero_()
-        tokens, _ = generate(model, torch.tensor([[5, 6]]), 3)
+        tokens = cell.open_generator(None, False).run(prompt, 3).tokens
         assert tokens.tolist() == [[0, 0, 0]]  # all equal: the first
         model.config.eos_token_id = model.generation_config.eos_token_id = 0
-        tokens, ready = generate(model, torch.tensor([[5, 6]]), 5)
-    assert tokens.shape == (1, 5)
-    assert len(ready) == 5
+        found = cell.open_generator(None, False).run(prompt, 5)
+    assert found.tokens.shape == (1, 5)
+    assert len(found.ready) == 5
 
 
 def test_the_prompt_is_the_same_every_time_and_within_the_vocabulary(
-    cell: Engine,
+    cell: TransformersEngine,
 ) -> None:
-    one, other = (make_prompt(cell.model, 4, 200, "cpu") for _ in range(2))
+    one, other = (make_prompt(cell, 4, 200) for _ in range(2))
     assert torch.equal(one, other)
     assert one.shape == (4, 200)
     assert 0 <= int(one.min()) < int(one.max()) < 264
@@ -94,19 +100,19 @@ def test_the_prompt_is_the_same_every_time_and_within_the_vocabulary(
 @pytest.mark.parametrize("precision", ["fp32", "int8", "nf4"])
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 7)])
 def test_a_static_cache_gives_the_same_tokens_round_after_round(
-    checkpoint: Path, precision: str, batch: int, length: int
+    cells: dict[str, TransformersEngine], precision: str, batch: int, length: int
 ) -> None:
-    model = load(checkpoint, precision).model
-    prompt = make_prompt(model, batch, length, "cpu")
-    generator = TransformersGenerator(model, static_length=length + 12)
-    expected = transformers_tokens(model, prompt, 12)
+    cell = cells[precision]
+    prompt = make_prompt(cell, batch, length)
+    generator = cell.open_generator(length + 12, False)
+    expected = transformers_tokens(cell.model, prompt, 12)
     for _ in range(3):  # what a round left in the cache must not reach the next
         assert torch.equal(generator.run(prompt, 12).tokens, expected)
 
 
-def test_a_static_cache_holds_prompt_and_new_tokens_and_no_more(cell: Engine) -> None:
-    prompt = make_prompt(cell.model, 2, 5, "cpu")
-    generator = TransformersGenerator(cell.model, static_length=5 + 4)
+def test_a_static_cache_holds_prompt_and_new_tokens_and_no_more(cell: TransformersEngine) -> None:
+    prompt = make_prompt(cell, 2, 5)
+    generator = cell.open_generator(5 + 4, False)
     generator.run(prompt, 4)
     shapes = {tuple(layer.keys.shape) for layer in generator._cache.layers}
     assert shapes == {(2, 2, 9, 16)}  # batch, key-value heads, tokens, head width
@@ -114,11 +120,8 @@ def test_a_static_cache_holds_prompt_and_new_tokens_and_no_more(cell: Engine) ->
         generator.run(prompt, 6)
 
 
-def test_without_cuda_there_are_no_device_times(cell: Engine) -> None:
-    assert (
-        TransformersGenerator(cell.model).run(make_prompt(cell.model, 1, 3, "cpu"), 2).device_s
-        is None
-    )
+def test_without_cuda_there_are_no_device_times(cell: TransformersEngine) -> None:
+    assert cell.open_generator(None, False).run(make_prompt(cell, 1, 3), 2).device_s is None
 
 
 compiles = pytest.mark.skipif(
@@ -127,16 +130,19 @@ compiles = pytest.mark.skipif(
 
 
 @compiles
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "nf4"])
-def test_compiled_decode_gives_the_same_tokens(checkpoint: Path, precision: str) -> None:
-    model = load(checkpoint, precision).model
+def test_compiled_decode_gives_the_same_tokens(
+    cells: dict[str, TransformersEngine], precision: str
+) -> None:
+    cell = cells[precision]
     graphs = torch._dynamo.utils.counters["stats"]
     for batch, length in ((1, 6), (2, 4)):  # each shape is compiled anew
         before = graphs["unique_graphs"]
-        prompt = make_prompt(model, batch, length, "cpu")
-        generator = TransformersGenerator(model, static_length=length + 10, compiled=True)
+        prompt = make_prompt(cell, batch, length)
+        generator = cell.open_generator(length + 10, True)
         assert generator.compile(prompt, 10) > 0
-        expected = transformers_tokens(model, prompt, 10)
+        expected = transformers_tokens(cell.model, prompt, 10)
         for _ in range(2):
             assert torch.equal(generator.run(prompt, 10).tokens, expected)
         assert graphs["unique_graphs"] == before + 1  # the step, whole; none for further rounds
@@ -145,48 +151,50 @@ def test_compiled_decode_gives_the_same_tokens(checkpoint: Path, precision: str)
 def test_a_compiler_that_is_not_there_is_told(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    model = load(checkpoint).model
+    cell = load(checkpoint)
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
-    prompt = make_prompt(model, 1, 4, "cpu")
+    prompt = make_prompt(cell, 1, 4)
     with pytest.raises(InputError, match=r"torch\.compile failed .*Leave out `compile: true`"):
-        TransformersGenerator(model, static_length=8, compiled=True).compile(prompt, 4)
+        cell.open_generator(8, True).compile(prompt, 4)
 
 
 def test_a_model_that_cannot_be_compiled_whole_is_told(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph break would leave a model that is compiled in part only."""
-    model = load(checkpoint).model
-    forward = type(model.model).forward
+    cell = load(checkpoint)
+    inner = type(cell.model.model)
+    forward = inner.forward
 
     def breaking(self: Any, *given: Any, **named: Any) -> Any:
         torch._dynamo.graph_break()
         return forward(self, *given, **named)
 
-    monkeypatch.setattr(type(model.model), "forward", breaking)
-    prompt = make_prompt(model, 1, 4, "cpu")
+    monkeypatch.setattr(inner, "forward", breaking)
+    prompt = make_prompt(cell, 1, 4)
     with pytest.raises(InputError, match=r"torch\.compile failed"):
-        TransformersGenerator(model, static_length=8, compiled=True).compile(prompt, 4)
+        cell.open_generator(8, True).compile(prompt, 4)
 
 
-def test_a_model_without_a_static_cache_is_told(cell: Engine) -> None:
+def test_a_model_without_a_static_cache_is_told(cell: TransformersEngine) -> None:
     class Odd:
         config = None
         forward = cell.model.forward
 
+    odd = replace(cell, model=Odd())  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"no static cache .*leave out `cache: static`"):
-        TransformersGenerator(Odd(), static_length=8)
+        odd.open_generator(8, False)
 
 
-def test_the_loop_makes_a_forward_call_per_token_and_none_besides(cell: Engine) -> None:
+def test_the_loop_makes_a_forward_call_per_token_and_none_besides(cell: TransformersEngine) -> None:
     lengths: list[int] = []
     handle = cell.model.register_forward_pre_hook(
         lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
     )
     try:
-        generate(cell.model, make_prompt(cell.model, 2, 9, "cpu"), 5)
+        cell.open_generator(None, False).run(make_prompt(cell, 2, 9), 5)
     finally:
         handle.remove()
     assert lengths == [9, 1, 1, 1, 1]

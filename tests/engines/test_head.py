@@ -89,7 +89,7 @@ def test_a_model_without_a_head_gives_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_slices_hold_as_many_positions_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_forward, "_MAX_LOGIT_BYTES", 4 * 100 * 2 * 3)
+    monkeypatch.setattr(_forward, "MAX_LOGIT_BYTES", 4 * 100 * 2 * 3)
     assert list(slice_positions(100, 2, 7)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert list(slice_positions(10_000, 2, 2)) == [slice(0, 1), slice(1, 2)]
     assert list(slice_positions(100, 1, 6)) == [slice(0, 6)]

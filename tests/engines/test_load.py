@@ -22,8 +22,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-import harness.engines.transformers.load
-from harness.engines.transformers.load import load_cell
+import harness.engines.transformers.loading
+from harness.engines.transformers.loading import load_cell
 from harness.engines.transformers.quantise_clock import QuantiseClock
 from harness.errors import InputError, UnavailableError
 from tests.support.cells_in_process import (
@@ -209,16 +209,16 @@ def test_the_model_is_loaded_once_before_it_is_counted(
 ) -> None:
     """A first load brings in libraries and threads; a large model is not loaded twice for that."""
     loads = []
-    real = harness.engines.transformers.load._load_model
+    real = harness.engines.transformers.loading._load_model
 
     def count(*given: Any) -> LlamaForCausalLM:
         loads.append(given)
         return real(*given)
 
-    monkeypatch.setattr(harness.engines.transformers.load, "_load_model", count)
+    monkeypatch.setattr(harness.engines.transformers.loading, "_load_model", count)
     load_cell(make_job(sound))
     assert len(loads) == 2
-    monkeypatch.setattr(harness.engines.transformers.load, "_REHEARSED_BYTES", 1000)
+    monkeypatch.setattr(harness.engines.transformers.loading, "_REHEARSED_BYTES", 1000)
     load_cell(make_job(sound))
     assert len(loads) == 3
 

@@ -18,10 +18,9 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-import harness.engines.transformers.load
-from harness.catalog import load_precision
+import harness.engines.transformers.loading
 from harness.errors import InputError
-from tests.support.cells_in_process import load, write_llama
+from tests.support.cells_in_process import load, replace_in_precision, write_llama
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +119,8 @@ def test_a_wrong_label_is_refused(
     reason: str,
 ) -> None:
     """The precision's own arguments are replaced by others, as a bug or a new library would."""
-    load(checkpoint, precision, **given)
-    monkeypatch.setattr(load_precision(precision), "load_arguments", lambda *_: arguments)
-    monkeypatch.setattr(harness.engines.transformers.load, "attention_arguments", lambda *_: {})
+    replace_in_precision(monkeypatch, precision, load_arguments=lambda *_: arguments)
+    monkeypatch.setattr(harness.engines.transformers.loading, "attention_arguments", lambda *_: {})
     with pytest.raises(InputError) as caught:
         load(checkpoint, precision, **given)
     assert str(caught.value).startswith(f"m declared as {precision} was loaded as something else: ")
@@ -264,9 +262,7 @@ def test_a_model_that_is_not_as_declared_throughout_is_refused(
     reason: str,
 ) -> None:
     """The right arguments, and a model that comes out otherwise in one place."""
-    monkeypatch.setattr(
-        load_precision(precision), "prepare", lambda model, *_: spoil(model), raising=False
-    )
+    replace_in_precision(monkeypatch, precision, prepare=lambda model, *_: spoil(model))
     with pytest.raises(InputError) as caught:
         load(checkpoint, precision, **given)
     assert reason in str(caught.value)
@@ -276,12 +272,9 @@ def test_tensors_that_cannot_be_counted_are_refused_before_they_are(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the model is too large to be loaded twice."""
-    monkeypatch.setattr(harness.engines.transformers.load, "_REHEARSED_BYTES", 0)
-    monkeypatch.setattr(
-        load_precision("fp32"),
-        "prepare",
-        lambda model, *_: put_in_a_tensor_of_another_class(model),
-        raising=False,
+    monkeypatch.setattr(harness.engines.transformers.loading, "_REHEARSED_BYTES", 0)
+    replace_in_precision(
+        monkeypatch, "fp32", prepare=lambda model, *_: put_in_a_tensor_of_another_class(model)
     )
     with pytest.raises(InputError, match="declared as fp32 was loaded as something else: held by"):
         load(checkpoint, "fp32")
@@ -312,13 +305,13 @@ def test_blocks_of_another_size_are_refused(
 def test_convolution_switches_left_on_are_refused(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_tf32 = harness.engines.transformers.load._set_tf32
+    set_tf32 = harness.engines.transformers.loading._set_tf32
 
     def forget_convolutions(on: bool) -> None:
         set_tf32(on)
         torch.backends.cudnn.allow_tf32 = True
 
-    monkeypatch.setattr(harness.engines.transformers.load, "_set_tf32", forget_convolutions)
+    monkeypatch.setattr(harness.engines.transformers.loading, "_set_tf32", forget_convolutions)
     for precision in ("fp32", "nf4"):
         with pytest.raises(InputError, match="declared TF32 off, in force it is on"):
             load(checkpoint, precision)
@@ -327,7 +320,7 @@ def test_convolution_switches_left_on_are_refused(
 def test_tf32_left_on_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_float32_matmul_precision()
     monkeypatch.setattr(
-        harness.engines.transformers.load,
+        harness.engines.transformers.loading,
         "_set_tf32",
         lambda on: torch.set_float32_matmul_precision("high"),
     )

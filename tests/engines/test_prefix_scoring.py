@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from harness.engines.base import Cost, Target
+from harness.engines.shared.batches import run_in_batches
 from harness.engines.transformers import forward as _forward
 from harness.engines.transformers.prefix_cache import can_share
 from harness.engines.transformers.prefix_scoring import predict_tokens
@@ -317,7 +318,7 @@ def test_progress_ends_with_every_row(llama: Any) -> None:
 
 def test_logits_are_bounded(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, sizes = make_rows(), []
-    monkeypatch.setattr(_forward, "_MAX_LOGIT_BYTES", 4 * VOCABULARY * 10)
+    monkeypatch.setattr(_forward, "MAX_LOGIT_BYTES", 4 * VOCABULARY * 10)
     hook = llama.lm_head.register_forward_hook(
         lambda module, given, logits: sizes.append(logits[..., 0].numel())
     )
@@ -402,8 +403,8 @@ def test_slices_are_run_in_batches_that_shrink() -> None:
             raise torch.OutOfMemoryError("out of memory")
         done.extend(batch)
 
-    assert _forward.run_in_batches(range(10), 8, run) == 4
+    assert run_in_batches(range(10), 8, run) == 4
     assert done == list(range(10))
     assert tried == [8, 4, 4, 2]
     with pytest.raises(torch.OutOfMemoryError):
-        _forward.run_in_batches(range(1), 8, lambda _: run([0] * 5))
+        run_in_batches(range(1), 8, lambda _: run([0] * 5))

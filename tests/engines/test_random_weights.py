@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import harness.engines.transformers.random_weights
-from harness.engines.transformers.load import load_cell
+from harness.engines.transformers.loading import load_cell
 from harness.engines.transformers.random_weights import make_random_checkpoint
 from harness.errors import InputError
 from harness.suite.models import Architecture
@@ -94,7 +94,7 @@ def test_making_it_is_no_part_of_loading_it(monkeypatch: pytest.MonkeyPatch) -> 
     """The peak of loading would else depend on whether the checkpoint was there already."""
     order: list[str] = []
     real = harness.engines.transformers.random_weights.make_random_checkpoint
-    meter = harness.engines.transformers.load.MemoryMeter
+    meter = harness.engines.transformers.loading.MemoryMeter
 
     def make_first(*given: Any) -> str:
         order.append("make")
@@ -107,7 +107,7 @@ def test_making_it_is_no_part_of_loading_it(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(
         harness.engines.transformers.random_weights, "make_random_checkpoint", make_first
     )
-    monkeypatch.setattr(harness.engines.transformers.load, "MemoryMeter", measure)
+    monkeypatch.setattr(harness.engines.transformers.loading, "MemoryMeter", measure)
     load_cell(make_job(Architecture(**LLAMA).model_dump(), weights="random"))
     assert order == ["make", "meter"]
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes  # noqa: F401 - before what is imported is frozen
 import datasets  # noqa: F401
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import harness.engines.transformers.loading
 from harness.catalog import load_precision
-from harness.descriptions import MeasureContext
-from harness.engines.base import Engine
-from harness.engines.transformers.load import load_cell
+from harness.descriptions import MeasureContext, Precision
+from harness.engines.transformers.engine import TransformersEngine
+from harness.engines.transformers.loading import load_cell
 from harness.run.find_files import find_files
 from harness.suite.cell_job import CellJob
 from harness.suite.model_sources import ModelFiles
@@ -104,9 +107,19 @@ def make_job(
     )
 
 
-def load(source: Any, precision: str = "fp32", **given: Any) -> Engine:
+def load(source: Any, precision: str = "fp32", **given: Any) -> TransformersEngine:
     """Load one cell as a worker does."""
     return load_cell(make_job(source, precision, **given))
+
+
+def replace_in_precision(patch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
+    """Give the loader another description of one precision: what a bug in it would do."""
+
+    def changed(asked: str) -> Precision:
+        found = load_precision(asked)
+        return replace(found, **changes) if asked == name else found
+
+    patch.setattr(harness.engines.transformers.loading, "load_precision", changed)
 
 
 def make_context(folder: Path) -> MeasureContext:
