@@ -220,9 +220,11 @@ def _record_divergence(chunks: np.ndarray[Any, Any]) -> Record:
 
 def _record_speeds(value: str, samples: Sequence[float]) -> Record:
     throughput = load_measurement("throughput")
-    unit = throughput.VALUES[value.partition("[")[0]].unit
+    unit = throughput.values[value.partition("[")[0]].unit
     parts = [Measured(values={value: Value(value=s, unit=unit, better="higher")}) for s in samples]
-    measured: Measured = parts[0] if len(parts) == 1 else throughput.merge_repeats(parts)
+    merge = throughput.merge_repeats
+    assert merge is not None
+    measured = parts[0] if len(parts) == 1 else merge(parts)
     return _TEMPLATES["throughput"].model_copy(update={"values": measured.values})
 
 

@@ -13,6 +13,8 @@ from harness.verdicts.thresholds import path_of, read_thresholds, write_threshol
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import Outcome, Project
 
+pytestmark = pytest.mark.e2e
+
 SUITE = """name: s
 reference: fp32
 models: [{name: m, source: ../model}]

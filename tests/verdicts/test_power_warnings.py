@@ -75,6 +75,7 @@ limits:
 """
 
 
+@pytest.mark.e2e
 def test_a_run_says_so_before_the_first_number(tmp_path: Path) -> None:
     project = Project(tmp_path)
     write_checkpoint(tmp_path / "model", num_hidden_layers=1)
