@@ -4,7 +4,7 @@
 #     benchmarks/gpu_check.sh [setup|check|smoke|shapes-1b|shapes-8b|peers|all]
 #
 #   setup      versions; installs wheels from WHEELS where something is missing
-#   check      tests/test_cuda.py, then benchmarks/overhead.py
+#   check      tests/engines/test_cuda.py, then benchmarks/overhead.py
 #   smoke      suites/smoke.yaml
 #   shapes-1b  suites/shapes.yaml, Llama-3.2-1B's shape, with PRECISIONS
 #   shapes-8b  the same with Llama-3.1-8B's; writes a checkpoint of 16 GB under WORK once
@@ -89,7 +89,7 @@ setup() {
 }
 
 check() {
-    run test-cuda 330 "$PYTHON" -m pytest tests/test_cuda.py -v -p no:cacheprovider \
+    run test-cuda 330 "$PYTHON" -m pytest tests/engines/test_cuda.py -v -p no:cacheprovider \
         -W default --junitxml "$FOLDER/test-cuda.xml"
     run overhead 240 "$PYTHON" benchmarks/overhead.py --device "$DEVICE" --results "$FOLDER" \
         --parts start decode memory --rounds 3 --processes 4 --decode-rounds 6 --new-tokens 32

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.catalog import load_precision
-from harness.engines.base import Engine
-from harness.engines.transformers.count import count_bytes, read_requested_bytes
+from harness.engines.transformers.count import count_bytes, read_requested_bytes, sum_storages
 from harness.metrics.footprint import Options, compare, measure
 from harness.records.record import Validity
 from tests.support.cells_in_process import load, make_context, write_llama
@@ -34,7 +32,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     )
 
 
-def footprint(cell: Engine) -> dict[str, Any]:
+def footprint(cell: Any) -> dict[str, Any]:
     measured = measure(cell, Options(), make_context(Path("/")))
     return {name: value.value for name, value in measured.values.items()}
 
@@ -93,23 +91,18 @@ def test_every_byte_that_the_model_holds_is_accounted_for(checkpoint: Path, prec
 
 
 @pytest.mark.parametrize("where", ["quant_state", "nested state", "module", "list"])
-def test_a_tensor_that_is_not_accounted_for_is_noticed(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """As another version of bitsandbytes might keep beside its scales."""
-
-    def plant(model: Any, options: Any, device: str) -> None:
-        layer = model.model.layers[0].mlp.up_proj
-        state = layer.weight.quant_state
-        extra = torch.zeros(1000)
-        if where == "list":
-            layer.kept = [{"here": extra}]
-        else:
-            owners = {"quant_state": state, "nested state": state.state2, "module": layer}
-            owners[where].extra = extra
-
-    monkeypatch.setattr(load_precision("nf4"), "prepare", plant)
+def test_a_tensor_that_is_not_accounted_for_is_noticed(checkpoint: Path, where: str) -> None:
+    """As another version of bitsandbytes might keep next to its scales."""
     cell = load(checkpoint, "nf4", double_quant=True)
+    layer = cell.model.model.layers[0].mlp.up_proj
+    state = layer.weight.quant_state
+    if where == "list":
+        layer.kept = [{"here": torch.zeros(1000)}]
+    else:
+        owners = {"quant_state": state, "nested state": state.state2, "module": layer}
+        owners[where].extra = torch.zeros(1000)
+    held = sum_storages(cell.model)
+    cell = replace(cell, counts={**cell.counts, "allocated_bytes": held})
     measured = measure(cell, Options(), make_context(Path("/")))
     total = measured.values["total_bytes"].value
     assert total is not None

@@ -215,7 +215,7 @@ def test_the_context_that_was_measured_is_not_given_to_sequences(
     reader.held = 20_000_000
 
     def tell() -> Any:
-        found = memory._find_capacity(cell, reader, whole, generate, (one, pair))
+        found = memory._find_capacity(cell, cell.count_work(), reader, whole, generate, (one, pair))
         return found["largest_batch[8GB]"]
 
     without_context = tell()

@@ -10,8 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.engines.base import Work
-from harness.engines.transformers.work import count_work
-from harness.timing.utilisation import share
+from harness.timing.utilisation import prefill_flop, share, step_bytes
 from tests.support.cells_in_process import SHAPE, load, write_llama
 
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = (
@@ -32,32 +31,41 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama(tmp_path_factory.mktemp("utilisation") / "model")
 
 
+def make_work(**known: Any) -> Work:
+    """Nothing but what is given."""
+    nothing: dict[str, Any] = {
+        "weight_bytes": None, "kv_bytes": None, "layer_weights": None, "head_weights": 5,
+        "attention_width": None, "head_everywhere": False, "logit_bytes": 0, "attention_curve": 0.0,
+    }  # fmt: skip
+    return Work(**nothing | known)
+
+
 def test_a_step_reads_the_weights_and_the_cache_at_its_mean_context() -> None:
     """N = 5 from a prompt of 10: four steps over 11, 12, 13 and 14 tokens, 12.5 on average."""
-    work = Work(1000, kv_bytes=8, layer_weights=1, head_weights=1, attention_width=1)
+    work = make_work(weight_bytes=1000, kv_bytes=8)
     contexts = [11, 12, 13, 14]
     mean = sum(contexts) / len(contexts)
-    assert work.step_bytes(1, 10, 5) == 1000 + 8 * mean
-    assert work.step_bytes(3, 10, 5) == 1000 + 3 * 8 * mean
+    assert step_bytes(work, 1, 10, 5) == 1000 + 8 * mean
+    assert step_bytes(work, 3, 10, 5) == 1000 + 3 * 8 * mean
 
 
 def test_a_prompt_multiplies_every_weight_and_attends_to_what_came_before() -> None:
     """Two tokens, one layer of one head of width 3, seven weights, a head of five."""
-    work = Work(0, 0, layer_weights=7, head_weights=5, attention_width=3)
+    work = make_work(layer_weights=7, attention_width=3)
     # q·k and p·v: 2 products of 2 FLOP over a width of 3, on half of the 2x2 matrix
     attention = 2 * 2 * 3 * (2 * 2) / 2
-    assert work.prefill_flop(1, 2) == 2 * 7 * 2 + attention + 2 * 5
-    assert work.prefill_flop(4, 2) == 4 * work.prefill_flop(1, 2)
-    everywhere = Work(0, 0, 7, 5, 3, head_everywhere=True)
-    assert everywhere.prefill_flop(1, 2) == 2 * 7 * 2 + attention + 2 * 5 * 2
+    one = 2 * 7 * 2 + attention + 2 * 5
+    assert prefill_flop(work, 1, 2) == one
+    assert prefill_flop(work, 4, 2) == 4 * one
+    everywhere = make_work(layer_weights=7, attention_width=3, head_everywhere=True)
+    assert prefill_flop(everywhere, 1, 2) == one + 2 * 5
 
 
 def test_what_is_unknown_stays_unknown() -> None:
-    unknown = Work(None, None, None, 5, None)
-    assert unknown.step_bytes(1, 10, 5) is None
-    assert Work(1000, None, 1, 1, None).step_bytes(1, 10, 5) is None
-    assert unknown.prefill_flop(1, 2) is None
-    assert Work(1, None, 7, 5, None).prefill_flop(1, 2) is None
+    assert step_bytes(make_work(kv_bytes=8), 1, 10, 5) is None
+    assert step_bytes(make_work(weight_bytes=1000), 1, 10, 5) is None
+    assert prefill_flop(make_work(attention_width=3), 1, 2) is None
+    assert prefill_flop(make_work(layer_weights=7), 1, 2) is None
 
 
 def test_shares_by_hand() -> None:
@@ -68,7 +76,7 @@ def test_shares_by_hand() -> None:
 
 
 def test_the_work_of_a_float_model(checkpoint: Path) -> None:
-    work = count_work(load(checkpoint))
+    work = load(checkpoint).count_work()
     assert work.weight_bytes == 4 * (LAYERS * PER_LAYER + NORMS + HEAD)  # not its embedding
     assert work.kv_bytes == LAYERS * 2 * KV_HEADS * WIDTH * 4
     assert work.layer_weights == LAYERS * PER_LAYER
@@ -78,7 +86,7 @@ def test_the_work_of_a_float_model(checkpoint: Path) -> None:
 
 
 def test_a_tied_embedding_is_read_as_the_head_it_is(tmp_path: Path) -> None:
-    work = count_work(load(write_llama(tmp_path, tie_word_embeddings=True)))
+    work = load(write_llama(tmp_path, tie_word_embeddings=True)).count_work()
     assert work.weight_bytes == 4 * (LAYERS * PER_LAYER + NORMS + HEAD)
     assert work.head_weights == HEAD
 
@@ -88,7 +96,7 @@ def test_a_quantised_model_is_read_packed_with_its_constants(
     checkpoint: Path, double_quant: bool
 ) -> None:
     loaded = load(checkpoint, "nf4", double_quant=double_quant)
-    work = count_work(loaded)
+    work = loaded.count_work()
     floats = loaded.model.dtype.itemsize * (NORMS + HEAD)
     packed = LAYERS * PER_LAYER // 2
     assert work.weight_bytes == packed + loaded.counts["constants_bytes"] + floats
@@ -100,7 +108,7 @@ def test_positions_that_are_looked_up_are_not_read(tmp_path: Path) -> None:
     config = AutoConfig.for_model("gpt2", vocab_size=264, n_embd=64, n_layer=2, n_head=4)
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path)
-    work = count_work(load(tmp_path))
+    work = load(tmp_path).count_work()
     everything = sum(p.numel() for p in model.parameters())
     assert work.weight_bytes == 4 * (everything - config.n_positions * 64)
     assert work.attention_width == 2 * 64
@@ -112,7 +120,7 @@ def test_a_mixture_of_experts_reads_an_unknown_part(tmp_path: Path) -> None:
         "mixtral", **SHAPE, num_local_experts=4, num_experts_per_tok=2, sliding_window=None
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    work = count_work(load(tmp_path))
+    work = load(tmp_path).count_work()
     assert (work.weight_bytes, work.layer_weights) == (None, None)
 
 
