@@ -5,7 +5,6 @@ Exits with 4 for wrong input. Each command imports what it needs: ``--help`` nee
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,7 +205,3 @@ def _first_sentence(name: str, text: str) -> str:
     """The first line of a description's help, which may start with its name."""
     line = text.strip().splitlines()[0] if text.strip() else ""
     return line.removeprefix(f"{name}: ").removeprefix(f"{name}:")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -91,5 +91,6 @@ def _read_journal(content: bytes) -> Run | None:
         return None
     header = Run.model_validate_json(complete[0])
     records = tuple(Record.model_validate_json(line) for line in complete[1:])
-    facts = header.run.model_copy(update={"interrupted": True})
+    remark = f"cut off before its end: {len(records)} measurements were finished"
+    facts = header.run.model_copy(update={"interrupted": True, "remarks": (remark,)})
     return header.model_copy(update={"run": facts, "records": records})

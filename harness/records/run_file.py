@@ -11,14 +11,19 @@ from pydantic import ConfigDict, Field, ValidationError
 from harness.machine.files import write_atomically
 from harness.records.record import Frozen, Record, dump_json
 
-SCHEMA = 2
-# Shipped before: 1 had no `bounds` and `p` of a value, and verdicts of limits only. All of it is
-# optional, so that such a file reads as it is.
-_READABLE = (1, SCHEMA)
+SCHEMA = 3
+# Shipped before: 1 had no `bounds` and `p` of a value, and only the verdicts of limits; 2 had no
+# `device_name`, `baseline` and `remarks`, and a suite without `file` and without positions of its
+# limits. All of that is optional, so an older file reads as it is.
+_READABLE = (1, 2, SCHEMA)
 
 
 class RunFacts(Frozen):
-    """What was invoked, when and on which code."""
+    """What was invoked, when and on which code.
+
+    ``device_name`` is the device in words, ``baseline`` the name of the thresholds or the earlier
+    run that the run was judged against, ``remarks`` sentences about the run as a whole.
+    """
 
     id: str
     utc: str
@@ -28,10 +33,17 @@ class RunFacts(Frozen):
     device: str
     duration_s: float | None = None
     interrupted: bool = False
+    device_name: str = ""
+    baseline: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class Run(Frozen):
-    """One run file: all records of one suite in one invocation, with the environment."""
+    """One run file: all records of one suite in one invocation, with the environment.
+
+    ``suite`` is the resolved suite with its ``sha256``, the ``file`` it was read from, and a
+    ``position`` (file:line:column) in each of its ``limits``. A report needs nothing but a run.
+    """
 
     schema_version: int = Field(SCHEMA, alias="schema")
     run: RunFacts

@@ -29,6 +29,12 @@ class Machine:
             self.device.device, self.device.gpu_name, self.environment["cpu"]["name"] or "unknown"
         )
 
+    @property
+    def description(self) -> str:
+        """The device in words, for a person."""
+        name = self.device.gpu_name or self.environment["cpu"]["name"]
+        return f"{self.device.device} ({name}), torch {self.device.torch['version']}"
+
 
 def inspect_machine(requested_device: str, root: Path, online: bool) -> Machine:
     """Probe the device in a worker and collect the environment.

@@ -88,6 +88,4 @@ class Session:
 
     def describe_device(self) -> str:
         """The device in words, for a person."""
-        device, environment = self.machine.device, self.machine.environment
-        name = device.gpu_name or environment["cpu"]["name"]
-        return f"{device.device} ({name}), torch {device.torch['version']}"
+        return self.machine.description

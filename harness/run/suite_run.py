@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from harness.catalog import load_measurement
 from harness.descriptions import vary_batch
@@ -79,12 +80,14 @@ class SuiteRun:
             suite.folder, machine, self._follow, settings.isolate, settings.cell_timeout_s
         )
         self._start = time.monotonic()
+        self.result: Run | None = None  # what the run file holds, once it is written
         folder = settings.results / suite.name
         self.recovered = recover_journals(folder)
         started = datetime.now(timezone.utc)
         stem = _name_run(folder, started, machine)
         self.path = folder / f"{stem}.json"
         git = machine.environment["git"]
+        self.baseline = find_baseline(settings.against, suite.name, machine.slug, settings.root)
         self._header = Run(
             schema=SCHEMA,
             run=RunFacts(
@@ -94,12 +97,13 @@ class SuiteRun:
                 git_sha=git["sha"],
                 git_dirty=git["dirty"],
                 device=machine.device.device,
+                device_name=machine.description,
+                baseline=self.baseline.name if self.baseline is not None else None,
             ),
             environment=machine.environment,
-            suite={**scrub(resolved(suite)), "sha256": suite_sha256(suite)},
+            suite=scrub(_describe_suite(suite, settings.root)),
             records=(),
         )
-        self.baseline = find_baseline(settings.against, suite.name, machine.slug, settings.root)
         self._journal = Journal(folder / f"{stem}.journal.jsonl", self._header)
         for cell, spec in self.planned:
             names = cell.model.name, cell.precision.name
@@ -184,11 +188,12 @@ class SuiteRun:
             update={
                 "duration_s": round(time.monotonic() - self._start, 3),
                 "interrupted": self._interrupted or bool(self.missing),
+                "remarks": tuple(self.remarks()),
             }
         )
-        update = {"run": facts, "records": self.completed()}
+        self.result = self._header.model_copy(update={"run": facts, "records": self.completed()})
         try:
-            write_run(self._header.model_copy(update=update), self.path)
+            write_run(self.result, self.path)
         except OSError:
             self._journal.close()
             raise
@@ -336,6 +341,18 @@ class SuiteRun:
             "device": [self._machine.device.device, self._machine.device.gpu_name],
         } | ({"noise": True} if noise else {})
         return reference_key(facts, measurement, self.suite.folder, self._machine.environment)
+
+
+def _describe_suite(suite: Suite, root: Path) -> dict[str, Any]:
+    """The resolved suite with all that a report says of its file."""
+    file = suite.path.relative_to(root) if suite.path.is_relative_to(root) else suite.path
+    limits = [limit.model_dump(mode="json") for limit in suite.limits]
+    return {
+        **resolved(suite),
+        "limits": limits,
+        "file": file.as_posix(),
+        "sha256": suite_sha256(suite),
+    }
 
 
 def _name_run(folder: Path, started: datetime, machine: Machine) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -77,6 +78,7 @@ time.sleep(600)
     run = read_run(path)
     assert run.records == (FIRST, SECOND)
     assert run.run.interrupted
+    assert run.run.remarks == ("cut off before its end: 2 measurements were finished",)
     assert not journal_path(tmp_path).exists()
     assert recover_journals(tmp_path) == []
 
@@ -123,17 +125,15 @@ def test_a_journal_removed_while_it_is_looked_at_stays_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner finished just then: what it held is in the run file already."""
-    import harness.records.record
-
     journal = Journal(journal_path(tmp_path), make_run())
     journal.append(FIRST)
-    take_lock = harness.records.record._take_lock
+    lock = fcntl.flock
 
-    def finish_first(*given: Any) -> bool:
+    def finish_first(*given: Any) -> None:
         journal.remove()
-        return take_lock(*given)
+        lock(*given)
 
-    monkeypatch.setattr(harness.records.record, "_take_lock", finish_first)
+    monkeypatch.setattr(fcntl, "flock", finish_first)
     assert recover_journals(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -169,13 +169,20 @@ def test_integers_stay_integers(tmp_path: Path) -> None:
     assert isinstance(again.values["bits_per_weight"].value, float)
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_run(make_run(FIRST), tmp_path / "run.json")
     before = path.read_bytes()
-    (tmp_path / "run.json.partial").mkdir()
-    with pytest.raises(IsADirectoryError):
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
         write_run(make_run(SECOND), path)
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(
@@ -212,7 +219,7 @@ def test_no_nan_is_ever_written_bare(number: float) -> None:
         ("\udce9", "not a readable run file"),
         ("[]", f"expected a run file of schema {SCHEMA} or older, found None"),
         ("{}", f"expected a run file of schema {SCHEMA} or older, found None"),
-        ('{"schema": 3}', f"expected a run file of schema {SCHEMA} or older, found 3; .*update"),
+        ('{"schema": 4}', f"expected a run file of schema {SCHEMA} or older, found 4; .*update"),
         ('{"schema": 0}', f"expected a run file of schema {SCHEMA} or older, found 0$"),
         ('{"schema": 1}', "not a valid run file: run: Field required"),
     ],
@@ -261,6 +268,15 @@ def test_a_run_file_of_the_first_schema_can_be_read() -> None:
     assert again.bounds is not None
 
 
+def test_a_run_file_of_the_second_schema_can_be_read() -> None:
+    """It has no device's name and no remarks, and its limits have no positions."""
+    run = read_run(Path(__file__).parent / "schema-2.json")
+    assert [record.cell.precision for record in run.records] == ["fp32", "nf4"]
+    assert run.records[1].verdicts[0].bounds is not None
+    assert (run.run.device_name, run.run.baseline, run.run.remarks) == ("", None, ())
+    assert "position" not in run.suite["limits"][0]
+
+
 def test_a_record_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         FIRST.measurement = "mmlu"
@@ -291,7 +307,7 @@ def test_a_run_file_follows_the_schema(validator: Any, tmp_path: Path) -> None:
     "spoil",
     [
         lambda data: data.pop("schema"),
-        lambda data: data.update(schema=3),
+        lambda data: data.update(schema=4),
         lambda data: data.update(extra=1),
         lambda data: data["run"].pop("utc"),
         lambda data: data["records"][0].pop("cell"),
