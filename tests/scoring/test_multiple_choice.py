@@ -80,7 +80,7 @@ def test_logits_that_do_not_fit_are_computed_in_smaller_batches(
     cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = score(cell, QUESTIONS)
-    monkeypatch.setattr(_forward, "_MAX_LOGIT_BYTES", 1)
+    monkeypatch.setattr(_forward, "MAX_LOGIT_BYTES", 1)
     for one, other in zip(score(cell, QUESTIONS), wanted, strict=True):
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-5)
 

@@ -12,11 +12,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from harness.descriptions import Metric
 from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.scoring.multiple_choice import Question
@@ -99,13 +99,13 @@ WINOGRANDE = [
         "answer": "2",
     },
 ]
-TASKS: dict[str, tuple[ModuleType, Any, list[dict[str, Any]]]] = {
-    "hellaswag": (hellaswag, hellaswag.make_question, HELLASWAG),
-    "arc_easy": (arc_easy, arc_easy.make_question, ARC),
-    "arc_challenge": (arc_challenge, arc_easy.make_question, ARC),
-    "openbookqa": (openbookqa, openbookqa.make_question, OPENBOOKQA),
-    "piqa": (piqa, piqa.make_question, PIQA),
-    "winogrande": (winogrande, winogrande.make_question, WINOGRANDE),
+TASKS: dict[str, tuple[Metric, Any, list[dict[str, Any]]]] = {
+    "hellaswag": (hellaswag.TASK, hellaswag.make_question, HELLASWAG),
+    "arc_easy": (arc_easy.TASK, arc_easy.make_question, ARC),
+    "arc_challenge": (arc_challenge.TASK, arc_easy.make_question, ARC),
+    "openbookqa": (openbookqa.TASK, openbookqa.make_question, OPENBOOKQA),
+    "piqa": (piqa.TASK, piqa.make_question, PIQA),
+    "winogrande": (winogrande.TASK, winogrande.make_question, WINOGRANDE),
 }
 
 
