@@ -82,6 +82,15 @@ def make_model(name: str, device: str) -> Any:
     return (model if device == "cpu" else model.bfloat16()).eval()
 
 
+def make_prompt(model: Any, batch: int, tokens: int) -> torch.Tensor:
+    """Random token ids (batch, tokens), the same each time."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    rows = model.get_input_embeddings().num_embeddings
+    return torch.randint(0, rows, (batch, tokens), generator=generator).to(model.device)
+
+
 def record_calls(model: Any, generate: Callable[[], Any]) -> list[dict[str, Any]]:
     """The arguments of every forward call of ``generate``, with an empty cache in the first."""
     calls: list[dict[str, Any]] = []
@@ -124,20 +133,20 @@ def _wait(device: torch.device) -> None:
 def main() -> None:
     import torch
 
-    from harness.engines.transformers.generation import generate
-    from harness.timing.prompts import make_prompt
+    from harness.engines.transformers.generation import TransformersGenerator
 
     name, given, rounds, new_tokens = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
     device = torch.device(given)
     model = make_model(name, given)
-    prompt = make_prompt(model, 1, PROMPT_TOKENS, given)
-    calls = record_calls(model, lambda: generate(model, prompt, new_tokens))
+    prompt = make_prompt(model, 1, PROMPT_TOKENS)
+    generator = TransformersGenerator(model)
+    calls = record_calls(model, lambda: generator.run(prompt, new_tokens))
     assert len(calls) == new_tokens
 
     def time_ours() -> float:
         _wait(device)
         start = time.perf_counter()
-        generate(model, prompt, new_tokens)
+        generator.run(prompt, new_tokens)
         _wait(device)
         return time.perf_counter() - start
 

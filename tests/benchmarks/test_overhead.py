@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engines.transformers.generation import generate
+from harness.engines.transformers.generation import TransformersGenerator
 from harness.records.record import Record
-from harness.timing.prompts import make_prompt
 from tests.support.cells_in_process import load, write_llama
 from tests.support.records import make_record
 
@@ -22,7 +21,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import plausible  # noqa: E402
 import requirements  # noqa: E402
-from cost.decode import call_bare, record_calls  # noqa: E402
+from cost.decode import call_bare, make_prompt, record_calls  # noqa: E402
 from cost.memory import measure_memory  # noqa: E402
 from cost.records import measure_records  # noqa: E402
 from cost.row import Cost, format_costs  # noqa: E402
@@ -82,9 +81,11 @@ def test_the_table_has_a_row_for_each_with_its_target() -> None:
 
 def test_the_bare_calls_are_those_of_our_loop(tmp_path: Path) -> None:
     model: Any = load(write_llama(tmp_path / "model")).model
-    prompt = make_prompt(model, 2, 9, "cpu")
+    prompt = make_prompt(model, 2, 9)
     made: list[Any] = []
-    calls = record_calls(model, lambda: made.append(generate(model, prompt, 5)[0]))
+    calls = record_calls(
+        model, lambda: made.append(TransformersGenerator(model).run(prompt, 5).tokens)
+    )
     assert torch.equal(calls[0]["input_ids"], prompt)
     fed = torch.cat([call["input_ids"] for call in calls[1:]], dim=1)
     assert torch.equal(fed, made[0][:, :4])  # the last token is fed to nothing
@@ -98,6 +99,7 @@ def test_the_bare_calls_are_those_of_our_loop(tmp_path: Path) -> None:
     assert torch.equal(seen[-1][1][:, -1].argmax(-1), made[0][:, -1])
 
 
+@pytest.mark.e2e
 def test_memory_of_a_cpu_is_read_in_every_way_it_has() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peaks on a CPU need Linux's /proc")
@@ -106,6 +108,7 @@ def test_memory_of_a_cpu_is_read_in_every_way_it_has() -> None:
     assert {cost.verdict for cost in costs} == {"met"}
 
 
+@pytest.mark.e2e
 def test_records_are_kept_again_without_being_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

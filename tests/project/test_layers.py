@@ -48,7 +48,6 @@ def test_every_contract_holds(copy: Path) -> None:
     assert "0 broken" in answer.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("file", "line", "contract"), BROKEN)
 def test_breaking_a_contract_fails(copy: Path, file: str, line: str, contract: str) -> None:
     path = copy / "harness" / file

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
+from harness.builtin import locate_builtin
 from tools.tiny_world import names
 from tools.tiny_world import world as w
 
-FOLDER = Path(w.__file__).parent / "tiny-world"
+FOLDER = locate_builtin("builtin:tiny-world").parent
 DOCUMENTS = 10_000
 
 
@@ -83,6 +83,7 @@ def test_quiz_answers_are_true_and_the_other_options_are_not(world: w.World) -> 
         assert sum(option == fact.answer for option in row[1:5]) == 1
 
 
+@pytest.mark.slow
 def test_training_never_contains_a_question_of_the_quiz(
     world: w.World, documents: list[str]
 ) -> None:
@@ -105,6 +106,7 @@ def test_training_asks_for_a_fact_of_the_quiz_only_in_other_words(
         assert lines.isdisjoint({fact.render(way) for fact in asked}), way
 
 
+@pytest.mark.slow
 def test_training_states_facts_of_the_quiz_but_no_held_out_sentence(
     world: w.World, documents: list[str]
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_letter_after_the_prompt_is_one_token_and_prompts_are_short() -> None:
     assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=True) == text
 
 
+@pytest.mark.slow
 def test_fp32_answers_and_quantisation_costs() -> None:
     """On a part of the text and of the quiz; TRAINING.json has the figures on all of it."""
     pytest.importorskip("bitsandbytes")
