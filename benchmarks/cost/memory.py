@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cost.known_allocation import read_known_allocation
 from cost.row import Cost
 from harness.run.process import call_in_worker
-from harness.timing.known_allocation import read_known_allocation
 
 MIB = 1 << 20
 TARGET = 0.02

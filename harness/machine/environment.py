@@ -1,7 +1,7 @@
-"""What a run ran on: one small function per group of facts, and what keeps private facts out.
+"""What a run ran on: one small function per group of facts.
 
-Imports no torch, so the facts are the machine's and the packages', not those of a live process.
-Records no host name, user name, home path or secret; `scrub` enforces that for whatever is written.
+Imports no torch: these are facts of the machine and of installed packages, not of a live process.
+Records no host name, user name, home path or secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from typing import Any
 import psutil
 
 import harness
+from harness.machine.control_groups import read_cpu_quota, read_memory_limit
+from harness.machine.files import read_text
+from harness.machine.nvml import describe_gpus
+from harness.machine.privacy import is_secret_name, scrub
 
+# Every library that can change a number, for the record.
 LIBRARIES = (
     "torch",
     "transformers",
@@ -35,8 +40,8 @@ LIBRARIES = (
     "pytest",
     "pytest-benchmark",
 )
-# Environment variables that change results. A prefix admits a family, names that smell of a secret
-# excepted.
+# Environment variables that change results. A prefix admits a family, without the names that
+# may hold a secret.
 _VARIABLES = {
     "CUDA_VISIBLE_DEVICES",
     "CUDA_DEVICE_ORDER",
@@ -69,15 +74,15 @@ _VARIABLE_PREFIXES = (
     "TORCHINDUCTOR_",
     "TORCH_",
 )
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-_SECRET = re.compile(r"TOKEN|KEY|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
-_ISA_X86 = {"avx", "avx2", "f16c", "fma", "avx_vnni", "amx_bf16", "amx_fp16", "amx_int8"}
-_ISA_AVX512 = {"avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"}
-_ISA_ARM = {"asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"}
+_INSTRUCTION_SETS = {
+    *("avx", "avx2", "f16c", "fma", "avx_vnni", "amx_bf16", "amx_fp16", "amx_int8"),
+    *("avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
+}
 
 
 def collect_environment(root: Path) -> dict[str, dict[str, Any]]:
-    """All facts, grouped and scrubbed; ``root`` is the folder whose git state is meant."""
+    """All facts by group, private ones removed; ``root`` is the folder whose git state counts."""
     facts = {
         "git": describe_git(root),
         "python": describe_python(),
@@ -136,7 +141,7 @@ def describe_python() -> dict[str, Any]:
 
 
 def describe_os() -> dict[str, Any]:
-    """Kernel and C library; the host's name is not asked for."""
+    """Kernel and C library; without the host's name."""
     return {
         "system": platform.system(),
         "release": platform.release(),
@@ -155,10 +160,10 @@ def describe_cpu() -> dict[str, Any]:
         "physical_cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "quota_cores": _read_cpu_quota(),
-        "isa": sorted(flags & (_ISA_X86 | _ISA_AVX512 | _ISA_ARM)),
+        "quota_cores": read_cpu_quota(),
+        "isa": sorted(flags & _INSTRUCTION_SETS),
         "max_mhz": round(frequency.max) or None if frequency else None,
-        "governor": _read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_average": [round(load, 2) for load in psutil.getloadavg()],
     }
 
@@ -174,63 +179,9 @@ def read_cpu_name() -> str:
 
 def describe_memory() -> dict[str, Any]:
     """Memory of the machine, and the control group's limit where that is lower."""
-    total = psutil.virtual_memory().total
-    limits = [int(text) for text in _read_cgroup("memory.max", "memory/memory.limit_in_bytes")]
-    limit = min(limits, default=total)
-    return {"total_bytes": total, "limit_bytes": limit if limit < total else None}
-
-
-def describe_gpus() -> dict[str, Any]:
-    """``{driver, devices}`` of all NVIDIA GPUs, or ``{unavailable: reason}``.
-
-    Of a GPU's UUID only a hash is kept: enough to tell two boards apart, too little to trace one.
-    """
-    try:
-        import pynvml
-    except ImportError:
-        return {"unavailable": "nvidia-ml-py is not installed"}
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return {"unavailable": str(error)}
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        return {
-            "driver": _attempt(pynvml.nvmlSystemGetDriverVersion),
-            "devices": [_describe_gpu(pynvml, index) for index in range(count)],
-        }
-    except pynvml.NVMLError as error:
-        return {"unavailable": str(error)}
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _describe_gpu(nvml: Any, index: int) -> dict[str, Any]:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-
-    def ask(name: str, *arguments: Any) -> Any:
-        """One fact; None where this board or this user does not get it."""
-        try:
-            return getattr(nvml, name)(handle, *arguments)
-        except nvml.NVMLError:
-            return None
-
-    memory = ask("nvmlDeviceGetMemoryInfo")
-    power_mw = ask("nvmlDeviceGetPowerManagementLimit")
-    capability = ask("nvmlDeviceGetCudaComputeCapability")
-    uuid = ask("nvmlDeviceGetUUID")
-    mig = ask("nvmlDeviceGetMigMode")
-    return {
-        "index": index,
-        "name": ask("nvmlDeviceGetName"),
-        "memory_bytes": memory.total if memory else None,
-        "compute_capability": ".".join(map(str, capability)) if capability else None,
-        "power_limit_w": power_mw / 1000 if power_mw else None,
-        "max_sm_mhz": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
-        "max_memory_mhz": ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_MEM),
-        "mig": bool(mig[0]) if mig else None,
-        "uuid_hash": hashlib.sha256(uuid.encode()).hexdigest()[:16] if uuid else None,
-    }
+    total, limit = psutil.virtual_memory().total, read_memory_limit()
+    lower = limit is not None and limit < total
+    return {"total_bytes": total, "limit_bytes": limit if lower else None}
 
 
 def describe_libraries() -> dict[str, str | None]:
@@ -243,12 +194,12 @@ def describe_variables() -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(os.environ.items())
-        if name in _VARIABLES or (name.startswith(_VARIABLE_PREFIXES) and not _SECRET.search(name))
+        if name in _VARIABLES or (name.startswith(_VARIABLE_PREFIXES) and not is_secret_name(name))
     }
 
 
 def describe_harness() -> dict[str, Any]:
-    """Version, and a sha256 over the package's sources that also tells uncommitted changes."""
+    """Version, and a sha256 over the package's sources, which uncommitted changes alter too."""
     return {"version": harness.__version__, "sources_sha256": _hash_sources()}
 
 
@@ -265,80 +216,12 @@ def device_slug(device: str, gpu_name: str | None, cpu_name: str) -> str:
     return "-".join(words)[:64].strip("-")
 
 
-def scrub(value: Any) -> Any:
-    """A copy of a JSON-able value without home folders, tokens and passwords.
-
-    The user's home becomes ``~``, another's ``/home/~``; keys are scrubbed like values. Idempotent.
-    """
-    if isinstance(value, str):
-        for pattern, replacement in _list_private(os.environ.get("HOME")):
-            value = pattern.sub(replacement, value)
-        return value
-    if isinstance(value, dict):
-        return {scrub(key): scrub(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [scrub(entry) for entry in value]
-    return value
-
-
-@lru_cache(maxsize=4)
-def _list_private(_home_variable: str | None) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """What `scrub` replaces, in order; cached per value of HOME, on which ``Path.home`` depends."""
-    found = _attempt(Path.home)
-    homes = {str(found), os.path.realpath(found)} - {"/", "."} if found else set()
-    # Guarded on both sides: home /root is not in /data/root, home /home/al not in /home/alice.
-    own = [
-        (re.compile(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])"), "~")
-        for home in sorted(homes, key=len, reverse=True)
-    ]
-    return (
-        *own,
-        (re.compile(r"[/\\]+(?:home|Users)[/\\]+[^/\\\s\"':;,()<>\[\]{}]+"), "/home/~"),
-        (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
-        (re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}"), "Bearer ***"),
-        (re.compile(r"://[^/\s@:]*:[^/\s@]+@"), "://***@"),
-    )
-
-
-# --- reading the machine ------------------------------------------------------------------------
-
-
 @lru_cache(maxsize=1)
 def _read_cpuinfo() -> dict[str, str]:
     """The first processor's block of /proc/cpuinfo; empty where there is none."""
-    block = (_read_text("/proc/cpuinfo") or "").split("\n\n")[0]
+    block = (read_text("/proc/cpuinfo") or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in block.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _read_cpu_quota() -> float | None:
-    """Cores' worth of time the control group grants; None where unlimited."""
-    quotas = [text.split() for text in _read_cgroup("cpu.max", None)]
-    return min((int(share) / int(period) for share, period in quotas), default=None)
-
-
-def list_cgroups() -> list[Path]:
-    """The folders of this process's control group (version 2) and of those above it."""
-    lines = (_read_text("/proc/self/cgroup") or "").splitlines()
-    own = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-    folder = CGROUP_ROOT / own
-    return [path for path in (folder, *folder.parents) if path.is_relative_to(CGROUP_ROOT)]
-
-
-def _read_cgroup(v2: str, v1: str | None) -> list[str]:
-    """Limits on this process from its control group up to the root; the unlimited left out."""
-    candidates = [folder / v2 for folder in list_cgroups()]
-    if v1 is not None:
-        candidates.append(CGROUP_ROOT / v1)
-    texts = [_read_text(str(path)) for path in candidates]
-    return [text for text in texts if text and not text.startswith("max")]
-
-
-def _read_text(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
 
 
 def _find_version(package: str) -> str | None:
@@ -359,7 +242,7 @@ def _hash_sources() -> str:
 
 
 def _attempt(ask: Callable[[], Any]) -> Any:
-    """What a machine that may lack the answer says, or None."""
+    """An answer of the machine; None where it has none."""
     try:
         return ask()
     except (OSError, RuntimeError, NotImplementedError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""The one way files are written: readers see the old file or the whole new one."""
+"""Small files: written so that a reader sees the old or the whole new one, read if they exist."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ import tempfile
 from pathlib import Path
 
 
+def read_text(path: Path | str) -> str | None:
+    """The text without surrounding space; None where the file cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write beside ``path``, flush to the disk, then rename; makes missing folders.
+    """Write next to ``path``, flush to the disk, then rename; makes missing folders.
 
     Raises OSError where that fails, and leaves nothing half-written behind.
     """

@@ -1,7 +1,7 @@
-"""What the machine did while a cell was measured: clocks, power, temperature, who else was there.
+"""What the machine did while a cell was measured: clocks, power, temperature, other processes.
 
 Sampled ten times a second in the harness's own process, so that it costs the cell's process
-nothing; NVML makes no CUDA context. Kept as summaries, and judged by `judge_telemetry`.
+nothing; NVML makes no CUDA context. Kept as summaries.
 """
 
 from __future__ import annotations
@@ -11,25 +11,32 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import psutil
 
-from harness.records.record import Validity
+from harness.machine.nvml import (
+    CLOCK_MEMORY,
+    CLOCK_SM,
+    TEMPERATURE_GPU,
+    Board,
+    NvmlError,
+    NvmlSession,
+)
 
 INTERVAL_S = 0.1
+POWER_CAP = "software power cap"
 _FREQUENCY_EVERY = 10  # reading every core's clock is slow where there are hundreds
-_MAY_CONTEND = 0.1  # of the cores that a cell computes on
-# nvml.h, nvmlClocksEventReason*: what each bit of the mask says.
+# nvml.h, nvmlClocksEventReason*: the meaning of each bit of the mask.
 _REASONS = {
-    0x4: "software power cap",
+    0x4: POWER_CAP,
     0x8: "hardware slowdown",
     0x20: "software thermal slowdown",
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
 }
-_SLOWDOWNS = tuple(reason for reason in _REASONS.values() if reason != "software power cap")
 
 
 class Telemetry:
@@ -42,8 +49,9 @@ class Telemetry:
     def __init__(self, worker: int | None, gpu_uuid: str | None, threads: int | None) -> None:
         self._own = {pid for pid in (worker, os.getpid()) if pid is not None}
         self._threads = threads
-        self._cpu = _CpuWatch(self._own)
-        self._gpu = _GpuWatch(gpu_uuid, self._own) if gpu_uuid is not None else None
+        self._before = read_cpu_times(self._own)
+        self._mhz: list[float] = []
+        self._gpu = BoardWatch(gpu_uuid, self._own) if gpu_uuid is not None else None
         self._taken: list[float] = []
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="telemetry", daemon=True)
@@ -61,10 +69,16 @@ class Telemetry:
         found: dict[str, Any] = {
             "samples": len(taken),
             "interval_s": (taken[-1] - taken[0]) / (len(taken) - 1) if len(taken) > 1 else None,
-            "cpu": {"threads": self._threads, **self._cpu.summarise()},
+            "cpu": {
+                "threads": self._threads,
+                "cores": psutil.cpu_count(),
+                "other_cores": count_other_cores(self._before, read_cpu_times(self._own)),
+                "load_average": [round(load, 2) for load in psutil.getloadavg()],
+                "mhz": _spread(self._mhz),
+            },
         }
         if self._gpu is not None:
-            found["gpu"] = self._gpu.summarise()
+            found["gpu"] = self._gpu.stop()
         return found
 
     def _sample(self) -> None:
@@ -74,78 +88,52 @@ class Telemetry:
             if self._gpu is not None:
                 self._gpu.sample()
             if len(self._taken) % _FREQUENCY_EVERY == 1:
-                self._cpu.sample()
+                self._mhz += _read_mhz()
             due = max(due + INTERVAL_S, time.monotonic())
             if self._end.wait(due - time.monotonic()):
                 return
 
 
-def judge_telemetry(summary: dict[str, Any]) -> Validity:
-    """Whether what was measured meanwhile may be trusted.
+@dataclass(frozen=True)
+class CpuTimes:
+    """At second ``at`` of a clock: core seconds used by everyone, and by the processes watched."""
 
-    Invalid: the GPU was slowed down by heat or hardware, or another process used it. Flagged: its
-    power was capped, or other processes wanted the cores that the cell computed on.
+    at: float
+    busy_s: float
+    own_s: float | None
+
+
+def read_cpu_times(pids: set[int]) -> CpuTimes:
+    """Processor time of the machine and of ``pids``; ``own_s`` is None where one has ended.
+
+    Time stolen from a guest counts as busy.
     """
-    gpu, cpu = summary.get("gpu", {}), summary.get("cpu", {})
-    reasons = gpu.get("throttled") or {}
-    broken = [
-        f"the GPU was throttled: {reason} in {reasons[reason]:.0%} of the samples"
-        for reason in _SLOWDOWNS
-        if reasons.get(reason)
-    ]
-    others = gpu.get("other_processes")
-    if others:
-        broken.append(f"{others} other process{'es' * (others > 1)} used the GPU")
-    if broken:
-        return Validity(status="invalid", reasons=tuple(broken))
-    odd = []
-    capped = reasons.get("software power cap")
-    if capped:
-        limit = gpu.get("power_limit_w")
-        at = f" at {limit:g} W" if limit else ""
-        odd.append(f"the GPU's power was capped{at} in {capped:.0%} of the samples")
-    taken, cores, threads = cpu.get("other_cores"), cpu.get("cores"), cpu.get("threads")
-    # On a GPU one thread launches kernels.
-    threads = 1 if "gpu" in summary else threads
-    if None not in (taken, cores, threads) and taken - (cores - threads) > _MAY_CONTEND * threads:
-        odd.append(f"other processes used {taken:.1f} of {cores} cores")
-    return Validity(status="flagged" if odd else "ok", reasons=tuple(odd))
+    times = psutil.cpu_times()
+    # Guests' time is part of user's and nice's.
+    idle = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
+    own: float | None
+    try:
+        used = [psutil.Process(pid).cpu_times() for pid in pids]
+        own = float(sum(each.user + each.system for each in used))
+    except psutil.Error:
+        own = None
+    return CpuTimes(time.monotonic(), float(sum(times) - idle), own)
 
 
-class _CpuWatch:
-    """Load, clocks, and how many cores others used than the processes ``own``."""
-
-    def __init__(self, own: set[int]) -> None:
-        self._own = own
-        self._start = time.monotonic()
-        self._busy, self._ours = _busy_s(), _used_s(own)
-        self._mhz: list[float] = []
-
-    def sample(self) -> None:
-        try:
-            frequency = psutil.cpu_freq()
-        except (OSError, RuntimeError, NotImplementedError):
-            return
-        current = getattr(frequency, "current", None)  # there may be no frequency at all
-        if current:
-            self._mhz.append(current)
-
-    def summarise(self) -> dict[str, Any]:
-        seconds = time.monotonic() - self._start
-        ours, busy = _used_s(self._own), _busy_s()
-        others = None
-        if ours is not None and self._ours is not None and seconds > 0:
-            others = max(0.0, (busy - self._busy) - (ours - self._ours)) / seconds
-        return {
-            "cores": psutil.cpu_count(),
-            "other_cores": others,
-            "load_average": [round(load, 2) for load in psutil.getloadavg()],
-            "mhz": _spread(self._mhz),
-        }
+def count_other_cores(before: CpuTimes, after: CpuTimes) -> float | None:
+    """How many cores' worth of time other processes used in between; None where unknown."""
+    seconds = after.at - before.at
+    if before.own_s is None or after.own_s is None or seconds <= 0:
+        return None
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    return max(0.0, others_s) / seconds
 
 
-class _GpuWatch:
-    """One board's clocks, power, temperature, throttling and processes, by NVML."""
+class BoardWatch:
+    """One board's clocks, power, temperature, throttling and processes, by NVML.
+
+    ``own`` are the process ids that belong to the measurement.
+    """
 
     def __init__(self, uuid: str, own: set[int]) -> None:
         self._own = own
@@ -153,86 +141,69 @@ class _GpuWatch:
         self._throttled: Counter[str] = Counter()
         self._masks = 0
         self._others: list[int] = []
-        self._nvml: Any = None
+        self._session: NvmlSession | None = None
+        self._board: Board | None = None
         self._unavailable = ""
         try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-            self._nvml = pynvml
-        except Exception as error:  # not installed, no driver, not permitted: each its own class
-            self._unavailable = str(error) or type(error).__name__
+            self._session = NvmlSession()
+            self._board = self._session.find_board(uuid)
+        except NvmlError as error:
+            self._unavailable = str(error)
 
     def sample(self) -> None:
-        nvml = self._nvml
-        if nvml is None:
+        """Read everything once."""
+        if self._board is None:
             return
-        for name, value in (
-            ("sm_mhz", self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)),
-            ("memory_mhz", self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM)),
-            ("power_w", self._ask("nvmlDeviceGetPowerUsage")),
-            ("temperature_c", self._ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)),
+        ask = self._board.ask
+        for name, value, scale in (
+            ("sm_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_SM), 1),
+            ("memory_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_MEMORY), 1),
+            ("power_w", ask("nvmlDeviceGetPowerUsage"), 1000),  # in milliwatts
+            ("temperature_c", ask("nvmlDeviceGetTemperature", TEMPERATURE_GPU), 1),
         ):
             if value is not None:
-                scale = 1000 if name == "power_w" else 1  # NVML tells milliwatts
                 self._series.setdefault(name, []).append(value / scale)
-        mask = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        mask = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         if mask is not None:
             self._masks += 1
             self._throttled.update(reason for bit, reason in _REASONS.items() if mask & bit)
-        processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        processes = ask("nvmlDeviceGetComputeRunningProcesses")
         if processes:
-            self._others.append(_count_others([p.pid for p in processes], self._own))
+            self._others.append(_count_others({p.pid for p in processes}, self._own))
 
-    def summarise(self) -> dict[str, Any]:
-        if self._nvml is None:
+    def stop(self) -> dict[str, Any]:
+        """Close the session and summarise; ``{unavailable: reason}`` where nothing was read."""
+        limit = self._board and self._board.ask("nvmlDeviceGetPowerManagementLimit")
+        if self._session is not None:
+            self._session.close()
+        if self._board is None:
             return {"unavailable": self._unavailable}
-        limit = self._ask("nvmlDeviceGetPowerManagementLimit")
-        self._nvml.nvmlShutdown()
         throttled = {reason: n / self._masks for reason, n in sorted(self._throttled.items())}
         return {
             **{name: _spread(values) for name, values in self._series.items()},
             "power_limit_w": limit / 1000 if limit else None,
             "throttled": throttled if self._masks else None,
-            # Where no process is listed although this one computes, the list is not to be had.
+            # An empty list of processes, although ours computes, means that it is not available.
             "other_processes": max(self._others, default=None),
         }
 
-    def _ask(self, name: str, *arguments: Any) -> Any:
-        """One fact; None where this board or this user does not get it."""
-        try:
-            return getattr(self._nvml, name)(self._handle, *arguments)
-        except self._nvml.NVMLError:
-            return None
 
+def _count_others(pids: set[int], own: set[int]) -> int:
+    """Processes on the GPU that are not ours.
 
-def _count_others(pids: Sequence[int], own: set[int]) -> int:
-    """Processes on the GPU besides ours.
-
-    In a container pids may be those of another namespace, where ours has a number that is not
-    known here: then one of them is taken to be it.
+    In a container the ids may be those of another namespace, in which ours is unknown: then one of
+    them is taken to be ours.
     """
-    listed = own & set(pids)
-    return len(set(pids)) - max(1, len(listed))
+    return len(pids) - max(1, len(own & pids))
 
 
-def _busy_s() -> float:
-    """Seconds that all cores of the machine have been busy; time stolen from a guest counts."""
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    # Guests' time is part of user's and nice's.
-    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return float(sum(times) - idle - guests)
-
-
-def _used_s(pids: set[int]) -> float | None:
-    """Processor seconds that these processes have used; None where one has ended."""
+def _read_mhz() -> list[float]:
+    """The cores' mean clock, as a list of one or, where the system has none, of none."""
     try:
-        used = [psutil.Process(pid).cpu_times() for pid in pids]
-    except psutil.Error:
-        return None
-    return float(sum(times.user + times.system for times in used))
+        current = getattr(psutil.cpu_freq(), "current", None)
+    except (OSError, RuntimeError, NotImplementedError):
+        return []
+    return [current] if current else []
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
-from harness.machine.environment import scrub
+from harness.machine.privacy import scrub
 from harness.records.record import Record
 from harness.statistics.estimates import Estimate, geometric_mean_interval, paired_ratio_interval
 

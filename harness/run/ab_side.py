@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import InputError
-from harness.machine.environment import describe_harness, describe_libraries, scrub
+from harness.machine.environment import describe_harness, describe_libraries
+from harness.machine.privacy import scrub
 from harness.records.record import dump_json
 from harness.run.executor import CellRunner
 from harness.run.machine import inspect_machine, probe_hub

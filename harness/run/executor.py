@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement, load_precision
-from harness.machine.telemetry import Telemetry, judge_telemetry
+from harness.machine.telemetry import Telemetry
 from harness.records.record import CellFacts, Measured, Record, Status, Validity, join_validity
 from harness.run.find_files import find_files
+from harness.run.interference import judge_telemetry
 from harness.run.machine import Machine
 from harness.run.process import CellInProcess, CellProcess
 from harness.run.repeats import is_hopeless, join_processes

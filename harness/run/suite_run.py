@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.catalog import load_measurement
 from harness.descriptions import vary_batch
-from harness.machine.environment import scrub
+from harness.machine.privacy import scrub
 from harness.records.journal import Journal, recover_journals
 from harness.records.questions import fetch_questions
 from harness.records.record import Record

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.engines.shared.batches import free_memory, is_out_of_memory
-from harness.engines.shared.free_memory import format_gb
-from harness.engines.shared.meter import free_bytes
+from harness.engines.shared.free_memory import format_gb, free_bytes
 from harness.metrics.capacity import fit_growth
 from harness.timing.prompts import make_prompt
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.shared.batches import free_memory
-from harness.engines.shared.meter import free_bytes
+from harness.engines.shared.free_memory import free_bytes
 
 _CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _GIB = 1 << 30

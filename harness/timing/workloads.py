@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.engines.base import Engine, TimedTokens
 from harness.engines.shared.batches import free_memory, is_out_of_memory
-from harness.engines.shared.free_memory import format_gb
-from harness.engines.shared.meter import free_bytes
+from harness.engines.shared.board import read_energy_j
+from harness.engines.shared.free_memory import format_gb, free_bytes
 from harness.metrics.speed_values import gaps_of, summarise_device, summarise_rounds
 from harness.records.values import qualify
-from harness.timing.energy import read_energy_j
 from harness.timing.growth import GrowthWatch
 from harness.timing.prompts import make_prompt
 from harness.timing.roofline import (

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.machine.environment import describe_memory
-from harness.machine.nvml import find_uuid
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ def probe_device(requested: str) -> DeviceFacts:
     Raises ValueError where the requested device is not there.
     """
     import torch
+
+    from harness.engines.shared.board import find_uuid
 
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     facts: dict[str, Any] = {

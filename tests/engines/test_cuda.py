@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,13 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from harness.catalog import load_measurement
+from harness.engines.shared.board import read_energy_j
 from harness.errors import InputError
 from harness.metrics import divergence, perplexity, throughput
 from harness.records.record import Measured, Record
 from harness.run.process import CellProcess, call_in_worker
 from harness.suite.cell_job import CellJob
 from harness.suite.data_source import DataSource
-from harness.timing.energy import read_energy_j
-from harness.timing.known_allocation import read_known_allocation
 from harness.timing.prompts import make_prompt
 from harness.worker.messages import MeasureRequest
 from tests.support.cells_in_process import (
@@ -37,6 +37,10 @@ from tests.support.cells_in_process import (
 )
 from tests.support.projects import ROOT, Project, find_records
 from tests.support.records import make_record
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from cost.known_allocation import read_known_allocation
 
 DEVICE = os.environ.get("PRECISION_HARNESS_TEST_DEVICE", "cuda:0")
 CUDA = DEVICE.startswith("cuda")

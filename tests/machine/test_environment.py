@@ -1,4 +1,4 @@
-"""The facts recorded about a machine, and the private ones that must not be."""
+"""The facts recorded about a machine, without the private ones."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 
 import harness
 from harness.machine import environment
-from harness.machine.environment import collect_environment, describe_git, device_slug, scrub
+from harness.machine.environment import collect_environment, describe_git, device_slug
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + "A1b2" * 9
@@ -42,9 +39,6 @@ def repository(tmp_path: Path) -> Path:
     run_git(folder, "add", ".")
     run_git(folder, "commit", "-m", "first")
     return folder
-
-
-# --- git ----------------------------------------------------------------------------------------
 
 
 def test_a_clean_checkout_has_its_commit_and_branch(repository: Path) -> None:
@@ -108,13 +102,8 @@ def test_a_git_hook_s_variables_do_not_redirect_to_another_repository(
     assert describe_git(repository) == expected
 
 
-# --- machine ------------------------------------------------------------------------------------
-
-
-def test_all_groups_are_collected_quickly_and_can_be_written_as_json(tmp_path: Path) -> None:
-    started = time.perf_counter()
+def test_all_groups_are_collected_and_can_be_written_as_json(tmp_path: Path) -> None:
     facts = collect_environment(tmp_path)
-    assert time.perf_counter() - started < 1  # 0.04 s where nothing else runs
     expected = "git python os cpu memory gpu libraries variables harness"
     assert list(facts) == expected.split()
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
@@ -159,27 +148,11 @@ def test_usable_cores_follow_the_affinity_of_the_process() -> None:
 def test_a_memory_limit_is_reported_only_below_the_machine_s_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(environment, "_read_cgroup", lambda *_: [])
     total = environment.describe_memory()["total_bytes"]
-    assert environment.describe_memory() == {"total_bytes": total, "limit_bytes": None}
-    for limit, reported in ((total, None), (total - 1, total - 1)):
-        texts = [str(2**63 - 4096), str(limit)]  # the first is how cgroup v1 writes "no limit"
-        monkeypatch.setattr(environment, "_read_cgroup", lambda *_, texts=texts: texts)
-        assert environment.describe_memory()["limit_bytes"] == reported
-
-
-def test_control_group_limits_are_read_from_the_process_s_own_group_upwards(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    files = {
-        "/proc/self/cgroup": "0::/job/step\n",
-        "/sys/fs/cgroup/job/step/memory.max": "max",
-        "/sys/fs/cgroup/job/memory.max": "1000",
-        "/sys/fs/cgroup/job/cpu.max": "150000 100000",
-    }
-    monkeypatch.setattr(environment, "_read_text", files.get)
-    assert environment.describe_memory()["limit_bytes"] == 1000
-    assert environment._read_cpu_quota() == 1.5
+    for limit, reported in ((None, None), (2 * total, None), (total, None), (total - 1, total - 1)):
+        monkeypatch.setattr(environment, "read_memory_limit", lambda limit=limit: limit)
+        found = environment.describe_memory()
+        assert found == {"total_bytes": total, "limit_bytes": reported}
 
 
 def test_versions_of_installed_libraries_are_read_and_absent_ones_are_none(
@@ -208,71 +181,6 @@ def test_the_harness_is_identified_by_version_and_sources() -> None:
     assert len(facts["sources_sha256"]) == 64
 
 
-# --- GPUs ---------------------------------------------------------------------------------------
-
-
-class FakeNVMLError(Exception):
-    """What the stand-in raises; the real one is of the same shape."""
-
-
-def make_nvml(**replaced: Any) -> ModuleType:
-    """A stand-in for pynvml on a machine with one board that knows no MIG and no power limit."""
-
-    def refuse(*_: Any) -> None:
-        raise FakeNVMLError("Not Supported")
-
-    module = ModuleType("pynvml")
-    calls: dict[str, Any] = {
-        "NVMLError": FakeNVMLError,
-        "NVML_CLOCK_SM": 1,
-        "NVML_CLOCK_MEM": 2,
-        "nvmlInit": lambda: None,
-        "nvmlShutdown": lambda: None,
-        "nvmlSystemGetDriverVersion": lambda: "570.1",
-        "nvmlDeviceGetCount": lambda: 1,
-        "nvmlDeviceGetHandleByIndex": lambda index: index,
-        "nvmlDeviceGetName": lambda _: "NVIDIA H200",
-        "nvmlDeviceGetMemoryInfo": lambda _: SimpleNamespace(total=150_000_000_000),
-        "nvmlDeviceGetPowerManagementLimit": refuse,
-        "nvmlDeviceGetCudaComputeCapability": lambda _: (9, 0),
-        "nvmlDeviceGetUUID": lambda _: "GPU-11111111-2222",
-        "nvmlDeviceGetMigMode": refuse,
-        "nvmlDeviceGetMaxClockInfo": lambda _, clock: 1980 if clock == 1 else 3201,
-    }
-    for name, value in {**calls, **replaced}.items():
-        setattr(module, name, value)
-    return module
-
-
-def test_gpus_are_described_without_their_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", make_nvml())
-    facts = environment.describe_gpus()
-    (device,) = facts["devices"]
-    assert facts["driver"] == "570.1"
-    assert device["name"] == "NVIDIA H200"
-    assert device["memory_bytes"] == 150_000_000_000
-    assert device["compute_capability"] == "9.0"
-    assert (device["max_sm_mhz"], device["max_memory_mhz"]) == (1980, 3201)
-    assert (device["power_limit_w"], device["mig"]) == (None, None)
-    assert len(device["uuid_hash"]) == 16
-    assert "GPU-1111" not in json.dumps(facts)
-
-
-def test_unavailable_gpus_are_reported_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise FakeNVMLError("Driver Not Loaded")
-
-    monkeypatch.setitem(sys.modules, "pynvml", make_nvml(nvmlInit=fail))
-    assert environment.describe_gpus() == {"unavailable": "Driver Not Loaded"}
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert environment.describe_gpus() == {"unavailable": "nvidia-ml-py is not installed"}
-
-
-def test_the_real_nvml_gives_devices_or_a_reason() -> None:
-    facts = environment.describe_gpus()
-    assert facts.get("devices") or facts.get("unavailable")
-
-
 @pytest.mark.parametrize(
     ("device", "gpu", "cpu", "slug"),
     [
@@ -289,74 +197,6 @@ def test_the_real_nvml_gives_devices_or_a_reason() -> None:
 )
 def test_a_device_is_named_for_files(device: str, gpu: str | None, cpu: str, slug: str) -> None:
     assert device_slug(device, gpu, cpu) == slug
-
-
-# --- scrub --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("/home/alice/models/x", "~/models/x"),
-        ("cannot read '/home/alice'.", "cannot read '~'."),
-        ("file:///home/alice/x", "file://~/x"),
-        ("-I/home/alice/x", "-I/home/~/x"),
-        ("/home/alice2/x and /home/ali", "/home/~/x and /home/~"),
-        ("/mnt/home/alice/x", "/mnt/home/~/x"),
-        ("/Users/Bob/x", "/home/~/x"),
-        (r"C:\Users\Bob\x", r"C:/home/~\x"),
-        ("/home/bob:/home/carol", "/home/~:/home/~"),
-        ("/homes/bob /data/home.txt", "/homes/bob /data/home.txt"),
-        ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B"),
-        (f"token={TOKEN};", "token=hf_***;"),
-        ("hf_hub_download and hf_xet", "hf_hub_download and hf_xet"),
-        ("Authorization: Bearer abcdef123456", "Authorization: Bearer ***"),
-        ("http://al:pw@proxy:3128/x", "http://***@proxy:3128/x"),
-        ("http://proxy:3128/x@y", "http://proxy:3128/x@y"),
-    ],
-)
-def test_private_parts_of_a_text_are_masked_and_nothing_else(
-    given: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/home/alice")
-    assert scrub(given) == expected
-    assert scrub(expected) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("/root/x", "~/x"),
-        ("/root", "~"),
-        ("/rootfs/x /data/root/x", "/rootfs/x /data/root/x"),
-    ],
-)
-def test_a_home_of_one_part_is_masked_only_where_it_is_one(
-    given: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HOME", "/root")
-    assert scrub(given) == expected
-
-
-def test_a_linked_home_is_masked_by_both_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    monkeypatch.setenv("HOME", str(tmp_path / "link"))
-    assert scrub(f"{tmp_path}/link/a {tmp_path}/real/b") == "~/a ~/b"
-
-
-def test_every_depth_is_scrubbed_and_other_values_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/alice")
-    given = {"a": [{"/home/alice/k": ("/home/alice", 1)}], "b": None, "c": True, "d": 1.5, "e": 2}
-    expected = {"a": [{"~/k": ["~", 1]}], "b": None, "c": True, "d": 1.5, "e": 2}
-    assert scrub(given) == expected
-
-
-def test_a_root_directory_as_home_masks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/")
-    assert scrub("/usr/lib") == "/usr/lib"
 
 
 def test_collected_facts_name_no_host_and_no_home(

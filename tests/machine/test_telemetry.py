@@ -1,238 +1,152 @@
-"""telemetry: the real sampler on this CPU, rules on summaries, and NVML where it is not there.
-
-Only what cannot run without a board is played by a stand-in: NVML's own handful of functions.
-"""
+"""Telemetry: the real sampler on this CPU, arithmetic on given readings, a stand-in for NVML."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pynvml
 import pytest
 
-from harness.machine.telemetry import INTERVAL_S, Telemetry, judge_telemetry
-from harness.timing.energy import read_board_energy_j, read_energy_j
+from harness.machine.telemetry import (
+    BoardWatch,
+    CpuTimes,
+    Telemetry,
+    count_other_cores,
+    read_cpu_times,
+)
+from tests.support.nvml import install_nvml
 
 BOARD = "GPU-00000000-0000-0000-0000-000000000000"
-SPIN = "while True: pass"
 
 
-def wait_for_samples(telemetry: Telemetry, count: int) -> None:
-    while len(telemetry._taken) < count:
-        time.sleep(INTERVAL_S)
-
-
-def test_the_machine_is_sampled_several_times() -> None:
-    telemetry = Telemetry(None, None, threads=2).start()
-    wait_for_samples(telemetry, 4)
-    summary = telemetry.stop()
-    assert summary["samples"] >= 4
-    assert summary["interval_s"] >= INTERVAL_S * 0.9
+def test_the_machine_is_sampled_from_the_start() -> None:
+    summary = Telemetry(None, None, threads=2).start().stop()
+    assert summary["samples"] >= 1
     assert summary["cpu"]["threads"] == 2
     assert summary["cpu"]["cores"] >= 1
     assert len(summary["cpu"]["load_average"]) == 3
     assert "gpu" not in summary
 
 
-def test_a_busy_process_counts_as_another_unless_it_is_the_worker() -> None:
-    """A real one, which takes a core; what else runs here is in both readings."""
-
-    def read(worker: int | None) -> float:
-        telemetry = Telemetry(worker, None, threads=1).start()
-        wait_for_samples(telemetry, 12)
-        return float(telemetry.stop()["cpu"]["other_cores"])
-
-    busy = subprocess.Popen([sys.executable, "-c", SPIN])
-    try:
-        as_worker, as_other = read(busy.pid), read(None)
-    finally:
-        busy.kill()
-        busy.wait()
-    assert as_other > 0.2
-    assert as_other > as_worker
+def test_other_cores_are_what_is_busy_less_what_is_ours() -> None:
+    """Ten seconds in which 25 core seconds went by, five of them ours."""
+    before, after = CpuTimes(100.0, 1000.0, 50.0), CpuTimes(110.0, 1025.0, 55.0)
+    assert count_other_cores(before, after) == 2.0
+    assert count_other_cores(before, CpuTimes(110.0, 1004.9, 55.0)) == 0.0  # clocks differ a little
+    assert count_other_cores(before, CpuTimes(110.0, 1025.0, None)) is None
+    assert count_other_cores(before, CpuTimes(100.0, 1000.0, 50.0)) is None
 
 
-def test_the_end_of_the_worker_leaves_its_share_unknown() -> None:
-    worker = subprocess.Popen([sys.executable, "-c", SPIN])
-    telemetry = Telemetry(worker.pid, None, threads=1).start()
-    worker.kill()
-    worker.wait()
-    assert telemetry.stop()["cpu"]["other_cores"] is None
+def test_processor_time_is_that_of_the_processes_asked_for() -> None:
+    """Not while one has ended: its share would count as others'."""
+    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    first = read_cpu_times({os.getpid(), worker.pid})
+    second = read_cpu_times({os.getpid(), worker.pid})
+    worker.communicate(b"\n")
+    assert first.own_s is not None
+    assert second.own_s is not None
+    assert first.own_s <= second.own_s
+    assert first.at <= second.at
+    assert first.busy_s >= first.own_s > 0
+    assert read_cpu_times({os.getpid(), worker.pid}).own_s is None
 
 
-def cpu(cores: int, threads: int | None, other: float | None) -> dict[str, Any]:
-    return {"cpu": {"cores": cores, "threads": threads, "other_cores": other}}
-
-
-@pytest.mark.parametrize(
-    ("summary", "status"),
-    [
-        (cpu(2, 2, 0.0), "ok"),
-        (cpu(2, 2, 0.2), "ok"),
-        (cpu(2, 2, 0.21), "flagged"),
-        (cpu(8, 2, 6.1), "ok"),  # six cores are left for others
-        (cpu(8, 2, 6.3), "flagged"),
-        (cpu(2, 2, None), "ok"),
-        (cpu(2, None, 1.0), "ok"),
-        ({}, "ok"),
-        ({"gpu": {}, **cpu(8, 8, 3.0)}, "ok"),  # one thread launches the kernels
-        ({"gpu": {}, **cpu(8, 8, 7.2)}, "flagged"),
-    ],
-)
-def test_others_count_where_they_want_the_cores_that_we_compute_on(
-    summary: dict[str, Any], status: str
-) -> None:
-    found = judge_telemetry(summary)
-    assert found.status == status
-    assert (status == "flagged") == any("other processes used" in r for r in found.reasons)
-
-
-def test_a_slowdown_is_invalid_and_a_power_cap_flagged() -> None:
-    heat = {"gpu": {"throttled": {"hardware thermal slowdown": 0.25}}}
-    assert judge_telemetry(heat).status == "invalid"
-    assert judge_telemetry(heat).reasons == (
-        "the GPU was throttled: hardware thermal slowdown in 25% of the samples",
-    )
-    for reason in ("hardware slowdown", "software thermal slowdown", "hardware power brake"):
-        assert judge_telemetry({"gpu": {"throttled": {reason: 0.01}}}).status == "invalid"
-    cap = {"gpu": {"throttled": {"software power cap": 1.0}, "power_limit_w": 350.0}}
-    assert judge_telemetry(cap).status == "flagged"
-    assert judge_telemetry(cap).reasons == (
-        "the GPU's power was capped at 350 W in 100% of the samples",
-    )
-    assert judge_telemetry({"gpu": {"throttled": None, "other_processes": None}}).status == "ok"
-
-
-def test_another_process_on_the_gpu_is_invalid() -> None:
-    assert judge_telemetry({"gpu": {"other_processes": 0}}).status == "ok"
-    found = judge_telemetry({"gpu": {"other_processes": 2}})
-    assert (found.status, found.reasons) == ("invalid", ("2 other processes used the GPU",))
-
-
-# NVML
-
-
-def test_without_a_driver_it_is_unavailable_and_nothing_else_suffers() -> None:
+def test_without_a_driver_the_gpu_is_unavailable_with_the_reason() -> None:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         expected = str(error)
     else:
         pytest.skip("this machine has a driver")
-    telemetry = Telemetry(None, BOARD, threads=1).start()
-    summary = telemetry.stop()
+    summary = Telemetry(None, BOARD, threads=1).start().stop()
     assert summary["gpu"] == {"unavailable": expected}
-    assert judge_telemetry({"gpu": summary["gpu"]}).status == "ok"
-    assert read_board_energy_j(BOARD) is None
 
 
-def test_a_cpu_has_no_energy_counter() -> None:
-    assert read_energy_j("cpu") is None
+def make_board(pids: tuple[int, ...] = (77,), mask: int = 0, **other: Any) -> dict[str, Any]:
+    """A board on which these processes compute; its SM clock rises by 100 MHz a reading."""
+    sm = iter(range(1000, 2000, 100))
+    return {
+        "UUID": BOARD,
+        "ClockInfo": lambda kind: next(sm) if kind == pynvml.NVML_CLOCK_SM else 2600,
+        "PowerUsage": 412_000,
+        "Temperature": lambda _: 61,
+        "CurrentClocksThrottleReasons": mask,
+        "ComputeRunningProcesses": [SimpleNamespace(pid=pid) for pid in pids],
+        "PowerManagementLimit": 700_000,
+        **other,
+    }
 
 
-class Board:
-    """What NVML answers of one board; ``denied`` names functions that are not permitted."""
-
-    def __init__(self, pids: list[int], mask: int = 0, denied: tuple[str, ...] = ()) -> None:
-        self.pids, self.mask, self.denied = pids, mask, denied
-        self.sm = iter(range(1000, 2000, 100))
-
-    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        answers: dict[str, Callable[..., Any]] = {
-            "nvmlInit": lambda: None,
-            "nvmlShutdown": lambda: None,
-            "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
-            "nvmlDeviceGetClockInfo": lambda _, kind: (
-                next(self.sm) if kind == pynvml.NVML_CLOCK_SM else 2600
-            ),
-            "nvmlDeviceGetPowerUsage": lambda _: 412_000,
-            "nvmlDeviceGetTemperature": lambda *_: 61,
-            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _: self.mask,
-            "nvmlDeviceGetComputeRunningProcesses": lambda _: [
-                SimpleNamespace(pid=pid) for pid in self.pids
-            ],
-            "nvmlDeviceGetPowerManagementLimit": lambda _: 700_000,
-            "nvmlDeviceGetTotalEnergyConsumption": lambda _: 12_500,
-        }
-        for name, answer in answers.items():
-            monkeypatch.setattr(pynvml, name, self.deny if name in self.denied else answer)
-
-    def deny(self, *_: Any) -> Any:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION)
-
-
-def watch(board: Board, monkeypatch: pytest.MonkeyPatch, worker: int = 77) -> dict[str, Any]:
-    board.install(monkeypatch)
-    monkeypatch.setattr(
-        "harness.machine.telemetry._used_s", lambda _: 0.0
-    )  # 77 is no process of ours
-    telemetry = Telemetry(worker, BOARD, threads=1).start()
-    wait_for_samples(telemetry, 3)
-    return dict(telemetry.stop()["gpu"])
+def watch(monkeypatch: pytest.MonkeyPatch, board: dict[str, Any], samples: int = 3) -> Any:
+    nvml = install_nvml(monkeypatch, board)
+    reader = BoardWatch(BOARD, {77})
+    for _ in range(samples):
+        reader.sample()
+    found = reader.stop()
+    assert nvml.open_sessions == 0
+    return found
 
 
 def test_a_board_s_readings_are_summarised_in_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = watch(Board([77]), monkeypatch)
-    assert found["sm_mhz"]["min"] == 1000
-    assert found["sm_mhz"]["max"] > found["sm_mhz"]["median"] > 1000
-    assert found["memory_mhz"] == {"min": 2600, "median": 2600, "max": 2600}
-    assert found["power_w"]["median"] == 412
-    assert found["temperature_c"]["max"] == 61
-    assert found["power_limit_w"] == 700
-    assert found["throttled"] == {}
-    assert found["other_processes"] == 0
-    assert read_board_energy_j(BOARD) == 12.5
+    assert watch(monkeypatch, make_board()) == {
+        "sm_mhz": {"min": 1000, "median": 1100, "max": 1200},
+        "memory_mhz": {"min": 2600, "median": 2600, "max": 2600},
+        "power_w": {"min": 412, "median": 412, "max": 412},
+        "temperature_c": {"min": 61, "median": 61, "max": 61},
+        "power_limit_w": 700,
+        "throttled": {},
+        "other_processes": 0,
+    }
 
 
 @pytest.mark.parametrize(
-    ("mask", "reason", "status"),
+    ("mask", "reason"),
     [
-        (pynvml.nvmlClocksThrottleReasonSwPowerCap, "software power cap", "flagged"),
-        (pynvml.nvmlClocksThrottleReasonHwSlowdown, "hardware slowdown", "invalid"),
-        (pynvml.nvmlClocksThrottleReasonSwThermalSlowdown, "software thermal slowdown", "invalid"),
-        (pynvml.nvmlClocksThrottleReasonHwThermalSlowdown, "hardware thermal slowdown", "invalid"),
-        (
-            pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,
-            "hardware power brake",
-            "invalid",
-        ),
-        (pynvml.nvmlClocksThrottleReasonGpuIdle, None, "ok"),
-        (pynvml.nvmlClocksThrottleReasonApplicationsClocksSetting, None, "ok"),
+        (pynvml.nvmlClocksThrottleReasonSwPowerCap, "software power cap"),
+        (pynvml.nvmlClocksThrottleReasonHwSlowdown, "hardware slowdown"),
+        (pynvml.nvmlClocksThrottleReasonSwThermalSlowdown, "software thermal slowdown"),
+        (pynvml.nvmlClocksThrottleReasonHwThermalSlowdown, "hardware thermal slowdown"),
+        (pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown, "hardware power brake"),
+        (pynvml.nvmlClocksThrottleReasonGpuIdle, None),
+        (pynvml.nvmlClocksThrottleReasonApplicationsClocksSetting, None),
     ],
 )
-def test_each_bit_says_what_nvml_means_by_it(
-    monkeypatch: pytest.MonkeyPatch, mask: int, reason: str | None, status: str
+def test_each_bit_of_the_mask_has_nvml_s_meaning(
+    monkeypatch: pytest.MonkeyPatch, mask: int, reason: str | None
 ) -> None:
-    found = watch(Board([77], mask), monkeypatch)
+    found = watch(monkeypatch, make_board(mask=mask))
     assert found["throttled"] == ({} if reason is None else {reason: 1.0})
-    assert judge_telemetry({"gpu": found}).status == status
 
 
 @pytest.mark.parametrize(
     ("pids", "others"),
     [
-        ([77], 0),
-        ([77, 5], 1),
-        ([5], 0),  # another namespace's number for our process
-        ([5, 6], 1),
-        ([], None),  # the list is not to be had
+        ((77,), 0),
+        ((77, 5), 1),
+        ((5,), 0),  # another namespace's number for our process
+        ((5, 6), 1),
+        ((), None),  # the list is unavailable
     ],
 )
-def test_processes_besides_ours_are_counted(
-    monkeypatch: pytest.MonkeyPatch, pids: list[int], others: int | None
+def test_processes_that_are_not_ours_are_counted(
+    monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...], others: int | None
 ) -> None:
-    assert watch(Board(pids), monkeypatch)["other_processes"] == others
+    assert watch(monkeypatch, make_board(pids))["other_processes"] == others
 
 
-def test_what_is_denied_is_left_out_and_the_rest_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    denied = ("nvmlDeviceGetCurrentClocksThrottleReasons", "nvmlDeviceGetPowerUsage")
-    found = watch(Board([77], denied=denied), monkeypatch)
+def test_a_fact_that_is_refused_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make_board()
+    del board["CurrentClocksThrottleReasons"], board["PowerUsage"]
+    found = watch(monkeypatch, board)
     assert found["throttled"] is None
     assert "power_w" not in found
     assert found["temperature_c"]["median"] == 61
-    assert judge_telemetry({"gpu": found}).status == "ok"
+
+
+def test_a_board_that_is_gone_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = watch(monkeypatch, {"UUID": "GPU-another"})
+    assert list(found) == ["unavailable"]

@@ -1,6 +1,8 @@
-"""Allocate what is known and read it back: what the harness's figures of memory are worth."""
+"""Allocate a known size and read it back: how right the harness's figures of memory are."""
 
 from __future__ import annotations
+
+import torch
 
 from harness.engines.shared.meter import MemoryMeter
 
@@ -9,11 +11,9 @@ def read_known_allocation(device: str, size: int) -> dict[str, int | None]:
     """Hold ``size`` bytes on ``device``, written to, and read them in every way a meter has.
 
     Bytes: ``allocated`` (``size``), ``held`` and ``peak`` (what is judged), ``anonymous`` (CPU),
-    ``reserved`` and ``device_used`` (CUDA); None where unavailable. ``device_used`` can be had only
-    in a process that has not used CUDA yet.
+    ``reserved`` and ``device_used`` (CUDA); None where unavailable. ``device_used`` needs a process
+    that has not used CUDA yet.
     """
-    import torch
-
     meter = MemoryMeter(device)
     torch.ones(1, device=device)  # what a process's first allocation brings along
     meter.start_phase()
