@@ -21,11 +21,19 @@ class OptionsBase(BaseModel):
     """Base of everything a suite file sets: unknown keys refused, types strict, frozen.
 
     ``BATCH`` names the field that says only how much goes through the model at once: one that the
-    numbers must not depend on.
+    numbers must not depend on. In messages, ``KEYS`` is what its keys are called and ``WRITTEN_AS``
+    what a suite may hold for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     BATCH: ClassVar[str | None] = None
+    KEYS: ClassVar[str] = "key"
+    WRITTEN_AS: ClassVar[str] = "a mapping"
+
+    @property
+    def qualifiers(self) -> tuple[str, ...]:
+        """What a measurement's values may have in brackets; empty where only measuring shows it."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,8 @@ class ValueSpec:
 
     - ``unit``: shown behind it; "" for a number without one. ``better``: which way is good, None
       where neither is. ``help``: one line for `harness list` and the report.
-    - ``per``: what the brackets of ``name[...]`` hold (``decode_tokens_per_s[8]``: batch size).
+    - ``per``: what the brackets of ``name[...]`` hold (``decode_tokens_per_s[8]``: batch size), one
+      of the options' ``qualifiers``. ``total``: there is also a value without brackets.
     - ``sampled``: what the value is a sample of, so that a limit on it needs an interval: the items
       of a text or task, or processes. None for a number that is exact or has no known spread.
     - ``margin``: how much worse still counts as the same. Runs are compared by the paired values
@@ -66,6 +75,7 @@ class ValueSpec:
     better: Literal["lower", "higher"] | None
     help: str
     per: str | None = None
+    total: bool = False
     paired: bool = False
     of: str | None = None
     neutral: float | None = 0.0

@@ -2,8 +2,8 @@
 
 ``python -m harness.cli.schema`` writes ``harness/suite.schema.json``, with which editors complete a
 suite, ``harness/run.schema.json`` and ``harness/thresholds.schema.json``; ``-`` prints the first.
-They describe single parts; what takes two of them (is the reference listed?) only
-`harness.suite.read` checks.
+They describe single parts; only `harness.suite.read` checks how parts fit (is the reference
+listed?).
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
 from harness.catalog import list_measurements, list_names, load_measurement, load_precision
-from harness.descriptions import Metric
 from harness.records.run_file import SCHEMA, Run
-from harness.suite.models import NAME_PATTERN, Heading, LimitEntry, ModelSpec
+from harness.suite.suite_file import suite_file_model
 from harness.verdicts.thresholds import SCHEMA as THRESHOLDS_SCHEMA
 from harness.verdicts.thresholds import Thresholds
 
@@ -27,81 +25,37 @@ SCHEMA_FILE = Path(__file__).parents[1] / "suite.schema.json"
 RUN_SCHEMA_FILE = Path(__file__).parents[1] / "run.schema.json"
 THRESHOLDS_SCHEMA_FILE = Path(__file__).parents[1] / "thresholds.schema.json"
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
-_REF = "#/$defs/{model}"
 
 
 def suite_json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the YAML as users write it, short forms included."""
-    precisions = {name: load_precision(name) for name in list_names("precisions")}
-    measurements = {name: load_measurement(name) for name in list_measurements()}
-    parts: list[type[BaseModel]] = [Heading, ModelSpec, LimitEntry]
-    parts += [precision.options for precision in precisions.values()]
-    parts += [metric.options for metric in measurements.values()]
-    references, shared = models_json_schema(
-        [(part, "validation") for part in parts], ref_template=_REF
-    )
-    definitions = shared["$defs"]
-    _accept_short_forms(definitions)
-    definitions["LimitEntry"]["properties"]["metric"] |= _metric_names(measurements)
-
-    def definition(part: type[BaseModel]) -> Any:
-        key = references[part, "validation"]["$ref"].removeprefix(_REF.format(model=""))
-        return definitions[key]
-
-    heading = definition(Heading)["properties"]
-    schema = {
-        "description": "Models x precisions, what to measure on each, and the limits to hold.",
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["name", "models", "precisions", "measure"],
-        "properties": {
-            **heading,
-            "models": _list_of(references[ModelSpec, "validation"]),
-            "precisions": _list_of({"$ref": "#/$defs/Precision"}),
-            "measure": {
-                "type": "object",
-                "description": "What to measure, by metric or task.",
-                "minProperties": 1,
-                "additionalProperties": False,
-                "properties": {
-                    name: _measurement(module.help, module.options, definition(module.options))
-                    for name, module in measurements.items()
-                },
-            },
-            "limits": {
-                "anyOf": [
-                    {"type": "array", "items": references[LimitEntry, "validation"]},
-                    {"type": "null"},
-                ]
-            },
-        },
-    }
-    options = {name: definition(module.options) for name, module in precisions.items()}
-    help_texts = {name: module.help for name, module in precisions.items()}
-    definitions = {"Precision": _precision(options, help_texts), **definitions}
-    return {
-        "$schema": _DRAFT,
-        "title": "precision-harness suite",
-        **_without_titles(schema),
-        "$defs": _without_titles(_keep_used(definitions, schema)),
-    }
+    schema = suite_file_model().model_json_schema()
+    definitions = schema["$defs"]
+    precisions = list_names("precisions")
+    help_lines = [load_precision(name).help.strip().split("\n")[0] for name in precisions]
+    by_name = {"enum": list(precisions), "description": "\n".join(help_lines)}
+    # anyOf, not oneOf: so that an editor shows what is wrong with the nearest of them.
+    mappings = [{"$ref": f"#/$defs/{name}"} for name in precisions]
+    schema["properties"]["precisions"]["items"] = {"anyOf": [by_name, *mappings]}
+    measure = definitions["Measure"]
+    measure["minProperties"] = 1
+    for name, options in measure["properties"].items():
+        fields = load_measurement(name).options.model_fields.values()
+        if not any(field.is_required() for field in fields):
+            reference = {"$ref": options.pop("$ref")}
+            options["anyOf"] = [reference, {"type": "null"}]
+    definitions["LimitEntry"]["properties"]["metric"] |= _list_metrics()
+    return _versioned(schema, "suite")
 
 
 def run_json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a run file; its ``schema`` is the version described."""
-    return _versioned(Run, SCHEMA, "run")
+    return _versioned(_describe(Run), "run", SCHEMA)
 
 
 def thresholds_json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a thresholds file."""
-    return _versioned(Thresholds, THRESHOLDS_SCHEMA, "thresholds")
-
-
-def _versioned(model: type[BaseModel], version: int, title: str) -> dict[str, Any]:
-    schema = model.model_json_schema(by_alias=True)
-    schema["properties"]["schema"] = {"const": version, "description": "version of this format"}
-    schema["required"] = ["schema", *schema["required"]]  # what reads it demands it too
-    return {"$schema": _DRAFT, "title": f"precision-harness {title}", **_without_titles(schema)}
+    return _versioned(_describe(Thresholds), "thresholds", THRESHOLDS_SCHEMA)
 
 
 def write_schemas() -> None:
@@ -116,85 +70,32 @@ def format_schema(schema: dict[str, Any] | None = None) -> str:
     return json.dumps(schema or suite_json_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
-def _list_of(item: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "minItems": 1, "items": item}
+def _describe(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(by_alias=True)
 
 
-def _accept_short_forms(definitions: dict[str, Any]) -> None:
-    """A data source may be a plain string; a random model must have a mapping as source."""
-    source = definitions["DataSource"]
-    mapping = {key: source.pop(key) for key in ("type", "properties", "required")}
-    mapping["additionalProperties"] = source.pop("additionalProperties")
-    source["anyOf"] = [{"type": "string", "minLength": 1}, mapping]
-    definitions["ModelSpec"] |= {
-        "if": {"required": ["source"], "properties": {"source": {"type": "object"}}},
-        "then": {"required": ["weights"], "properties": {"weights": {"const": "random"}}},
-        "else": {"properties": {"weights": {"type": "null"}}},
-    }
-    definitions["LimitEntry"]["anyOf"] = [{"required": ["max"]}, {"required": ["min"]}]
+def _versioned(schema: dict[str, Any], title: str, version: int | None = None) -> dict[str, Any]:
+    """A schema of this draft; with a version, files must have it as ``schema``."""
+    if version is not None:
+        schema["properties"]["schema"] = {
+            "const": version,
+            "description": "version of this format",
+        }
+        schema["required"] = ["schema", *schema["required"]]
+    return {"$schema": _DRAFT, "title": f"precision-harness {title}", **_without_titles(schema)}
 
 
-def _measurement(
-    help_text: str | None, options: type[BaseModel], definition: dict[str, Any]
-) -> dict[str, Any]:
-    """A mapping of options; nothing at all where every option has a default."""
-    description = f"{_first_line(help_text)}\n\n{definition.get('description', '')}".strip()
-    mapping = {**definition, "description": description}
-    if any(field.is_required() for field in options.model_fields.values()):
-        return mapping
-    return {"description": description, "anyOf": [definition, {"type": "null"}]}
-
-
-def _metric_names(measurements: dict[str, Metric]) -> dict[str, Any]:
+def _list_metrics() -> dict[str, Any]:
     """Every ``family.value``, and ``family.value[qualifier]`` where there is one."""
     plain, qualified = [], []
-    for family, module in measurements.items():
-        for value, spec in module.values.items():
-            if spec.per != "batch size":
+    for family in list_measurements():
+        for value, spec in load_measurement(family).values.items():
+            if spec.per is None or spec.total:
                 plain.append(f"{family}.{value}")
             if spec.per is not None:
                 qualified.append(rf"{family}\.{value}")
     pattern = rf"^({'|'.join(qualified)})\[[^\[\]]+\]$"
     return {"anyOf": [{"enum": plain}, {"pattern": pattern}]}
-
-
-def _precision(options: dict[str, Any], help_texts: dict[str, str]) -> dict[str, Any]:
-    """A name, or a mapping whose other keys are the options of the precision it uses."""
-    names = {
-        "enum": list(options),
-        "description": "\n".join(_first_line(help_texts[name]) for name in options),
-    }
-    mappings = [
-        {
-            "type": "object",
-            "description": f"{_first_line(help_texts[name])}\n\n{definition['description']}",
-            "additionalProperties": False,
-            "required": ["name"],
-            "properties": {
-                "name": {"type": "string", "pattern": NAME_PATTERN},
-                "use": {"const": name},
-                **definition.get("properties", {}),
-            },
-            "anyOf": [{"required": ["use"]}, {"properties": {"name": {"const": name}}}],
-        }
-        for name, definition in options.items()
-    ]
-    return {"anyOf": [names, *mappings]}
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().split("\n")[0]
-
-
-def _keep_used(definitions: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The definitions that the schema refers to, directly or through others."""
-    used: dict[str, Any] = {}
-    while True:
-        text = json.dumps([schema, used])
-        found = {k: v for k, v in definitions.items() if f'"{_REF.format(model=k)}"' in text}
-        if found.keys() == used.keys():
-            return found
-        used = found
 
 
 def _without_titles(schema: Any) -> Any:

@@ -32,7 +32,9 @@ def _share(text: str, **more: Any) -> ValueSpec:
 
 
 CHOICE_VALUES = {
-    "acc": _share("share of items right; [subject]: of one", per="subject", margin=ACC_MARGIN),
+    "acc": _share(
+        "share of items right; [subject]: of one", per="subject", total=True, margin=ACC_MARGIN
+    ),
     "acc_macro": _share("mean of the subjects' acc"),
     "items": ValueSpec("items", None, "items scored"),
     "ties": ValueSpec("items", None, "items whose two best options are within 1e-3 nats"),
@@ -43,7 +45,8 @@ CHOICE_VALUES = {
         "",
         "lower",
         "reference acc - acc, same items; [subject]: of one",
-        "subject",
+        per="subject",
+        total=True,
         paired=True,
         of="acc",
         sampled="items",
@@ -76,6 +79,7 @@ NORMED_VALUES = {
     "acc_norm": _share(
         "acc by log-likelihood per character; [subject]: of one",
         per="subject",
+        total=True,
         margin=ACC_MARGIN,
     ),
     **CHOICE_VALUES,

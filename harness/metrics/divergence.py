@@ -54,8 +54,8 @@ class Options(WindowOptions):
     limit: int | None = Field(None, ge=2)
 
     @property
-    def quarters(self) -> tuple[str, ...]:
-        """What may stand in brackets behind a value that is reported per quarter."""
+    def qualifiers(self) -> tuple[str, ...]:
+        """The quarters of a window."""
         return QUARTERS
 
 

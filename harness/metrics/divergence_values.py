@@ -27,7 +27,9 @@ def _paired(unit: str, better: _Better, text: str, **more: Any) -> ValueSpec:
 
 _KL: dict[str, Any] = {"sampled": "items", "margin": Margin(absolute=1e-4, relative=0.05)}
 DIVERGENCE_VALUES = {
-    "kl_mean": _paired("nats/token", "lower", "mean KL(reference‖candidate)", per="quarter", **_KL),
+    "kl_mean": _paired(
+        "nats/token", "lower", "mean KL(reference‖candidate)", per="quarter", total=True, **_KL
+    ),
     "kl_median": _paired("nats", "lower", "median over tokens of KL(reference‖candidate)"),
     "kl_p90": _paired("nats", "lower", "its 90th percentile over tokens"),
     "kl_p99": _paired("nats", "lower", "its 99th percentile over tokens"),
@@ -39,7 +41,7 @@ DIVERGENCE_VALUES = {
     ),
     "top1_agreement": _paired(
         "", "higher", "share of tokens with the same likeliest token",
-        per="quarter", neutral=1.0, sampled="items", margin=Margin(absolute=0.005),
+        per="quarter", total=True, neutral=1.0, sampled="items", margin=Margin(absolute=0.005),
     ),
     "delta_p_mean": _paired(
         "", None, "mean of p(true token) - the reference's p(true token)", sampled="items"

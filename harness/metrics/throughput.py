@@ -74,7 +74,7 @@ class Options(RoundOptions):
 
     @property
     def qualifiers(self) -> tuple[str, ...]:
-        """What stands in brackets behind the names of values."""
+        """The names of the workloads, in brackets behind the names of values."""
         return tuple(qualifier for qualifier, _, _ in self.shapes())
 
     def shapes(self) -> Iterator[tuple[str, int, int]]:

@@ -1,6 +1,6 @@
 """The ``limits:`` of a suite: what each bounds, and whether they fit the suite and each other.
 
-Judges nothing: `harness.verdicts.pairing` compares them with records.
+Decides no verdict: `harness.verdicts` compares limits with records.
 """
 
 from __future__ import annotations
@@ -8,82 +8,208 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from harness.catalog import describe_unknown, load_measurement
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from harness.catalog import UnknownNameError, describe_unknown, load_measurement
 from harness.descriptions import OptionsBase, ValueSpec
-from harness.suite.models import Limit, LimitEntry
-from harness.suite.plain_errors import prefix, validate
-from harness.suite.yaml_positions import Document, Location
+from harness.suite.yaml_file import Location, YamlFile
 
 _METRIC = re.compile(r"(?P<family>[^.\[\]]+)\.(?P<value>[^.\[\]]+)(\[(?P<qualifier>[^\[\]]+)\])?")
 
 
 @dataclass(frozen=True)
-class LimitScope:
-    """The names that limits may use, as written in the suite, wrong entries included.
+class Scope:
+    """What the entries of a suite file refer to, as written, wrong entries included.
 
+    The context in which the file is validated; without it, models check single entries only.
     ``measured`` maps each name under ``measure:`` to its options, None where they are invalid.
     """
 
+    folder: Path
     models: tuple[str, ...]
     precisions: tuple[str, ...]
     reference: str | None
     measured: Mapping[str, OptionsBase | None]
-    shown_path: str
 
 
-def read_limit(
-    document: Document, location: Location, item: Any, scope: LimitScope
-) -> Limit | None:
-    """One entry of ``limits:``, or None with its mistakes reported."""
-    before = len(document.problems)
-    entry = validate(LimitEntry, item, document, location)
-    if not isinstance(item, dict):
+def check_listed(name: str, info: ValidationInfo) -> str:
+    """Refuse a model's or precision's name that the suite does not list."""
+    kind = "model" if info.field_name == "model" else "precision"
+    if info.context is not None:
+        known = getattr(info.context, f"{kind}s")
+        if known and name not in known:
+            raise ValueError(f"{describe_unknown(kind, name, known)} (under `{kind}s:`)")
+    return name
+
+
+def _as_tuple(given: Any) -> Any:
+    return (given,) if isinstance(given, str) else tuple(given) if type(given) is list else given
+
+
+def _check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ValueError(f"{name!r} is named twice")
+    return names
+
+
+Names = Annotated[
+    tuple[Annotated[str, AfterValidator(check_listed)], ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple),
+    AfterValidator(_check_distinct),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
+            ]
+        }
+    ),
+]
+
+
+def _check_metric(metric: str, info: ValidationInfo) -> str:
+    parts = _METRIC.fullmatch(metric)
+    if parts is None:
+        raise ValueError(f"expected family.value such as 'perplexity.ratio', found {metric!r}")
+    scope: Scope | None = info.context
+    family, value = parts["family"], parts["value"]
+    if scope is not None and family not in scope.measured:
+        message = describe_unknown("metric family", family, scope.measured)
+        raise ValueError(f"{message} (under `measure:`)")
+    spec = _find_value(metric)
+    if scope is None or spec is None:
+        return metric
+    _check_qualifier(f"{family}.{value}", spec, parts["qualifier"], scope.measured[family])
+    if spec.paired and scope.reference is None:
+        raise ValueError(f"{metric} compares with a reference, and the suite has no `reference:`")
+    return metric
+
+
+def _find_value(metric: str) -> ValueSpec | None:
+    """The description of the value; None for an unknown family, which is wrong under `measure:`."""
+    family, value = metric.split("[")[0].split(".")
+    try:
+        values = load_measurement(family).values
+    except UnknownNameError:
         return None
-    precisions, models = _names_in(item, "precision"), _names_in(item, "model")
-    _check_names(document, (*location, "precision"), precisions, "precision", scope.precisions)
-    _check_names(document, (*location, "model"), models, "model", scope.models)
-    metric = item.get("metric")
-    if isinstance(metric, str):
-        spec = _check_metric(document, (*location, "metric"), metric, scope)
-        if spec is not None and spec.paired:
-            _check_paired(document, location, metric, precisions, scope)
-    bounded = entry.precision if entry else None
-    bounded = bounded or tuple(p for p in scope.precisions if p != scope.reference)
-    if not bounded and scope.precisions:
-        message = "no precision beside the reference: name one with `precision:`"
-        document.report(location, prefix(location, message))
-    if entry is None or len(document.problems) > before:
-        return None
-    place = document.place(location)
-    return Limit(
-        precision=bounded,
-        model=entry.model or scope.models,
-        metric=entry.metric,
-        max=entry.max,
-        min=entry.min,
-        position=f"{scope.shown_path}:{place.line}:{place.column}",
+    if value not in values:
+        raise ValueError(describe_unknown(f"value of {family}", value, values))
+    return values[value]
+
+
+def _check_qualifier(
+    name: str, spec: ValueSpec, qualifier: str | None, options: OptionsBase | None
+) -> None:
+    known = [] if options is None else [str(item) for item in options.qualifiers]
+    if spec.per is None and qualifier is not None:
+        raise ValueError(f"{name} takes no [{qualifier}]: it is a single number")
+    if spec.per is not None and qualifier is None and not spec.total:
+        example = " or ".join(f"{name}[{item}]" for item in known) or f"{name}[…]"
+        raise ValueError(f"{name} is reported per {spec.per}: write {example}")
+    if spec.per is not None and qualifier is not None and known and qualifier not in known:
+        raise ValueError(describe_unknown(f"{spec.per} of {name}", qualifier, known))
+
+
+class LimitEntry(OptionsBase):
+    """One promise, ``{precision: nf4, metric: perplexity.ratio, max: 1.1}``.
+
+    ``precision`` and ``model`` are a name or a list; without them it holds for all (without
+    ``precision``: for all but the reference). ``metric`` is ``family.value`` or
+    ``family.value[qualifier]``.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"required": ["max"]}, {"required": ["min"]}]}
     )
 
+    precision: Names | None = Field(
+        default=None, description="name or names; default: all but reference"
+    )
+    model: Names | None = Field(default=None, description="name or names; default: all models")
+    metric: Annotated[str, AfterValidator(_check_metric)] = Field(
+        description="family.value or family.value[qualifier]"
+    )
+    max: float | None = Field(default=None, description="the value may not be above this")
+    min: float | None = Field(default=None, description="the value may not be below this")
 
-def check_contradictions(document: Document, limits: list[tuple[Location, Limit]]) -> None:
+    @model_validator(mode="after")
+    def _check_fit(self, info: ValidationInfo) -> LimitEntry:
+        if self.max is None and self.min is None:
+            raise ValueError("a limit needs `max`, `min` or both")
+        if self.max is not None and self.min is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing can pass")
+        scope: Scope | None = info.context
+        if scope is None:
+            return self
+        if scope.precisions and not self.list_precisions(scope):
+            raise ValueError("the reference is the only precision: name it with `precision:`")
+        spec = _find_value(self.metric)
+        if spec is not None and spec.paired and scope.reference in (self.precision or ()):
+            raise ValueError(
+                f"precision: {scope.reference!r} is the reference, and {self.metric} compares "
+                "with it"
+            )
+        return self
+
+    def list_precisions(self, scope: Scope) -> tuple[str, ...]:
+        """The precisions that the limit bounds in its suite."""
+        every = tuple(name for name in scope.precisions if name != scope.reference)
+        return self.precision or every
+
+
+class Limit(OptionsBase):
+    """A `LimitEntry` with its names filled in; ``position`` is ``file:line:column``."""
+
+    precision: tuple[str, ...]
+    model: tuple[str, ...]
+    metric: str
+    max: float | None = None
+    min: float | None = None
+    position: str = ""
+
+    @property
+    def family(self) -> str:
+        """The measurement, ``throughput`` of ``throughput.decode_tokens_per_s[8]``."""
+        return self.metric.split(".", 1)[0]
+
+    @property
+    def value(self) -> str:
+        """The value's name, ``decode_tokens_per_s`` of ``throughput.decode_tokens_per_s[8]``."""
+        return self.metric.split(".", 1)[1].split("[", 1)[0]
+
+    @property
+    def qualifier(self) -> str | None:
+        """The part in brackets, ``8`` of ``throughput.decode_tokens_per_s[8]``."""
+        return self.metric.split("[", 1)[1].rstrip("]") if "[" in self.metric else None
+
+
+def check_contradictions(file: YamlFile, limits: list[tuple[Location, Limit]]) -> None:
     """Report each pair of limits on one cell and value that repeats or excludes the other."""
     for index, (location, later) in enumerate(limits):
         for earlier_location, earlier in limits[:index]:
-            if later.metric != earlier.metric:
-                continue
             models = [name for name in later.model if name in earlier.model]
             precisions = [name for name in later.precision if name in earlier.precision]
             clash = _find_clash(earlier, later)
-            if models and precisions and clash:
-                first = document.place(earlier_location)
-                cell = f"{models[0]}[{precisions[0]}]"
-                message = (
-                    f"{later.metric} of {cell} {clash}; "
-                    f"the other limit is at {first.line}:{first.column}"
+            if later.metric == earlier.metric and models and precisions and clash:
+                line, column = file.place(earlier_location)
+                file.report(
+                    location,
+                    f"{later.metric} of {models[0]}[{precisions[0]}] {clash}; "
+                    f"the other limit is at {line}:{column}",
                 )
-                document.report(location, prefix(location, message))
 
 
 def _find_clash(earlier: Limit, later: Limit) -> str | None:
@@ -94,86 +220,3 @@ def _find_clash(earlier: Limit, later: Limit) -> str | None:
         if low is not None and high is not None and low > high:
             return f"must be at least {low:g} and at most {high:g}: nothing can pass"
     return None
-
-
-def _check_metric(
-    document: Document, location: Location, metric: str, scope: LimitScope
-) -> ValueSpec | None:
-    parts = _METRIC.fullmatch(metric)
-    if parts is None:
-        message = f"expected family.value such as 'perplexity.ratio', found {metric!r}"
-        document.report(location, prefix(location, message))
-        return None
-    family, value, qualifier = parts["family"], parts["value"], parts["qualifier"]
-    if family not in scope.measured:
-        message = describe_unknown("metric family", family, scope.measured)
-        document.report(location, prefix(location, f"{message} (under `measure:`)"))
-        return None
-    try:
-        module = load_measurement(family)
-    except ValueError:
-        return None  # reported under `measure:`
-    if value not in module.values:
-        message = describe_unknown(f"value of {family}", value, module.values)
-        document.report(location, prefix(location, message))
-        return None
-    spec: ValueSpec = module.values[value]
-    wrong = _check_qualifier(f"{family}.{value}", spec, qualifier, scope.measured[family])
-    if wrong:
-        document.report(location, prefix(location, wrong))
-    return spec
-
-
-def _check_qualifier(
-    name: str, spec: ValueSpec, qualifier: str | None, options: OptionsBase | None
-) -> str | None:
-    """What is wrong with ``[qualifier]``; a value per batch size has no total without one."""
-    if spec.per is None:
-        return f"{name} takes no [{qualifier}]: it is a single number" if qualifier else None
-    own = "qualifiers" if spec.per == "batch size" else spec.per.replace(" ", "_") + "s"
-    given = getattr(options, own, None)
-    known = [str(item) for item in given] if given else []
-    if qualifier is None:
-        if spec.per != "batch size":
-            return None
-        example = " or ".join(f"{name}[{item}]" for item in known) or f"{name}[…]"
-        return f"{name} is reported per {spec.per}: write {example}"
-    if known and qualifier not in known:
-        return describe_unknown(f"{spec.per} of {name}", qualifier, known)
-    return None
-
-
-def _names_in(item: dict[str, Any], key: str) -> list[str]:
-    """The names as written; what is no name is reported by the model."""
-    given = item.get(key)
-    if isinstance(given, list):
-        return [name for name in given if isinstance(name, str)]
-    return [given] if isinstance(given, str) else []
-
-
-def _check_names(
-    document: Document,
-    location: Location,
-    names: list[str],
-    what: str,
-    known: tuple[str, ...],
-) -> None:
-    for index, name in enumerate(names):
-        if name not in known:
-            message = f"{describe_unknown(what, name, known)} (under `{what}s:`)"
-            document.report((*location, index), prefix(location, message))
-        elif name in names[:index]:
-            document.report((*location, index), prefix(location, f"{what} {name!r} is named twice"))
-
-
-def _check_paired(
-    document: Document, location: Location, metric: str, precisions: list[str], scope: LimitScope
-) -> None:
-    if scope.reference is None:
-        at = (*location, "metric")
-        message = f"{metric} compares with a reference, and the suite has no `reference:`"
-        document.report(at, prefix(at, message))
-    elif scope.reference in precisions:
-        at = (*location, "precision", precisions.index(scope.reference))
-        message = f"{metric} compares with the reference, which {scope.reference!r} itself is"
-        document.report(at, prefix(at[:-1], message))

@@ -1,7 +1,4 @@
-"""What a suite is: frozen models of its parts, and its hash.
-
-Says which single parts are well-formed; `harness.suite.read` checks how they fit.
-"""
+"""A suite as it was read: frozen models of its parts, and its hash."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,12 +16,15 @@ from pydantic import (
     Field,
     SerializeAsAny,
     Tag,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 
 from harness.descriptions import OptionsBase
-from harness.suite.data_source import DataSource
+from harness.suite.data_source import Source, check_hub_only
+from harness.suite.limits import Limit as Limit
+from harness.suite.limits import check_listed
 
 NAME_PATTERN = r"^(?!\.+$)(?!.*::)[^\s\[\]/\\,]+$"
 MEMORY_PATTERN = r"^\d+(\.\d+)? ?([kMGT]B|[KMGT]iB|B)$"
@@ -75,25 +75,6 @@ Memory = Annotated[
 ]
 
 
-def _as_tuple(given: Any) -> Any:
-    return (given,) if isinstance(given, str) else tuple(given) if type(given) is list else given
-
-
-Names = Annotated[
-    tuple[str, ...],
-    Field(min_length=1),
-    BeforeValidator(_as_tuple),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
-            ]
-        }
-    ),
-]
-
-
 class Named(OptionsBase):
     """Anything with a name of the user's choice."""
 
@@ -108,7 +89,7 @@ class Requires(OptionsBase):
 
 
 class Architecture(OptionsBase):
-    """A shape without trained weights: a transformers model type and its config's fields."""
+    """A model without trained weights: a transformers model type and its config's fields."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -129,9 +110,16 @@ class ModelSpec(Named):
     with ``weights: random``, which is for speed and memory only.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["source"], "properties": {"source": {"type": "object"}}},
+            "then": {"required": ["weights"], "properties": {"weights": {"const": "random"}}},
+            "else": {"properties": {"weights": {"type": "null"}}},
+        }
+    )
+
     source: Annotated[
-        Annotated[str, Field(min_length=1), Tag("string")]
-        | Annotated[Architecture, Tag("mapping")],
+        Annotated[Source, Tag("string")] | Annotated[Architecture, Tag("mapping")],
         Discriminator(_source_form),
     ]
     revision: str | None = Field(
@@ -139,9 +127,7 @@ class ModelSpec(Named):
     )
     weights: Literal["random"] | None = None
     seed: int = Field(default=0, ge=0, description="of random weights")
-    tokenizer: str | None = Field(
-        default=None, min_length=1, description="if it is not the source's own"
-    )
+    tokenizer: Source | None = Field(default=None, description="if it is not the source's own")
     requires: Requires = Requires()
     trust_remote_code: bool = Field(
         default=False, description="run Python code that comes with the model"
@@ -154,12 +140,10 @@ class ModelSpec(Named):
     )
 
     @model_validator(mode="after")
-    def _check_weights(self) -> ModelSpec:
+    def _check_weights(self, info: ValidationInfo) -> ModelSpec:
         if isinstance(self.source, Architecture):
             if self.weights is None:
-                raise ValueError(
-                    "source is a mapping, which describes a shape only: add `weights: random`"
-                )
+                raise ValueError("source is a mapping, which has no weights: add `weights: random`")
             if self.revision is not None:
                 raise ValueError("revision is only for hub ids; this source is a mapping")
         elif self.weights == "random":
@@ -167,6 +151,8 @@ class ModelSpec(Named):
                 f"weights: random needs a mapping such as {{architecture: llama, …}} as source, "
                 f"found {self.source!r}, which has weights of its own"
             )
+        else:
+            check_hub_only(self.source, info, revision=self.revision)
         return self
 
 
@@ -188,63 +174,12 @@ class MeasurementSpec(OptionsBase):
     options: SerializeAsAny[OptionsBase]
 
 
-class LimitEntry(OptionsBase):
-    """One promise, ``{precision: nf4, metric: perplexity.ratio, max: 1.1}``.
-
-    ``precision`` and ``model`` are a name or a list; without them it holds for all (without
-    ``precision``: for all but the reference). ``metric`` is ``family.value`` or
-    ``family.value[qualifier]``.
-    """
-
-    precision: Names | None = Field(
-        default=None, description="name or names; default: all but reference"
-    )
-    model: Names | None = Field(default=None, description="name or names; default: all models")
-    metric: str = Field(description="family.value or family.value[qualifier]")
-    max: float | None = Field(default=None, description="the value may not be above this")
-    min: float | None = Field(default=None, description="the value may not be below this")
-
-    @model_validator(mode="after")
-    def _check_bounds(self) -> LimitEntry:
-        if self.max is None and self.min is None:
-            raise ValueError("a limit needs `max`, `min` or both")
-        if self.max is not None and self.min is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing can pass")
-        return self
-
-
-class Limit(OptionsBase):
-    """A `LimitEntry` with its names filled in; ``position`` is ``file:line:column``."""
-
-    precision: tuple[str, ...]
-    model: tuple[str, ...]
-    metric: str
-    max: float | None = None
-    min: float | None = None
-    position: str = ""
-
-    @property
-    def family(self) -> str:
-        """The measurement, ``throughput`` of ``throughput.decode_tokens_per_s[8]``."""
-        return self.metric.split(".", 1)[0]
-
-    @property
-    def value(self) -> str:
-        """The value's name, ``decode_tokens_per_s`` of ``throughput.decode_tokens_per_s[8]``."""
-        return self.metric.split(".", 1)[1].split("[", 1)[0]
-
-    @property
-    def qualifier(self) -> str | None:
-        """What stands in brackets, ``8`` of ``throughput.decode_tokens_per_s[8]``."""
-        return self.metric.split("[", 1)[1].rstrip("]") if "[" in self.metric else None
-
-
 class Heading(OptionsBase):
-    """What a suite says about itself."""
+    """The name of a suite and what its cells are compared with."""
 
     name: Name = Field(description="names the folder of its results")
     description: str = ""
-    reference: str | None = Field(
+    reference: Annotated[str, AfterValidator(check_listed)] | None = Field(
         default=None, description="the precision that the others are compared with"
     )
     noise: bool = Field(
@@ -267,15 +202,6 @@ class Suite(Heading):
     def folder(self) -> Path:
         """Where the suite's relative paths start."""
         return self.path.parent
-
-
-def data_source_fields(options: type[OptionsBase]) -> list[str]:
-    """The fields of a measurement's ``Options`` that say where a text or items come from."""
-    return [
-        name
-        for name, field in options.model_fields.items()
-        if field.annotation is DataSource or DataSource in get_args(field.annotation)
-    ]
 
 
 def resolved(suite: Suite) -> dict[str, Any]:

@@ -9,38 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness.catalog import (
-    UnknownNameError,
-    describe_unknown,
-    list_engines,
-    load_measurement,
-    load_precision,
-)
-from harness.descriptions import OptionsBase
-from harness.suite.data_source import locate_source
-from harness.suite.limits import LimitScope, check_contradictions, read_limit
-from harness.suite.models import (
-    Heading,
-    MeasurementSpec,
-    ModelSpec,
-    Named,
-    PrecisionSpec,
-    Suite,
-    data_source_fields,
-)
-from harness.suite.plain_errors import check_keys, describe_found, expected_text, prefix, validate
-from harness.suite.yaml_positions import Document, Location, Place, Problem, read_document
+from pydantic import ValidationError
 
-SUITE_KEYS = (
-    "name",
-    "description",
-    "reference",
-    "noise",
-    "models",
-    "precisions",
-    "measure",
-    "limits",
-)
+from harness.catalog import UnknownNameError, load_measurement, load_precision
+from harness.descriptions import OptionsBase
+from harness.suite.data_source import reads_data
+from harness.suite.explain import describe_found, read_as, validate
+from harness.suite.limits import Limit, LimitEntry, Scope, check_contradictions
+from harness.suite.models import Heading, MeasurementSpec, PrecisionSpec, Suite
+from harness.suite.suite_file import PrecisionEntry, suite_file_model
+from harness.suite.yaml_file import Location, YamlFile
+from harness.suite.yaml_syntax import Problem
 
 
 class SuiteError(ValueError):
@@ -53,73 +32,49 @@ class SuiteError(ValueError):
 
 
 def load_suite(path: Path, root: Path | None = None) -> Suite:
-    """Read and check a suite file; ``root`` is what its path is shown relative to.
+    """Read and check a suite file; its path is shown relative to ``root``.
 
     Raises `SuiteError` naming every mistake.
     """
-    shown = _show_path(path, root)
     try:
-        document = read_document(path.read_bytes())
+        shown = path.absolute().relative_to((root or Path()).absolute()).as_posix()
+    except ValueError:
+        shown = path.as_posix()
+    try:
+        file = YamlFile(path.read_bytes())
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise SuiteError(shown, [Problem(1, 1, f"cannot read the suite: {reason}")]) from error
     suite = None
-    if isinstance(document.value, dict):
-        suite = _read_suite(document, path.absolute(), shown)
-    elif not document.problems:
-        keys = "a mapping with the keys name, models, precisions, measure"
-        found = "an empty file" if document.value is None else describe_found(document.value)
-        document.report((), f"expected {keys}, found {found}")
-    if document.problems:
-        raise SuiteError(shown, document.problems)
-    assert suite is not None
+    if isinstance(file.value, dict):
+        suite = _read_suite(file, path.absolute(), shown)
+    elif not file.problems:
+        found = "an empty file" if file.value is None else describe_found(file.value)
+        keys = "name, models, precisions, measure"
+        file.report((), f"expected a mapping with the keys {keys}, found {found}")
+    if suite is None:
+        raise SuiteError(shown, file.problems)
     return suite
 
 
-def _show_path(path: Path, root: Path | None) -> str:
-    try:
-        return path.absolute().relative_to((root or Path()).absolute()).as_posix()
-    except ValueError:
-        return path.as_posix()
-
-
-def _read_suite(document: Document, path: Path, shown: str) -> Suite | None:
-    given = document.value
-    check_keys(given, SUITE_KEYS, ("models", "precisions", "measure"), document)
-    heading_keys = {key: given[key] for key in Heading.model_fields if key in given}
-    heading = validate(Heading, heading_keys, document, ())
-    models = _read_models(document, path.parent)
-    precisions = _read_precisions(document)
-    measured = _read_measurements(document, path.parent)
-    _check_random_models(document, models, measured)
-    precision_names = _names_given(document, "precisions")
-    reference = given.get("reference")
-    if precision_names and isinstance(reference, str) and reference not in precision_names:
-        message = describe_unknown("precision", reference, precision_names)
-        document.report(("reference",), f"reference: {message} (under `precisions:`)")
-    _check_reference(document, measured)
-    scope = LimitScope(
-        models=_names_given(document, "models"),
-        precisions=precision_names,
-        reference=None if reference is None else str(reference),
-        measured=measured,
-        shown_path=shown,
-    )
-    limits = []
-    for location, item in _list_items(document, "limits", may_be_empty=True):
-        limit = read_limit(document, location, item, scope)
-        if limit is not None:
-            limits.append((location, limit))
-    check_contradictions(document, limits)
-    if document.problems or heading is None:
+def _read_suite(file: YamlFile, path: Path, shown: str) -> Suite | None:
+    given = _write_out(file.value)
+    scope = _read_scope(given, path.parent)
+    read = validate(suite_file_model(), given, file, scope)
+    _check_distinct_names(file, given)
+    _check_reference(file, given, scope)
+    _check_random_models(file, given, scope)
+    limits = _read_limits(file, given, scope, shown)
+    check_contradictions(file, limits)
+    if read is None or file.problems:
         return None
     return Suite(
-        **heading.model_dump(),
-        models=tuple(models.values()),
-        precisions=tuple(precisions),
+        **{name: getattr(read, name) for name in Heading.model_fields},
+        models=read.models,
+        precisions=tuple(_make_precision(entry) for entry in read.precisions),
         measurements=tuple(
             MeasurementSpec(name=name, options=options)
-            for name, options in measured.items()
+            for name, options in scope.measured.items()
             if options is not None
         ),
         limits=tuple(limit for _, limit in limits),
@@ -127,191 +82,127 @@ def _read_suite(document: Document, path: Path, shown: str) -> Suite | None:
     )
 
 
-def _list_items(
-    document: Document, key: str, may_be_empty: bool = False
-) -> list[tuple[Location, Any]]:
-    """Location and value of each item of a top-level list; reports what is no list, or empty."""
-    items = document.value.get(key)
-    if isinstance(items, list) and (items or may_be_empty):
-        return [((key, index), item) for index, item in enumerate(items)]
-    if key in document.value and not (items is None and may_be_empty):
-        found = "an empty one" if items == [] else describe_found(items, document.text((key,)))
-        document.report((key,), f"{key}: expected a list of {key}, found {found}", "key")
-    return []
+def _write_out(given: dict[str, Any]) -> dict[str, Any]:
+    """The file's value with its short forms written out, and the rest as it is."""
+    given = dict(given)
+    precisions, measure = given.get("precisions"), given.get("measure")
+    if isinstance(precisions, list):
+        given["precisions"] = [
+            {"name": entry} if isinstance(entry, str) else entry for entry in precisions
+        ]
+    if isinstance(measure, dict):
+        given["measure"] = {
+            name: {} if options is None else options for name, options in measure.items()
+        }
+    return given
 
 
-def _names_given(document: Document, key: str) -> tuple[str, ...]:
-    """Every name in a top-level list, of wrong entries too, so that one mistake is told once."""
-    items = document.value.get(key)
-    names = [
-        item.get("name") if isinstance(item, dict) else item
-        for item in (items if isinstance(items, list) else [])
-    ]
+def _list_entries(given: dict[str, Any], key: str) -> list[tuple[Location, dict[str, Any]]]:
+    """Location and value of the mappings in a top-level list."""
+    entries = given.get(key)
+    if not isinstance(entries, list):
+        return []
+    return [((key, i), entry) for i, entry in enumerate(entries) if isinstance(entry, dict)]
+
+
+def _list_names(given: dict[str, Any], key: str) -> tuple[str, ...]:
+    names = [entry.get("name") for _, entry in _list_entries(given, key)]
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def _check_unique(
-    document: Document, what: str, name: str, location: Location, seen: dict[str, Place]
-) -> None:
-    if name in seen:
-        first = seen[name]
-        message = f"{what} name {name!r} is used twice; first at {first.line}:{first.column}"
-        document.report(location, prefix(location, message))
-    seen.setdefault(name, document.place(location))
-
-
-def _read_models(document: Document, folder: Path) -> dict[Location, ModelSpec]:
-    models = {}
-    seen: dict[str, Place] = {}
-    for location, item in _list_items(document, "models"):
-        model = validate(ModelSpec, item, document, location)
-        if model is not None:
-            models[location] = model
-        if isinstance(item, dict):
-            if isinstance(item.get("name"), str):
-                _check_unique(document, "model", item["name"], (*location, "name"), seen)
-            _check_source(document, (*location, "source"), item.get("source"), item, folder)
-            _check_source(document, (*location, "tokenizer"), item.get("tokenizer"), {}, folder)
-    return models
-
-
-def _check_source(
-    document: Document, location: Location, source: Any, beside: dict[str, Any], folder: Path
-) -> None:
-    """Report a source that does not exist; ``beside`` is the mapping that may give a revision.
-
-    Looks at the values as written, so that a mistake elsewhere in the mapping hides none here.
-    """
-    if not isinstance(source, str) or not source:
-        return
-    try:
-        kind, _ = locate_source(source, folder)
-    except (ValueError, OSError) as error:
-        document.report(location, prefix(location, str(error)))
-        return
-    # Of a model ``name`` is its own; of data it is the hub dataset's part.
-    for key in ("revision", "name", "split") if location[-1] == "path" else ("revision",):
-        if beside.get(key) is not None and kind != "hub":
-            at = (*location[:-1], key)
-            what = {"builtin": "an embedded name", "local": "a local path"}[kind]
-            document.report(at, prefix(at, f"{key} is only for hub ids; {source!r} is {what}"))
-
-
-def _read_precisions(document: Document) -> list[PrecisionSpec]:
-    precisions = []
-    seen: dict[str, Place] = {}
-    for location, item in _list_items(document, "precisions"):
-        spec = _read_precision(document, location, item)
-        if spec is not None:
-            precisions.append(spec)
-        if isinstance(item, str):
-            _check_unique(document, "precision", item, location, seen)
-        elif isinstance(item, dict) and isinstance(item.get("name"), str):
-            _check_unique(document, "precision", item["name"], (*location, "name"), seen)
-    return precisions
-
-
-def _read_precision(document: Document, location: Location, item: Any) -> PrecisionSpec | None:
-    if isinstance(item, str):
-        item, use_at = {"name": item}, location
-    elif isinstance(item, dict):
-        use_at = (*location, "use" if "use" in item else "name")
-    else:
-        message = expected_text(item, document.text(location)).replace(
-            "a string", "a name or a mapping", 1
-        )
-        document.report(location, prefix(location, message))
-        return None
-    if "name" not in item:
-        document.report(location, prefix(location, "missing key 'name'"))
-    use = item.get("use", item.get("name"))
-    if not isinstance(use, str):
-        if "use" in item or "name" in item:
-            message = expected_text(use, document.text(use_at))
-            document.report(use_at, prefix(use_at, message))
-        return None
-    try:
-        module = load_precision(use)
-    except UnknownNameError as error:
-        hint = " (a name of your own needs `use:`)" if "use" not in item and len(item) > 1 else ""
-        document.report(use_at, prefix(location, f"{error}{hint}"))
-        return None
-    rest = {key: value for key, value in item.items() if key not in ("name", "use", "engine")}
-    options = validate(
-        module.options, rest, document, location, extra_keys=("name", "use", "engine")
+def _read_scope(given: dict[str, Any], folder: Path) -> Scope:
+    """What entries refer to, entries with mistakes included, so that each is reported once."""
+    measure, reference = given.get("measure"), given.get("reference")
+    return Scope(
+        folder=folder,
+        models=_list_names(given, "models"),
+        precisions=_list_names(given, "precisions"),
+        reference=None if reference is None else str(reference),
+        measured={
+            name: _read_options(name, options)
+            for name, options in (measure if isinstance(measure, dict) else {}).items()
+        },
     )
-    name = validate(Named, {"name": item.get("name", use)}, document, location)
-    if options is None or name is None:
-        return None
-    engine = item.get("engine", module.engine)
-    if engine not in list_engines():
-        at = (*location, "engine")
-        document.report(at, prefix(at, describe_unknown("engine", engine, list_engines())))
-        return None
-    return PrecisionSpec(name=name.name, use=use, options=options, engine=engine)
 
 
-def _read_measurements(document: Document, folder: Path) -> dict[str, OptionsBase | None]:
-    """Options by name, None where they are wrong."""
-    given = document.value.get("measure")
-    measured: dict[str, OptionsBase | None] = {}
-    if "measure" in document.value and (not isinstance(given, dict) or not given):
-        found = "an empty one" if given == {} else describe_found(given)
-        document.report(
-            ("measure",), f"measure: expected a mapping of metrics and tasks, found {found}", "key"
-        )
-        return {}
-    for name, value in (given or {}).items():
-        location = ("measure", name)
-        measured[name] = None
+def _read_options(name: str, given: Any) -> OptionsBase | None:
+    try:
+        return read_as(load_measurement(name).options, given)
+    except (UnknownNameError, ValidationError):
+        return None
+
+
+def _make_precision(entry: PrecisionEntry) -> PrecisionSpec:
+    use = entry.use or entry.name
+    kind = load_precision(use).options
+    options = kind(**{name: getattr(entry, name) for name in kind.model_fields})
+    return PrecisionSpec(name=entry.name, use=use, options=options, engine=entry.engine)
+
+
+def _read_limits(
+    file: YamlFile, given: dict[str, Any], scope: Scope, shown: str
+) -> list[tuple[Location, Limit]]:
+    """The limits without mistakes of their own, whatever is wrong elsewhere."""
+    limits = []
+    for location, value in _list_entries(given, "limits"):
         try:
-            module = load_measurement(name)
-        except UnknownNameError as error:
-            document.report(location, prefix(("measure",), str(error)), "key")
+            entry = read_as(LimitEntry, value, scope)
+        except ValidationError:
             continue
-        options = validate(module.options, {} if value is None else value, document, location)
-        measured[name] = options
-        for field in data_source_fields(module.options):
-            source = value.get(field) if isinstance(value, dict) else None
-            beside = source if isinstance(source, dict) else {"path": source}
-            at = (*location, field, "path")
-            _check_source(document, at, beside.get("path"), beside, folder)
-    return measured
+        line, column = file.place(location)
+        limit = Limit(
+            precision=entry.list_precisions(scope),
+            model=entry.model or scope.models,
+            metric=entry.metric,
+            max=entry.max,
+            min=entry.min,
+            position=f"{shown}:{line}:{column}",
+        )
+        limits.append((location, limit))
+    return limits
 
 
-def _check_reference(document: Document, measured: dict[str, OptionsBase | None]) -> None:
+def _check_distinct_names(file: YamlFile, given: dict[str, Any]) -> None:
+    for key in ("models", "precisions"):
+        seen: dict[str, tuple[int, int]] = {}
+        for location, entry in _list_entries(given, key):
+            name, place = entry.get("name"), file.place((*location, "name"))
+            if not isinstance(name, str):
+                continue
+            if name in seen:
+                line, column = seen[name]
+                what = f"{key.removesuffix('s')} name {name!r}"
+                message = f"{what} is used twice; first at {line}:{column}"
+                file.report(location, message, value_of="name")
+            seen.setdefault(name, place)
+
+
+def _check_reference(file: YamlFile, given: dict[str, Any], scope: Scope) -> None:
     """Report what compares with a reference where the suite names none."""
-    if document.value.get("reference") is not None:
+    if scope.reference is not None:
         return
-    for name in measured:
+    for name in scope.measured:
         try:
             needs_it = load_measurement(name).needs_reference
         except UnknownNameError:
-            continue  # told where it is read
+            continue  # reported where it is read
         if needs_it:
             message = f"{name} compares with a reference: add `reference:` and a precision's name"
-            document.report(("measure", name), prefix(("measure",), message), "key")
-    if document.value.get("noise") is True:
+            file.report(("measure",), message, key=name)
+    if given.get("noise") is True:
         message = "noise: there is no `reference:` to measure a second time"
-        document.report(("noise",), message, "key")
+        file.report((), message, key="noise")
 
 
-def _check_random_models(
-    document: Document,
-    models: dict[Location, ModelSpec],
-    measured: dict[str, OptionsBase | None],
-) -> None:
-    """Random weights come without a tokenizer, and reading a text takes one."""
+def _check_random_models(file: YamlFile, given: dict[str, Any], scope: Scope) -> None:
+    """Random weights come without a tokenizer, which reading a text needs."""
     reading = [
-        name
-        for name, options in measured.items()
-        if options is not None and data_source_fields(type(options))
+        name for name, options in scope.measured.items() if options and reads_data(type(options))
     ]
-    for location, model in models.items():
-        if model.weights == "random" and model.tokenizer is None and reading:
+    for location, model in _list_entries(given, "models"):
+        if model.get("weights") == "random" and not model.get("tokenizer") and reading:
             message = (
-                f"model {model.name!r} has random weights and no `tokenizer:`, so it cannot be "
-                f"measured with {', '.join(reading)}: set `tokenizer:` or measure it in a suite "
-                "of its own"
+                "random weights come without a tokenizer, so this model cannot be measured with "
+                f"{', '.join(reading)}: set `tokenizer:` or measure it in a suite of its own"
             )
-            document.report(location, prefix(location, message))
+            file.report(location, message)

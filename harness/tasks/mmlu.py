@@ -40,6 +40,11 @@ class Options(ChoiceOptions):
     shots: int = Field(5, ge=0)
     subjects: tuple[str, ...] | None = Field(None, min_length=1, strict=False)
 
+    @property
+    def qualifiers(self) -> tuple[str, ...]:
+        """The subjects, where the suite chooses some."""
+        return self.subjects or ()
+
 
 VALUES = CHOICE_VALUES
 HEADLINE = headline("mmlu")

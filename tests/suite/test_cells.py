@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from harness.catalog import UnknownNameError, load_measurement
-from harness.descriptions import ValueSpec
 from harness.suite.cells import (
     Selection,
     build_cells,
@@ -79,13 +78,8 @@ def test_a_suite_with_none_of_the_selected_measurements_has_no_cells(suite: Suit
     assert build_cells(suite, Selection(measures=("perplexity",))) == ()
 
 
-def test_a_measurement_with_values_beside_the_references_has_paired_values() -> None:
+def test_a_task_has_values_that_compare_with_the_reference() -> None:
     assert has_paired_values("mmlu")
-
-
-def test_a_measurement_without_them_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_measurement("mmlu"), "VALUES", {"items": ValueSpec("items", None, "")})
-    assert not has_paired_values("mmlu")
 
 
 def test_known_names_are_those_of_all_suites(suite: Suite, tmp_path: Path) -> None:
