@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import click
 
-from harness.cli.bless import slug_of
 from harness.errors import InputError
-from harness.records.run_sources import Found, find_runs
+from harness.records.run_sources import Found, find_runs, name_device
 from harness.report.compare import (
     Judged,
     Titled,
@@ -79,7 +78,7 @@ def _judge_by_thresholds(
     """Each of the runs against the thresholds that ``a`` names; a changed fact is incomparable."""
     found, verdicts = [], set()
     for one in runs:
-        baseline = find_baseline(a, str(one.run.suite.get("name")), slug_of(one.run), root)
+        baseline = find_baseline(a, str(one.run.suite.get("name")), name_device(one.run), root)
         assert baseline is not None
         judged = [v for r in one.run.records for v in baseline.judge(one.run, r)]
         judged += baseline.judge_lost(one.run.records)
@@ -105,7 +104,7 @@ def _pair(a: Sequence[Found], b: Sequence[Found]) -> list[tuple[Found, Found]]:
     """Runs of the same suite, the newest of the same device where there is one."""
     pairs = []
     for ours in b:
-        theirs = pick_run(a, str(ours.run.suite.get("name")), slug_of(ours.run))
+        theirs = pick_run(a, str(ours.run.suite.get("name")), name_device(ours.run))
         if theirs is not None:
             pairs.append((theirs, ours))
     if not pairs:

@@ -11,12 +11,12 @@ from harness.catalog import describe_unknown
 from harness.errors import InputError
 from harness.records.values import base_name
 from harness.report.history import Group, History, dump_json, render_markdown, render_text
-from harness.verdicts.history import Night, Series, divide
+from harness.verdicts.history import Observation, Series, divide
 from harness.verdicts.history_files import (
-    Place,
     Reading,
     RunSeen,
-    Selection,
+    SuiteOnDevice,
+    Wanted,
     find_spec,
     read_folder,
 )
@@ -36,7 +36,7 @@ def run_history(
     """The command; returns 0. Raises `InputError` for a folder without a readable run file."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of run files, found none of that name")
-    wanted = Selection(tuple(suites), tuple(cells), tuple(metrics))
+    wanted = Wanted(tuple(suites), tuple(cells), tuple(metrics))
     reading = read_folder(folder, wanted)
     for line in reading.unreadable[:_NAMED_FILES]:
         click.echo(f"warning: skipped {line}", err=True)
@@ -53,7 +53,7 @@ def run_history(
     return 0
 
 
-def _check_names(wanted: Selection, reading: Reading) -> None:
+def _check_names(wanted: Wanted, reading: Reading) -> None:
     """Raises `InputError` for a name that no run file holds, with the closest that there is."""
     for what, names in (("suite", wanted.suites), ("cell", wanted.cells)):
         for name in names:
@@ -78,12 +78,12 @@ def _summarise(folder: str, reading: Reading, last: int | None, named: bool) -> 
     return History(folder, tuple(groups), dict(reading.left_out), reading.others, named)
 
 
-def _make_group(place: Place, runs: Sequence[RunSeen], reading: Reading) -> Group:
+def _make_group(place: SuiteOnDevice, runs: Sequence[RunSeen], reading: Reading) -> Group:
     since = runs[0].utc
     series = []
     for key, values in reading.values.items():
-        nights = _order(values.nights, since) if key.place == place else []
-        if not nights:
+        found = _order(values.observations, since) if key.runs_of == place else []
+        if not found:
             continue
         spec = find_spec(key.metric)
         series.append(
@@ -95,7 +95,7 @@ def _make_group(place: Place, runs: Sequence[RunSeen], reading: Reading) -> Grou
                 unit=values.unit,
                 better=values.better,
                 margin=spec.margin if spec else None,
-                stretches=divide(nights, spec is not None and spec.sampled == "processes"),
+                segments=divide(found, spec is not None and spec.sampled == "processes"),
             )
         )
     return Group(
@@ -109,7 +109,8 @@ def _make_group(place: Place, runs: Sequence[RunSeen], reading: Reading) -> Grou
     )
 
 
-def _order(nights: Sequence[Night], since: str) -> list[Night]:
+def _order(observations: Sequence[Observation], since: str) -> list[Observation]:
     """Oldest first; a number that later runs took over from an earlier one counts once."""
-    first = {night.run: night for night in sorted(nights, key=lambda n: (n.utc, n.run))[::-1]}
-    return [night for night in list(first.values())[::-1] if night.utc >= since]
+    newest_first = sorted(observations, key=lambda one: (one.utc, one.run), reverse=True)
+    first = {one.run: one for one in newest_first}
+    return [one for one in reversed(first.values()) if one.utc >= since]

@@ -25,6 +25,7 @@ from harness.metrics.divergence_values import (
     summarise,
 )
 from harness.metrics.windows import Window, WindowOptions, plan_windows, step_of
+from harness.records.identity import LIBRARIES
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import make_values, to_value
 from harness.statistics.estimates import clustered_interval
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADLINE", "VALUES", "Options", "compare", "is_intact", "measure"]
 VALUES = DIVERGENCE_VALUES
-_LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate")
 
 
 class Options(WindowOptions):
@@ -325,7 +325,7 @@ def _list_facts(job: _Job) -> dict[str, Any]:
         "settings": _list_settings(job),
         "batch_size": job.options.batch_size,
         "device": torch.cuda.get_device_name(cell.device) if on_cuda else "cpu",
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES},
     }
     # Code that comes with a model is in no hash: what it computes is never taken for the same.
     return facts | ({"once": uuid.uuid4().hex} if cell.model.trust_remote_code else {})

@@ -113,13 +113,13 @@ class Invocation:
 
     def bless(self) -> None:
         """Make thresholds of the finished runs; raises `InputError` where one may not be."""
-        from harness.cli.bless import bless_runs, report
+        from harness.verdicts.bless import bless_runs
 
         for run in self.session.finished:
             path, result = bless_runs(
                 [read_run(run.path)], self._config.getoption("--reason"), self._config.rootpath
             )
-            self.blessed += report(Path(self.show_path(path)), result)
+            self.blessed += result.list_lines(self.show_path(path))
 
     def recall_failure(self, node: Any) -> None:
         """Have ``--lf`` know a node again.

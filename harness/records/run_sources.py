@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from harness.errors import InputError
 from harness.machine.environment import device_slug
@@ -55,13 +54,14 @@ def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
     return _find_at_revision(argument, root)
 
 
-def name_device(device: str, environment: Mapping[str, Any]) -> str:
-    """The device's name as run files have it; ``environment`` is that of the run."""
+def name_device(run: Run) -> str:
+    """The device's name as in the names of run files and thresholds."""
+    environment = run.environment
     boards = environment.get("gpu", {}).get("devices") or ()
-    kind, _, index = device.partition(":")
+    kind, _, index = run.run.device.partition(":")
     number = int(index or 0)
     gpu = boards[number].get("name") if kind == "cuda" and number < len(boards) else None
-    return device_slug(device, gpu, environment.get("cpu", {}).get("name") or "")
+    return device_slug(run.run.device, gpu, environment.get("cpu", {}).get("name") or "")
 
 
 def read_at_revision(root: Path, revision: str, path: str) -> bytes | None:

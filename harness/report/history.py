@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.report.markdown import draw_table, escape
 from harness.report.plain import clean
-from harness.verdicts.history import FEWEST_NIGHTS, Night, Series, Shift
+from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Series
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40
@@ -57,7 +57,7 @@ def render_text(history: History) -> str:
         lines = []
         for name, trend, series in zip(names, trends, shown):
             lines.append(f"{name:{wide}}  {trend:{long}}  {_describe_ends(series)}")
-            lines += [f"  {_describe_shift(series, shift)}" for shift in _list_shifts(series)]
+            lines += [f"  {_describe_change(series, shift)}" for shift in _list_changes(series)]
         parts = (lines, _list_notes(group, shown))
         told = ["\n".join(part) for part in parts if part]
         blocks.append("\n\n".join([_describe_group(group), *told]))
@@ -78,13 +78,14 @@ def render_markdown(history: History) -> str:
                         series.metric,
                         draw_trend(series),
                         _describe_ends(series),
-                        "; ".join(_describe_shift(series, s) for s in _list_shifts(series)) or "—",
+                        "; ".join(_describe_change(series, s) for s in _list_changes(series))
+                        or "—",
                     ),
                 )
             )
             for series in shown
         ]
-        titles = ("cell", "value", "nights", "first → last", "shifts")
+        titles = ("cell", "value", "runs", "first → last", "shifts")
         notes = "\n".join(f"- {escape(note)}" for note in _list_notes(group, shown))
         table = draw_table(titles, rows, [False] * len(titles)) if rows else ""
         blocks += [escape(_describe_group(group)), *filter(None, (table, notes))]
@@ -102,11 +103,11 @@ def dump_json(history: History) -> str:
 
 
 def draw_trend(series: Series) -> str:
-    """A bar per night, each stretch on a scale of its own; medians where there are too many."""
-    count = sum(len(stretch.nights) for stretch in series.stretches)
+    """A bar per night, each segment on a scale of its own; medians where there are too many."""
+    count = sum(len(segment.observations) for segment in series.segments)
     return _BREAK.join(
-        _draw_bars([night.value for night in stretch.nights], _WIDEST / max(count, _WIDEST))
-        for stretch in series.stretches
+        _draw_bars([night.value for night in segment.observations], _WIDEST / max(count, _WIDEST))
+        for segment in series.segments
     )
 
 
@@ -124,9 +125,9 @@ def _pick_shown(group: Group, named: bool) -> list[Series]:
     return [series for series in group.series if named or series.is_notable]
 
 
-def _list_shifts(series: Series) -> Iterator[Shift]:
-    for stretch in series.stretches:
-        yield from stretch.shifts
+def _list_changes(series: Series) -> Iterator[ChangePoint]:
+    for segment in series.segments:
+        yield from segment.change_points
 
 
 def _describe_group(group: Group) -> str:
@@ -137,28 +138,28 @@ def _describe_group(group: Group) -> str:
 
 
 def _describe_ends(series: Series) -> str:
-    """The first and last value of the newest stretch; earlier ones are not comparable."""
-    nights = series.stretches[-1].nights
+    """The first and last value of the newest segment; earlier ones are not comparable."""
+    newest = series.segments[-1].observations
     unit = f" {series.unit}" if series.unit else ""
-    outliers = sum(len(stretch.outliers) for stretch in series.stretches)
+    outliers = sum(len(segment.outliers) for segment in series.segments)
     noun = "outlier" if outliers == 1 else "outliers"
     more = f" ({outliers} {noun})" if outliers else ""
-    return f"{_number(nights[0].value)} → {_number(nights[-1].value)}{unit}{more}"
+    return f"{_number(newest[0].value)} → {_number(newest[-1].value)}{unit}{more}"
 
 
-def _describe_shift(series: Series, shift: Shift) -> str:
+def _describe_change(series: Series, shift: ChangePoint) -> str:
     change = "" if shift.change is None else f"{_percent(shift.change)}, "
     levels = f"{_number(shift.before)} → {_number(shift.after)}"
     within = series.margin is not None and abs(shift.after - shift.before) <= series.margin.of(
         shift.before
     )
     verdict = series.judge(shift) + (" within the margin" if within else "")
-    told = f"{_where(shift.night)}: {change}{verdict} ({levels})"
+    told = f"{_where(shift.observation)}: {change}{verdict} ({levels})"
     if shift.same_commit:
         told += "; the same commit as before"
     elif shift.previous.sha is not None:
         told += f"; before it {_commit(shift.previous)}"
-    before, after = shift.previous.conditions, shift.night.conditions
+    before, after = shift.previous.conditions, shift.observation.conditions
     news = [f"{name} {before.get(name)} → {after.get(name)}" for name in shift.changed]
     return told + (f"; new: {', '.join(news)}" if news else "")
 
@@ -168,11 +169,12 @@ def _list_notes(group: Group, shown: Sequence[Series]) -> list[str]:
     quiet = [series for series in group.series if series not in shown]
     lines = []
     if quiet:
-        small = sum(series.has_shifts for series in quiet)
+        small = sum(series.has_change_points for series in quiet)
         short = sum(series.is_short for series in quiet)
         told = [f"{len(quiet) - small - short} without a shift"]
         told += [f"{small} with shifts within their margin"] if small else []
-        told += [f"{short} too short for one (fewer than {FEWEST_NIGHTS} nights)"] if short else []
+        if short:
+            told.append(f"{short} too short for one (fewer than {FEWEST_OBSERVATIONS} runs)")
         lines.append(f"{len(quiet)} quiet series: {', '.join(told)}")
     return lines + _list_breaks(group)
 
@@ -181,9 +183,9 @@ def _list_breaks(group: Group) -> list[str]:
     """A line per night that series begin anew at, with the fields that differ."""
     fields: dict[tuple[str, str], Counter[str]] = {}  # by time and place
     for series in group.series:
-        for earlier, later in pairwise(series.stretches):
-            night = later.nights[0]
-            before, after = earlier.nights[-1].identity, night.identity
+        for earlier, later in pairwise(series.segments):
+            night = later.observations[0]
+            before, after = earlier.observations[-1].identity, night.identity
             found = fields.setdefault((night.utc, _where(night)), Counter())
             for name in later.changed:
                 found[f"{name} {_short(before.get(name))} → {_short(after.get(name))}"] += 1
@@ -210,7 +212,7 @@ def _to_json(series: Series) -> dict[str, Any]:
         "notable": series.is_notable,
         "stretches": [
             {
-                "changed": stretch.changed,
+                "changed": segment.changed,
                 "nights": [
                     {
                         "run": night.run,
@@ -218,41 +220,42 @@ def _to_json(series: Series) -> dict[str, Any]:
                         "sha": night.sha,
                         "dirty": night.dirty,
                         "value": night.value,
-                        "outlier": night in stretch.outliers,
+                        "outlier": night in segment.outliers,
                     }
-                    for night in stretch.nights
+                    for night in segment.observations
                 ],
-                "shifts": [_shift_to_json(series, shift) for shift in stretch.shifts],
+                "shifts": [_change_to_json(series, shift) for shift in segment.change_points],
             }
-            for stretch in series.stretches
+            for segment in series.segments
         ],
     }
 
 
-def _shift_to_json(series: Series, shift: Shift) -> dict[str, Any]:
+def _change_to_json(series: Series, shift: ChangePoint) -> dict[str, Any]:
     return {
-        "run": shift.night.run,
-        "utc": shift.night.utc,
-        "sha": shift.night.sha,
-        "dirty": shift.night.dirty,
+        "run": shift.observation.run,
+        "utc": shift.observation.utc,
+        "sha": shift.observation.sha,
+        "dirty": shift.observation.dirty,
         "previous_sha": shift.previous.sha,
         "before": shift.before,
         "after": shift.after,
         "change": shift.change,
         "meaning": series.judge(shift),
         "new_conditions": {
-            name: [shift.previous.conditions.get(name), shift.night.conditions.get(name)]
+            name: [shift.previous.conditions.get(name), shift.observation.conditions.get(name)]
             for name in shift.changed
         },
     }
 
 
-def _commit(night: Night) -> str:
-    return (night.sha[:10] if night.sha else "no commit") + ("+" if night.dirty else "")
+def _commit(observation: Observation) -> str:
+    sha = observation.sha[:10] if observation.sha else "no commit"
+    return sha + ("+" if observation.dirty else "")
 
 
-def _where(night: Night) -> str:
-    return f"{_commit(night)} {_day(night.utc)}"
+def _where(observation: Observation) -> str:
+    return f"{_commit(observation)} {_day(observation.utc)}"
 
 
 def _day(utc: str) -> str:

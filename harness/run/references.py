@@ -16,13 +16,12 @@ from typing import Any
 
 from harness.catalog import load_measurement
 from harness.machine.places import cache_folder
+from harness.records.identity import list_software
 from harness.records.record import Record, dump_json
 from harness.suite.data_source import list_data_sources
 from harness.suite.models import MeasurementSpec
 
 _COMMIT = re.compile("[0-9a-f]{7,40}")  # a branch or a tag can move
-# Facts of the environment that a quality or memory number can depend on.
-_GROUPS = ("libraries", "variables", "harness", "python", "torch")
 
 
 def reference_key(
@@ -48,8 +47,7 @@ def reference_key(
         "cell": cell,
         "measurement": [measurement.name, measurement.options.model_dump(mode="json")],
         "data": data,
-        "environment": {group: environment.get(group) for group in _GROUPS},
-        "cpu": environment.get("cpu", {}).get("name"),
+        **list_software(environment),
     }
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

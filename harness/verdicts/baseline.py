@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.cli.bless import slug_of
 from harness.errors import InputError
 from harness.records.record import Record, Verdict
 from harness.records.run_file import Run
@@ -17,6 +16,7 @@ from harness.records.run_sources import (
     find_runs,
     list_at_revision,
     list_run_files,
+    name_device,
     read_at_revision,
     resolve_revision,
 )
@@ -135,7 +135,7 @@ def _of_thresholds(name: str, stored: Thresholds, suite: str, device: str) -> Ba
 def pick_run(found: Sequence[Found], suite: str, device: str) -> Found | None:
     """The newest run of a suite, of the same device where there is one; None without any."""
     same = [one for one in found if one.run.suite.get("name") == suite]
-    same = [one for one in same if slug_of(one.run) == device] or same
+    same = [one for one in same if name_device(one.run) == device] or same
     return max(same, key=lambda one: one.run.run.utc, default=None)
 
 

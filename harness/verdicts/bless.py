@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
 from statistics import fmean, stdev
 
 from harness.descriptions import ValueSpec
@@ -15,6 +17,7 @@ from harness.errors import InputError
 from harness.metrics.speed_repeats import processes_of
 from harness.records.record import Record, Value
 from harness.records.run_file import Run
+from harness.records.run_sources import name_device
 from harness.statistics.estimates import Processes
 from harness.verdicts.thresholds import (
     SCHEMA,
@@ -26,6 +29,9 @@ from harness.verdicts.thresholds import (
     hash_items,
     list_judged,
     pack_row,
+    path_of,
+    read_thresholds,
+    write_thresholds,
 )
 
 _Key = tuple[str, str]  # cell, measurement
@@ -44,6 +50,32 @@ class Result:
     thresholds: Thresholds
     changes: tuple[str, ...]
     left_out: tuple[str, ...]
+
+    def list_lines(self, path: str) -> list[str]:
+        """What a person reads after a bless; ``path`` is where the thresholds were written."""
+        return [
+            *(self.changes or ("no value changed",)),
+            *(f"not blessed: {line}" for line in self.left_out),
+            f"thresholds: {path}: review and commit it",
+        ]
+
+
+def bless_runs(runs: Sequence[Run], reason: str, root: Path) -> tuple[Path, Result]:
+    """Write the thresholds of these runs under ``root``; those of other cells stay.
+
+    Returns the file and what changed in it. Raises `InputError` as `bless` does.
+    """
+    devices = sorted({name_device(run) for run in runs})
+    if not devices:
+        raise InputError("no run to bless")
+    if len(devices) > 1:
+        raise InputError(f"the runs are of different devices: {', '.join(devices)}")
+    path = path_of(root, str(runs[-1].suite.get("name")), devices[0])
+    previous = read_thresholds(path) if path.exists() else None
+    when = f"{datetime.now(timezone.utc):%Y-%m-%d}"
+    result = bless(runs, devices[0], previous, reason, when)
+    write_thresholds(result.thresholds, path)
+    return path, result
 
 
 def bless(

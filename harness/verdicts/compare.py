@@ -7,13 +7,13 @@ refused with the fields that differ; nothing that only one run has goes unsaid.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.records.identity import Difference, find_differences
+from harness.records.identity import Difference, find_differences, identify, list_outcomes
 from harness.records.record import Record, Value
 from harness.records.run_file import Run
 from harness.records.values import base_name, bounds_of, smallest_effect
@@ -25,8 +25,6 @@ from harness.statistics.power import samples_to_decide
 FALSE_DISCOVERY_RATE = 0.03
 _NUMBER = re.compile(r"\d[\d.,]*")
 _OTHERS = "other processes"  # how telemetry's flag of a busy machine begins
-# What a record's items say of how they were computed, not of what came out.
-_COST = frozenset({"cost", "batch_size", "distribution", "questions"})
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,8 @@ def compare_pair(
     missing = () if lost is None else (lost,)
     if before is None or after is None or not before.usable or not after.usable:
         return Comparison(missing=missing)
-    differences = find_differences(a, before, b, after)
+    sides = identify(a.environment, before).facts, identify(b.environment, after).facts
+    differences = find_differences(*sides)
     stopping = tuple(one for one in differences if not _is_allowed(one.field, allow))
     flags = tuple(f"{d} was allowed to differ" for d in differences if d not in stopping)
     if stopping:
@@ -169,7 +168,7 @@ def compare_records(before: Record, after: Record) -> list[Compared]:
 
 def is_identical(before: Record, after: Record) -> bool:
     """Whether every item has the same outcome in both; a record without items never is."""
-    ours, theirs = (outcomes(record.items) for record in (before, after))
+    ours, theirs = (list_outcomes(record.items) for record in (before, after))
     return bool(ours) and ours == theirs
 
 
@@ -308,11 +307,6 @@ def _is_allowed(name: str, allow: Collection[str]) -> bool:
     return name in allow or name.partition(".")[0] in allow
 
 
-def outcomes(items: Mapping[str, Any]) -> dict[str, Any]:
-    """What came out, item by item, without how it was computed."""
-    return {name: value for name, value in items.items() if name not in _COST}
-
-
 def _count(record: Record) -> str:
-    rows = [len(value) for value in outcomes(record.items).values() if isinstance(value, list)]
+    rows = [len(value) for value in list_outcomes(record.items).values() if isinstance(value, list)]
     return f"{max(rows, default=0)} items" if rows else "none"

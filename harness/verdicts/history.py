@@ -1,16 +1,16 @@
-"""A value over the nights it was measured: the stretches it belongs to, and where it shifted. Pure.
+"""One value over time: segments of comparable observations, and where its level changed. Pure.
 
-The level between two shifts is constant, the noise is not known. All segmentations with up to k
-shifts are found exactly (kernel change-point detection with the linear kernel: Arlot, Celisse and
-Harchaoui, "A kernel multiple change-point algorithm via model selection", JMLR 20, 2019; the
-library is `ruptures`: Truong, Oudre and Vayatis, Signal Processing 167, 2020), and the number of
-shifts is the k that is largest in
+The level between two change points is constant, the noise unknown. All segmentations with up to k
+change points are found exactly (kernel change-point detection with the linear kernel: Arlot,
+Celisse and Harchaoui, "A kernel multiple change-point algorithm via model selection", JMLR 20,
+2019; the library is `ruptures`: Truong, Oudre and Vayatis, Signal Processing 167, 2020). Their
+number is the k with the largest
 
     n · ln(C_0 / C_k) − PENALTY · k,   C_k: the sum of squares around the k + 1 levels
 
-the likelihood of levels with normal noise of unknown spread less a price per shift (Lavielle,
+the likelihood of levels with normal noise of unknown spread less a price per change (Lavielle,
 "Using penalized contrasts for the change-point problem", Signal Processing 85, 2005). Nothing in
-it has a scale, so that its false alarms on noise depend on the number of nights alone.
+it has a scale, so its false alarms on noise depend on the number of observations alone.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from typing import Any, Literal
 from harness.descriptions import Margin
 from harness.errors import InputError
 
-# Of 10,000 histories of normal noise, 0.4 to 1.9 % have a shift at this price (30 and 6 nights).
+# At this price 0.4 % (30 observations) to 1.9 % (6) of 10,000 histories of normal noise have a
+# change point.
 PENALTY = 15.0
-FEWEST_NIGHTS = 4
-_STAYS = 2  # nights: a level that is there once is an outlier
-_NIGHTS_PER_SHIFT, _MOST_SHIFTS = 6, 12
+FEWEST_OBSERVATIONS = 4
+_SHORTEST_LEVEL = 2  # observations: a level that is seen once is an outlier
+_OBSERVATIONS_PER_CHANGE, _MOST_CHANGES = 6, 12
 _OUTLIER = 4.0  # standard deviations from its neighbours
 _ROUNDING = 1e-6  # relative: what the order of sums may change
 _NORMAL = 1.4826  # the standard deviation of normal noise over its median absolute deviation
 
 
 @dataclass(frozen=True)
-class Night:
+class Observation:
     """One measurement of a value.
 
-    ``identity`` is what must not change along a stretch, ``conditions`` what may and may explain a
-    shift; ``run`` is the id of the run it was measured in.
+    ``identity`` must stay the same within a segment; ``conditions`` may differ and may explain a
+    change. ``run`` is the id of the run it was measured in.
     """
 
     run: str
@@ -53,14 +54,11 @@ class Night:
 
 
 @dataclass(frozen=True)
-class Shift:
-    """A change of level that came with ``night``, and what else is new since ``previous``.
+class ChangePoint:
+    """The level changed with ``observation``; ``before`` and ``after`` are the levels' medians."""
 
-    ``before`` and ``after`` are medians of the levels' nights.
-    """
-
-    night: Night
-    previous: Night
+    observation: Observation
+    previous: Observation
     before: float
     after: float
 
@@ -71,30 +69,29 @@ class Shift:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The conditions that are others than the night before."""
-        return list_differing(self.previous.conditions, self.night.conditions)
+        """The conditions that differ from those of the previous observation."""
+        return list_differing(self.previous.conditions, self.observation.conditions)
 
     @property
     def same_commit(self) -> bool:
-        """Whether the code cannot be the reason: both nights ran the same clean commit."""
-        nights = (self.previous, self.night)
-        known = self.night.sha is not None and not any(night.dirty for night in nights)
-        return known and self.previous.sha == self.night.sha
+        """Whether the code cannot be the reason: both ran the same clean commit."""
+        a, b = self.previous, self.observation
+        return b.sha is not None and a.sha == b.sha and not (a.dirty or b.dirty)
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Nights that may be compared; ``changed`` is what differs from the stretch before."""
+class Segment:
+    """Comparable observations; ``changed`` is the identity's fields that differ from before."""
 
-    nights: tuple[Night, ...]
-    shifts: tuple[Shift, ...]
-    outliers: tuple[Night, ...]
+    observations: tuple[Observation, ...]
+    change_points: tuple[ChangePoint, ...]
+    outliers: tuple[Observation, ...]
     changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Series:
-    """One value of one cell on one device, oldest night first."""
+    """One value of one cell on one device, oldest observation first."""
 
     suite: str
     device: str
@@ -103,82 +100,81 @@ class Series:
     unit: str
     better: Literal["lower", "higher"] | None
     margin: Margin | None
-    stretches: tuple[Stretch, ...]
+    segments: tuple[Segment, ...]
 
     @property
-    def has_shifts(self) -> bool:
-        """Whether the level shifted at all."""
-        return any(stretch.shifts for stretch in self.stretches)
+    def has_change_points(self) -> bool:
+        """Whether the level changed at all."""
+        return any(segment.change_points for segment in self.segments)
 
     @property
     def is_notable(self) -> bool:
-        """Whether the shifts of a stretch, each or together, leave the margin (if there is one)."""
-        return any(_leave_margin(stretch, self.margin) for stretch in self.stretches)
+        """Whether a segment's levels are farther apart than the margin (if there is one)."""
+        return any(_exceeds_margin(segment, self.margin) for segment in self.segments)
 
     @property
     def is_short(self) -> bool:
-        """Whether no stretch has enough nights to show a shift."""
-        return all(len(stretch.nights) < FEWEST_NIGHTS for stretch in self.stretches)
+        """Whether no segment has enough observations to show a change."""
+        return all(len(one.observations) < FEWEST_OBSERVATIONS for one in self.segments)
 
-    def judge(self, shift: Shift) -> Literal["better", "worse", "changed"]:
-        """What the shift means for who wants the value low or high."""
+    def judge(self, point: ChangePoint) -> Literal["better", "worse", "changed"]:
+        """What the change means, given the value's own direction."""
         if self.better is None:
             return "changed"
-        return "better" if (shift.after < shift.before) == (self.better == "lower") else "worse"
+        return "better" if (point.after < point.before) == (self.better == "lower") else "worse"
 
 
-def divide(nights: Sequence[Night], logarithmic: bool) -> tuple[Stretch, ...]:
-    """Stretches of ``nights`` (oldest first), each with its shifts.
+def divide(observations: Sequence[Observation], logarithmic: bool) -> tuple[Segment, ...]:
+    """Observations (oldest first) cut into segments, each with its change points.
 
-    ``logarithmic`` judges ratios, as of speeds, where all values are positive.
+    ``logarithmic`` compares ratios instead of differences, as for speeds; values must be positive.
     """
-    stretches = []
+    segments = []
     start = 0
     changed: tuple[str, ...] = ()
-    for end in range(1, len(nights) + 1):
-        differing = (
-            list_differing(nights[end - 1].identity, nights[end].identity)
-            if end < len(nights)
-            else ()
-        )
-        if differing or end == len(nights):
-            stretches.append(_make_stretch(nights[start:end], changed, logarithmic))
+    for end in range(1, len(observations) + 1):
+        last = end == len(observations)
+        differing: tuple[str, ...] = ()
+        if not last:
+            differing = list_differing(observations[end - 1].identity, observations[end].identity)
+        if differing or last:
+            segments.append(_make_segment(observations[start:end], changed, logarithmic))
             start, changed = end, differing
-    return tuple(stretches)
+    return tuple(segments)
 
 
-def find_shifts(values: Sequence[float]) -> list[int]:
+def find_change_points(values: Sequence[float]) -> list[int]:
     """The indices at which a new level starts, each level at least two values long.
 
     Raises `InputError` where ruptures is not installed.
     """
-    if len(values) < FEWEST_NIGHTS or len(set(values)) == 1:
+    if len(values) < FEWEST_OBSERVATIONS or len(set(values)) == 1:
         return []
-    spikes = find_outliers(values)
+    outliers = find_outliers(values)
     centre = median(values)
-    levelled = [spikes.get(i, value) - centre for i, value in enumerate(values)]
-    total = _scatter(levelled)
+    levelled = [outliers.get(i, value) - centre for i, value in enumerate(values)]
+    total = _sum_squares(levelled)
     if total == 0:
         return []
     count = len(values)
     best: list[int] = []
     best_gain = 0.0
-    for segmentation in _segment(levelled, max(1, min(_MOST_SHIFTS, count // _NIGHTS_PER_SHIFT))):
-        ends = [*segmentation, count]
-        left = math.fsum(_scatter(levelled[a:b]) for a, b in zip([0, *ends], ends))
-        # Values that repeat exactly leave nothing: the fewest shifts that do so are taken.
-        gain = count * math.log(total / max(left, 1e-12 * total)) - PENALTY * len(segmentation)
+    most = max(1, min(_MOST_CHANGES, count // _OBSERVATIONS_PER_CHANGE))
+    for starts in _segment(levelled, most):
+        left = math.fsum(_sum_squares(levelled[a:b]) for a, b in pairwise([0, *starts, count]))
+        # Values that repeat exactly leave nothing: then the fewest change points win.
+        gain = count * math.log(total / max(left, 1e-12 * total)) - PENALTY * len(starts)
         if gain > best_gain:
-            best, best_gain = segmentation, gain
+            best, best_gain = starts, gain
     return best
 
 
 def find_outliers(values: Sequence[float]) -> dict[int, float]:
-    """The indices of lone values far from both neighbours, with the value to take instead.
+    """The indices of single values far from both neighbours, with the value to use instead.
 
     A Hampel filter of three values: the median of a value and its neighbours (at an end, of the
-    last three) replaces one more than 4 standard deviations away; those are told from the
-    differences of neighbours, which a shift of the level leaves alone.
+    last three) replaces a value that is more than 4 standard deviations from it. The standard
+    deviation is that of the differences of neighbours, which a change of level hardly affects.
     """
     if len(values) < 3:
         return {}
@@ -194,34 +190,34 @@ def find_outliers(values: Sequence[float]) -> dict[int, float]:
 
 
 def list_differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys, sorted, whose values differ; a key that is not there is None."""
-    keys = sorted({*before, *after})
-    return tuple(key for key in keys if before.get(key) != after.get(key))
+    """The keys, sorted, whose values differ; a missing key counts as None."""
+    return tuple(key for key in sorted({*before, *after}) if before.get(key) != after.get(key))
 
 
-def _make_stretch(nights: Sequence[Night], changed: tuple[str, ...], logarithmic: bool) -> Stretch:
-    values = _round([night.value for night in nights])
+def _make_segment(
+    observations: Sequence[Observation], changed: tuple[str, ...], logarithmic: bool
+) -> Segment:
+    values = _round([one.value for one in observations])
     scaled = [math.log(v) for v in values] if logarithmic and min(values) > 0 else values
-    starts = find_shifts(scaled)
-    bounds = [0, *starts, len(values)]
-    levels = [median(values[a:b]) for a, b in pairwise(bounds)]
-    shifts = tuple(
-        Shift(nights[start], nights[start - 1], before, after)
-        for start, before, after in zip(starts, levels, levels[1:])
+    starts = find_change_points(scaled)
+    levels = [median(values[a:b]) for a, b in pairwise([0, *starts, len(values)])]
+    change_points = tuple(
+        ChangePoint(observations[start], observations[start - 1], before, after)
+        for start, (before, after) in zip(starts, pairwise(levels), strict=True)
     )
-    outliers = tuple(nights[i] for i in find_outliers(scaled))
-    return Stretch(tuple(nights), shifts, outliers, changed)
+    outliers = tuple(observations[i] for i in find_outliers(scaled))
+    return Segment(tuple(observations), change_points, outliers, changed)
 
 
-def _leave_margin(stretch: Stretch, margin: Margin | None) -> bool:
-    if not stretch.shifts:
+def _exceeds_margin(segment: Segment, margin: Margin | None) -> bool:
+    if not segment.change_points:
         return False
-    levels = [stretch.shifts[0].before, *(shift.after for shift in stretch.shifts)]
+    levels = [segment.change_points[0].before, *(one.after for one in segment.change_points)]
     return margin is None or max(levels) - min(levels) > margin.of(levels[0])
 
 
 def _round(values: Sequence[float]) -> list[float]:
-    """Values equal to six digits become equal: the rest is rounding."""
+    """Values that agree to six digits become equal: their difference is rounding."""
     rounded: list[float] = []
     for value in values:
         same = rounded and math.isclose(value, rounded[-1], rel_tol=_ROUNDING)
@@ -229,8 +225,8 @@ def _round(values: Sequence[float]) -> list[float]:
     return rounded
 
 
-def _scatter(values: Sequence[float]) -> float:
-    """The sum of squares around the mean, 0 for equal values whatever their mean rounds to."""
+def _sum_squares(values: Sequence[float]) -> float:
+    """Around the mean; 0 for equal values, whatever their mean rounds to."""
     if len(set(values)) == 1:
         return 0.0
     mean = fmean(values)
@@ -238,7 +234,7 @@ def _scatter(values: Sequence[float]) -> float:
 
 
 def _segment(values: Sequence[float], most: int) -> list[list[int]]:
-    """For 1 to ``most`` shifts, where they are with the least sum of squares around the levels."""
+    """For 1 to ``most`` change points, those with the least sum of squares around the levels."""
     try:
         import numpy as np
         from ruptures import KernelCPD
@@ -247,7 +243,7 @@ def _segment(values: Sequence[float], most: int) -> list[list[int]]:
             "harness history needs ruptures, which has no release for this Python, or was not "
             f"installed with the harness: pip install ruptures ({error})"
         ) from error
-    detector = KernelCPD(kernel="linear", min_size=_STAYS)
+    detector = KernelCPD(kernel="linear", min_size=_SHORTEST_LEVEL)
     detector.fit(np.array(values).reshape(-1, 1))
     detector.predict(n_bkps=most)  # finds those with fewer, too
     return [list(detector.predict(n_bkps=k))[:-1] for k in range(1, most + 1)]

@@ -5,22 +5,15 @@ What the suite's limits say of them is `harness.verdicts.limits`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
+from harness.records.identity import differing_fields
 from harness.records.record import Record, Value
 from harness.records.values import base_name
 from harness.suite.models import Suite
 from harness.verdicts.limits import judge_limits
-
-# Keys of a protocol that say how, or how often, not what was measured.
-_HOW = frozenset(
-    {"method", "processes", "min_rounds", "min_time_s", "max_time_s", "roofline", "batch_sizes"}
-)
-# Names of files, which do not count beside the hash of what is in them.
-_NAMES = {"text_sha256": ("text",), "items_sha256": ("data", "examples")}
 
 
 def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:
@@ -108,15 +101,3 @@ def explain_refusal(record: Record, reference: Record | None, name: str | None) 
     if differing:
         return f"incomparable with the reference {name}: {', '.join(differing)} differ"
     return None
-
-
-def differing_fields(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The protocol fields in which two records differ, so that their numbers are incomparable."""
-    ours, theirs = keep_meaning(ours), keep_meaning(theirs)
-    return sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-
-
-def keep_meaning(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """A protocol without what says how, or what a file is called whose hash is there."""
-    named = {name for key, names in _NAMES.items() if key in protocol for name in names}
-    return {key: value for key, value in protocol.items() if key not in _HOW | named}

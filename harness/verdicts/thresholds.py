@@ -21,11 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
-from harness.records.identity import Difference, describe
+from harness.records.identity import Difference, find_differences, identify, list_outcomes
 from harness.records.record import Record, Value
 from harness.records.values import base_name
-from harness.verdicts.compare import outcomes
-from harness.verdicts.pairing import keep_meaning
 
 SCHEMA = 1
 FOLDER = Path("results/thresholds")
@@ -161,14 +159,13 @@ def _sort(blessed: dict[str, Any]) -> dict[str, Any]:
 
 def facts_of(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """What a threshold depends on: machine, libraries, weights, protocol; long ones as hashes."""
-    protocol = {f"protocol.{k}": v for k, v in keep_meaning(record.protocol).items()}
-    facts = describe(environment, record) | protocol
+    facts = identify(environment, record).facts
     return {name: _shorten(value) for name, value in facts.items() if value is not None}
 
 
 def hash_items(record: Record) -> str | None:
     """One hash of every item's outcome; None for a record without items."""
-    items = outcomes(record.items)
+    items = list_outcomes(record.items)
     if not items:
         return None
     text = json.dumps(items, sort_keys=True, ensure_ascii=False)
@@ -213,14 +210,9 @@ def list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:
 
 def find_changes(
     blessed: Blessed, environment: Mapping[str, Any], record: Record
-) -> list[Difference]:
+) -> tuple[Difference, ...]:
     """The facts that are not what they were when blessed."""
-    now = facts_of(environment, record)
-    return [
-        Difference(name, blessed.facts.get(name), now.get(name))
-        for name in sorted(blessed.facts.keys() | now.keys())
-        if blessed.facts.get(name) != now.get(name)
-    ]
+    return find_differences(blessed.facts, facts_of(environment, record))
 
 
 def list_unmeasured(thresholds: Thresholds, records: Iterable[Record]) -> list[str]:

@@ -12,7 +12,7 @@ from harness.cli import main
 from harness.records.record import Record, Value
 from harness.records.run_file import Run, RunFacts, write_run
 from harness.report.history import draw_trend
-from harness.verdicts.history import Night, Series, divide
+from harness.verdicts.history import Observation, Series, divide
 from tests.support.records import make_record
 
 CPU = "Intel(R) Xeon(R) Processor"
@@ -331,7 +331,7 @@ def test_nothing_in_a_file_acts_on_the_terminal(
 
 def test_a_long_history_is_drawn_no_wider_than_a_line() -> None:
     nights = [
-        Night(f"r{i}", f"{i:04}", None, False, 1.0 if i < 150 else 2.0, {"w": i // 100}, {})
+        Observation(f"r{i}", f"{i:04}", None, False, 1.0 if i < 150 else 2.0, {"w": i // 100}, {})
         for i in range(200)
     ]
     series = Series("s", "d", "c", "m.v", "", None, None, divide(nights, logarithmic=False))

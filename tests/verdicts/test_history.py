@@ -10,7 +10,14 @@ import pytest
 
 from harness.descriptions import Margin
 from harness.errors import InputError
-from harness.verdicts.history import Night, Series, Stretch, divide, find_outliers, find_shifts
+from harness.verdicts.history import (
+    Observation,
+    Segment,
+    Series,
+    divide,
+    find_change_points,
+    find_outliers,
+)
 
 NOISE = 0.01
 HISTORIES = 200
@@ -18,10 +25,10 @@ A = [10.0, 10.1, 9.9, 10.0, 10.1, 9.9]
 B = [12.0, 12.1, 11.9, 12.0, 12.1, 11.9]
 
 
-def nights(values: list[float], **fields: object) -> list[Night]:
+def nights(values: list[float], **fields: object) -> list[Observation]:
     given = {"sha": None, "dirty": False, "identity": {}, "conditions": {}, **fields}
     return [
-        Night(run=f"r{i}", utc=f"2026-01-{i + 1:02}", value=value, **given)  # type: ignore[arg-type]
+        Observation(run=f"r{i}", utc=f"2026-01-{i + 1:02}", value=value, **given)  # type: ignore[arg-type]
         for i, value in enumerate(values)
     ]
 
@@ -36,14 +43,17 @@ def simulate(seed: int, count: int = 30) -> list[list[float]]:
 
 @pytest.mark.parametrize("count", [4, 6, 8, 15, 30, 90])
 def test_noise_alone_shifts_in_at_most_one_history_in_twenty(count: int) -> None:
-    assert sum(bool(find_shifts(values)) for values in simulate(count, count)) <= 0.05 * HISTORIES
+    assert (
+        sum(bool(find_change_points(values)) for values in simulate(count, count))
+        <= 0.05 * HISTORIES
+    )
 
 
 def test_noise_with_one_odd_night_has_no_shift_either() -> None:
     found = 0
     for i, values in enumerate(simulate(5)):
         values[i % 30] *= 1.1
-        found += bool(find_shifts(values))
+        found += bool(find_change_points(values))
     assert found <= 0.05 * HISTORIES
 
 
@@ -52,7 +62,7 @@ def test_a_shift_of_five_percent_is_found_at_its_night(factor: float) -> None:
     found = 0
     for values in simulate(7):
         shifted = [v * factor if i >= 15 else v for i, v in enumerate(values)]
-        starts = find_shifts(shifted)
+        starts = find_change_points(shifted)
         found += len(starts) == 1 and abs(starts[0] - 15) <= 1
     assert found >= 0.95 * HISTORIES
 
@@ -62,48 +72,48 @@ def test_an_odd_night_hides_no_shift() -> None:
     for i, values in enumerate(simulate(8)):
         shifted = [v * 1.05 if i >= 15 else v for i, v in enumerate(values)]
         shifted[i % 30] *= 0.9
-        starts = find_shifts(shifted)
+        starts = find_change_points(shifted)
         found += len(starts) == 1 and abs(starts[0] - 15) <= 1
     assert found >= 0.95 * HISTORIES
 
 
 def test_the_scale_and_level_of_the_values_do_not_matter() -> None:
     values = A + B
-    assert find_shifts(values) == [6]
-    assert find_shifts([v * 1e9 for v in values]) == [6]
-    assert find_shifts([v * 1e-9 for v in values]) == [6]
-    assert find_shifts([-v for v in values]) == [6]
+    assert find_change_points(values) == [6]
+    assert find_change_points([v * 1e9 for v in values]) == [6]
+    assert find_change_points([v * 1e-9 for v in values]) == [6]
+    assert find_change_points([-v for v in values]) == [6]
 
 
 # where shifts are
 
 
 def test_several_shifts_are_found_there_and_back() -> None:
-    assert find_shifts(A + B + A) == [6, 12]
-    assert find_shifts(A + B + [v + 4 for v in A]) == [6, 12]
+    assert find_change_points(A + B + A) == [6, 12]
+    assert find_change_points(A + B + [v + 4 for v in A]) == [6, 12]
 
 
 def test_values_that_repeat_exactly_shift_where_two_nights_stay() -> None:
-    assert find_shifts([3.1] * 5 + [3.2] * 2) == [5]
-    assert find_shifts([3.1, 3.1, 3.2, 3.2]) == [2]
-    assert find_shifts([3.1] * 30) == []
+    assert find_change_points([3.1] * 5 + [3.2] * 2) == [5]
+    assert find_change_points([3.1, 3.1, 3.2, 3.2]) == [2]
+    assert find_change_points([3.1] * 30) == []
 
 
 @pytest.mark.parametrize("odd", [0, 1, 4, 7, 8])
 def test_a_single_night_is_no_shift_wherever_it_is(odd: int) -> None:
     values = [3.1] * 9
     values[odd] = 9.0
-    assert find_shifts(values) == []
+    assert find_change_points(values) == []
 
 
 def test_a_night_between_two_levels_is_no_level_of_its_own() -> None:
-    assert find_shifts([3.1] * 6 + [3.14] + [3.2] * 6) in ([6], [7])
+    assert find_change_points([3.1] * 6 + [3.14] + [3.2] * 6) in ([6], [7])
 
 
 def test_too_few_nights_show_nothing() -> None:
-    assert find_shifts([]) == []
-    assert find_shifts([1.0]) == []
-    assert find_shifts([1.0, 1.0, 2.0]) == []
+    assert find_change_points([]) == []
+    assert find_change_points([1.0]) == []
+    assert find_change_points([1.0, 1.0, 2.0]) == []
 
 
 def test_the_odd_night_is_named_and_the_shift_is_not_one() -> None:
@@ -115,26 +125,26 @@ def test_the_odd_night_is_named_and_the_shift_is_not_one() -> None:
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ruptures", None)
     with pytest.raises(InputError, match="pip install ruptures"):
-        find_shifts(A + B)
+        find_change_points(A + B)
 
 
 # stretches
 
 
 def test_a_shift_says_between_which_nights_and_levels_it_is() -> None:
-    (stretch,) = divide(nights(A + B), logarithmic=False)
-    (shift,) = stretch.shifts
-    assert (shift.previous.run, shift.night.run) == ("r5", "r6")
+    (segment,) = divide(nights(A + B), logarithmic=False)
+    (shift,) = segment.change_points
+    assert (shift.previous.run, shift.observation.run) == ("r5", "r6")
     assert (shift.before, shift.after) == (10.0, 12.0)
     assert shift.change == pytest.approx(0.2)
-    assert stretch.outliers == ()
+    assert segment.outliers == ()
 
 
 def test_levels_are_medians_so_that_an_odd_night_moves_none() -> None:
-    (stretch,) = divide(nights([*A, 50.0, *A, *B]), logarithmic=False)
-    (shift,) = stretch.shifts
+    (segment,) = divide(nights([*A, 50.0, *A, *B]), logarithmic=False)
+    (shift,) = segment.change_points
     assert (shift.before, shift.after) == (10.0, 12.0)
-    assert [night.run for night in stretch.outliers] == ["r6"]
+    assert [night.run for night in segment.outliers] == ["r6"]
 
 
 def test_nights_that_cannot_be_compared_are_stretches_of_their_own() -> None:
@@ -143,8 +153,8 @@ def test_nights_that_cannot_be_compared_are_stretches_of_their_own() -> None:
     first, second = divide([*old, *new], logarithmic=False)
     assert first.changed == ()
     assert second.changed == ("protocol.context", "protocol.stride")
-    assert [len(first.nights), len(second.nights)] == [6, 6]
-    assert not first.shifts + second.shifts
+    assert [len(first.observations), len(second.observations)] == [6, 6]
+    assert not first.change_points + second.change_points
 
 
 def test_speeds_are_judged_by_their_ratios() -> None:
@@ -152,29 +162,29 @@ def test_speeds_are_judged_by_their_ratios() -> None:
     random = np.random.default_rng(3)
     levels = [1.0] * 10 + [1.5] * 10 + [100.0] * 10
     values = [v * math.exp(0.01 * random.standard_normal()) for v in levels]
-    (stretch,) = divide(nights(values), logarithmic=True)
-    assert [shift.night.run for shift in stretch.shifts] == ["r10", "r20"]
+    (segment,) = divide(nights(values), logarithmic=True)
+    assert [shift.observation.run for shift in segment.change_points] == ["r10", "r20"]
     (linear,) = divide(nights(values), logarithmic=False)
-    assert [shift.night.run for shift in linear.shifts] != ["r10", "r20"]
-    assert divide(nights([0.0, *A]), logarithmic=True)[0].shifts == ()
+    assert [shift.observation.run for shift in linear.change_points] != ["r10", "r20"]
+    assert divide(nights([0.0, *A]), logarithmic=True)[0].change_points == ()
 
 
 def test_differences_of_rounding_are_no_shift() -> None:
-    (stretch,) = divide(nights([1.7223741] * 5 + [1.7223742] * 5), logarithmic=False)
-    assert stretch.shifts == ()
-    (stretch,) = divide(nights([1.7223] * 5 + [1.7224] * 5), logarithmic=False)
-    assert len(stretch.shifts) == 1
+    (segment,) = divide(nights([1.7223741] * 5 + [1.7223742] * 5), logarithmic=False)
+    assert segment.change_points == ()
+    (segment,) = divide(nights([1.7223] * 5 + [1.7224] * 5), logarithmic=False)
+    assert len(segment.change_points) == 1
 
 
 def test_what_else_is_new_is_told_with_a_shift() -> None:
     before = nights(A, sha="a" * 40, conditions={"torch": "2.12", "python": "3.11"})
     after = nights(B, sha="a" * 40, conditions={"torch": "2.13", "python": "3.11"})
-    (shift,) = divide([*before, *after], logarithmic=False)[0].shifts
+    (shift,) = divide([*before, *after], logarithmic=False)[0].change_points
     assert shift.changed == ("torch",)
     assert shift.same_commit
     dirty = nights(B, sha="a" * 40, dirty=True)
-    assert not divide([*before, *dirty], logarithmic=False)[0].shifts[0].same_commit
-    unknown = divide(nights(A + B), logarithmic=False)[0].shifts[0]
+    assert not divide([*before, *dirty], logarithmic=False)[0].change_points[0].same_commit
+    unknown = divide(nights(A + B), logarithmic=False)[0].change_points[0]
     assert not unknown.same_commit
 
 
@@ -182,8 +192,8 @@ def test_what_else_is_new_is_told_with_a_shift() -> None:
 
 
 def series(values: list[float], better: str | None, margin: Margin | None) -> Series:
-    stretches = divide(nights(values), logarithmic=False)
-    return Series("s", "cpu", "m[nf4]", "perplexity.ppl", "", better, margin, stretches)  # type: ignore[arg-type]
+    segments = divide(nights(values), logarithmic=False)
+    return Series("s", "cpu", "m[nf4]", "perplexity.ppl", "", better, margin, segments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +205,7 @@ def test_a_shift_is_judged_in_the_value_s_own_direction(
 ) -> None:
     for values, expected in ((A + B, up), (B + A, down)):
         found = series(values, better, None)
-        assert found.judge(found.stretches[0].shifts[0]) == expected
+        assert found.judge(found.segments[0].change_points[0]) == expected
 
 
 def test_shifts_within_the_margin_are_quiet_until_they_add_up() -> None:
@@ -203,7 +213,7 @@ def test_shifts_within_the_margin_are_quiet_until_they_add_up() -> None:
     assert series(small, "lower", None).is_notable
     assert series(small, "lower", Margin(relative=0.005)).is_notable
     within = series(small, "lower", Margin(relative=0.01))
-    assert within.has_shifts
+    assert within.has_change_points
     assert not within.is_notable
     assert series([*small, *[1.016] * 5], "lower", Margin(relative=0.01)).is_notable
 
@@ -214,6 +224,6 @@ def test_a_series_is_short_where_no_stretch_could_show_a_shift() -> None:
 
 
 def test_a_level_of_zero_has_no_percentage() -> None:
-    (stretch,) = divide(nights([0.0] * 4 + [1.0] * 4), logarithmic=False)
-    assert isinstance(stretch, Stretch)
-    assert stretch.shifts[0].change is None
+    (segment,) = divide(nights([0.0] * 4 + [1.0] * 4), logarithmic=False)
+    assert isinstance(segment, Segment)
+    assert segment.change_points[0].change is None

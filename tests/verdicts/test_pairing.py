@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from harness.catalog import load_measurement, load_precision
+from harness.records.identity import differing_fields
 from harness.records.record import Record, Value, Verdict
 from harness.suite.models import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
-from harness.verdicts.pairing import complete_record, complete_records, differing_fields
+from harness.verdicts.pairing import complete_record, complete_records
 from tests.support.records import make_record
 
 
