@@ -182,15 +182,62 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class PackedLayer:
+    """One quantised linear layer, as the reader of its library finds it; tensors are torch's.
+
+    ``kind`` is the record's word for the quantisation ('int8', 'nf4'); ``packed`` hold the weights,
+    ``shape`` is their (out, in) once unpacked; ``constants`` are the scales and code books that
+    unpacking needs. ``settings`` go into the record: all layers of a kind should agree on them.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    packed: tuple[Any, ...]
+    constants: tuple[Any, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerReader:
+    """How one library's quantised layers are recognised and read; imports no library by itself.
+
+    ``modules`` are the starts of the Python module names that define its layer and tensor classes:
+    only these may hold weights as anything but plain torch tensors. ``read(layer)`` returns None
+    for a layer that is not its own, or not quantised. A checkpoint that holds tensors whose names
+    end in ``stored_names`` is quantised already. ``skip_option`` is the field of the model's
+    ``quantization_config`` that names layers to leave unquantised.
+
+    ``describe_library()`` is for the record; ``describe_products(kind, layers, device)`` says what
+    computes the products of these layers. ``warm_up(device)`` makes what the library creates at its
+    first use, so that it does not count as the model's memory. ``preload(has_gpu)`` imports what
+    every cell needs, in the process that cells are forked from: it may not touch the GPU.
+    """
+
+    library: str
+    modules: tuple[str, ...]
+    read: Callable[[Any], PackedLayer | None]
+    stored_names: tuple[str, ...] = ()
+    skip_option: str = ""
+    describe_library: Callable[[], dict[str, Any]] = dict
+    describe_products: Callable[[str, Sequence[Any], str], str] = lambda *_: "unknown"
+    warm_up: Callable[[str], None] = lambda device: None
+    preload: Callable[[bool], None] = lambda has_gpu: None
+
+    def owns(self, thing: object) -> bool:
+        """Whether a layer or tensor is of one of the library's own classes."""
+        return type(thing).__module__.startswith(self.modules)
+
+
+@dataclass(frozen=True)
 class Precision:
     """What one file of `precisions/` declares.
 
-    ``load_arguments(options, device)`` gives the keywords of ``from_pretrained``;
-    ``check(attested, options, device)`` the differences between what was declared and what was
-    loaded, empty where they agree; ``prepare(model, options, device)`` sets what must be set on the
-    loaded model. ``device`` is 'cpu' or 'cuda'. ``min_capability`` is the oldest CUDA card,
-    ``engine`` loads the model where the suite names none, ``quantisers`` are the functions of
-    ``bitsandbytes.functional`` that quantise a weight while loading.
+    ``load_arguments(options, device)`` gives the keywords of ``from_pretrained``, "dtype" among
+    them as a name; ``prepare(model, options, device)`` changes the loaded model where that is not
+    enough; ``check(attested, options, device)`` lists the differences between what was declared and
+    what was loaded. ``device`` is 'cpu' or 'cuda'. ``layers`` reads the layers of a quantised
+    model. ``min_capability`` is the oldest CUDA card, ``engine`` loads the model where the suite
+    names none.
     """
 
     help: str
@@ -198,8 +245,8 @@ class Precision:
     load_arguments: Callable[[Any, str], dict[str, Any]]
     check: Callable[[dict[str, Any], Any, str], list[str]]
     prepare: Callable[[Any, Any, str], None] = lambda model, options, device: None
+    layers: LayerReader | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
     min_capability: tuple[int, int] = (0, 0)
     tf32: bool = False
     engine: str = "transformers"
-    quantisers: tuple[str, ...] = field(default=())

@@ -148,9 +148,6 @@ VALUES = {
         sampled="processes",
     ),
     "load_s": _time("loading the model", None),
-    "load_read_s": _time("of it, reading the files", None),
-    "load_quantise_s": _time("of it, quantising", None),
-    "load_move_s": _time("of it, moving to the device", None),
     "bandwidth_bytes_per_s": ValueSpec("bytes/s", None, "copy in this process, read plus write"),
     "matmul_flop_per_s": ValueSpec("FLOP/s", None, "matrix product in this process, at best"),
     "prefill_speedup": _speedup_of("prefill_tokens_per_s", _PREFILL),
@@ -174,9 +171,6 @@ HEADLINE = (
 )
 DETAILS = (
     Column("load\ns", "load_s", ".2f"),
-    Column("read\ns", "load_read_s", ".2f"),
-    Column("quantise\ns", "load_quantise_s", ".2f"),
-    Column("move\ns", "load_move_s", ".2f"),
     Column("copy\nGB/s", "bandwidth_bytes_per_s", ",.1f", 1e9),
     Column("products\nTFLOP/s", "matmul_flop_per_s", ",.2f", 1e12),
     Column("TTFT\nms", "ttft_s", ",.2f", 1e-3),
@@ -188,7 +182,6 @@ DETAILS = (
     Column("prefill\nFLOP share", "prefill_flop_utilisation", ".2f"),
     Column("J per\ntoken", "energy_j_per_token", ".3f"),
 )
-_LOADING = ("load", "read", "quantise", "move")
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
@@ -244,9 +237,7 @@ class _Found:
         self.reasons: list[str] = []
         self.method: dict[str, Any] = {"clock": "perf_counter_ns, device synchronised"}
         self._options = options
-        self._loading = {
-            f"load_{part}_s" if part != "load" else "load_s": seconds.get(part) for part in _LOADING
-        }
+        self._loading = {"load_s": seconds.get("load")}
         self._counts: dict[str, int] = {}
 
     def add(self, qualifier: str, timed: Timed) -> None:

@@ -1,28 +1,5 @@
 """bf16: brain floating point, fp32's range with 8 bits of precision."""
 
-from __future__ import annotations
+from harness.precisions.floats import float_precision
 
-from typing import Any
-
-from harness.descriptions import OptionsBase, Precision
-from harness.precisions.floats import check_float, float_arguments
-
-
-class Options(OptionsBase):
-    """bf16 has no variations."""
-
-
-def load_arguments(options: Options, device: str) -> dict[str, Any]:
-    return float_arguments("bfloat16")
-
-
-def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
-    return check_float(attested, "bfloat16", tf32=False)
-
-
-PRECISION = Precision(
-    help=__doc__ or "",
-    options=Options,
-    load_arguments=load_arguments,
-    check=check,
-)
+PRECISION = float_precision("bfloat16", __doc__)

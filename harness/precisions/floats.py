@@ -1,25 +1,29 @@
-"""What the unquantised precisions share: one dtype for every floating-point weight."""
+"""The unquantised precisions: one dtype for every floating-point weight."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from harness.precisions.loaded import check_dtypes, check_tf32
+from harness.descriptions import OptionsBase, Precision
+from harness.precisions.checks import check_float
 
 
-def float_arguments(dtype: str) -> dict[str, Any]:
-    """``from_pretrained`` keywords that load every weight as ``dtype`` (a torch dtype's name)."""
-    import torch
-
-    return {"dtype": getattr(torch, dtype)}
+class NoOptions(OptionsBase):
+    """No variations."""
 
 
-def check_float(attested: dict[str, Any], dtype: str, *, tf32: bool) -> list[str]:
-    """Differences between the declared dtype and what was loaded; empty when they agree."""
-    wrong = []
-    if attested["quantisation"] is not None:
-        wrong.append(f"declared unquantised, loaded as {attested['quantisation']}")
-    integers = [name for name in attested["linear_dtypes"] if "int" in name]
-    if integers:
-        wrong.append(f"declared {dtype}, but linear layers hold {', '.join(integers)}")
-    return wrong + check_dtypes(attested, dtype) + check_tf32(attested, tf32)
+def float_precision(
+    dtype: str, help_text: str | None, *, tf32: bool = False, **limits: Any
+) -> Precision:
+    """A precision that loads every weight as ``dtype``, a torch dtype's name.
+
+    ``limits`` are `Precision`'s ``devices`` and ``min_capability``.
+    """
+    return Precision(
+        help=help_text or "",
+        options=NoOptions,
+        load_arguments=lambda options, device: {"dtype": dtype},
+        check=lambda attested, options, device: check_float(attested, dtype, tf32=tf32),
+        tf32=tf32,
+        **limits,
+    )

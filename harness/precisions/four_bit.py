@@ -1,4 +1,4 @@
-"""What nf4 and fp4 share: bitsandbytes 4-bit blocks of 64 weights with one scale each.
+"""nf4 and fp4: bitsandbytes' 4-bit blocks of 64 weights with one scale each.
 
 Dettmers et al. 2023 (QLoRA), https://arxiv.org/abs/2305.14314; double quantisation stores the
 scales themselves in 8 bits.
@@ -8,8 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.descriptions import OptionsBase
-from harness.precisions.quantised import ComputeDtype, check_quantised, default_dtype
+from harness.descriptions import OptionsBase, Precision
+from harness.precisions.bitsandbytes import (
+    LAYERS,
+    ComputeDtype,
+    choose_dtype,
+    quantise_while_loading,
+)
+from harness.precisions.checks import check_quantised
 
 _BLOCK_SIZE, _NESTED_BLOCK_SIZE = 64, 256
 
@@ -20,54 +26,54 @@ class FourBitOptions(OptionsBase):
     double_quant: bool = False
     compute_dtype: ComputeDtype | None = None
 
-    def resolve_compute_dtype(self, device: str) -> ComputeDtype:
-        """The dtype of the matrix products on ``device`` ('cpu' or 'cuda')."""
-        return self.compute_dtype or default_dtype(device)
 
+def four_bit_precision(kind: str, help_text: str | None) -> Precision:
+    """The precision of one 4-bit ``kind``, 'nf4' or 'fp4'."""
 
-def four_bit_arguments(kind: str, options: FourBitOptions, device: str) -> dict[str, Any]:
-    """``from_pretrained`` keywords for ``kind`` 'nf4' or 'fp4'.
-
-    The type is always named: ``load_in_4bit=True`` alone is FP4.
-    """
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    dtype = getattr(torch, options.resolve_compute_dtype(device))
-    return {
-        "dtype": dtype,
-        "quantization_config": BitsAndBytesConfig(
+    def load_arguments(options: FourBitOptions, device: str) -> dict[str, Any]:
+        dtype = choose_dtype(options.compute_dtype, device)
+        return quantise_while_loading(
+            dtype,
             load_in_4bit=True,
-            bnb_4bit_quant_type=kind,
+            bnb_4bit_quant_type=kind,  # load_in_4bit=True alone is fp4
             bnb_4bit_use_double_quant=options.double_quant,
             bnb_4bit_compute_dtype=dtype,
-        ),
-    }
+        )
+
+    def check(attested: dict[str, Any], options: FourBitOptions, device: str) -> list[str]:
+        return _check(attested, kind, options, device)
+
+    return Precision(
+        help=help_text or "",
+        options=FourBitOptions,
+        load_arguments=load_arguments,
+        check=check,
+        prepare=_choose_cpu_kernel,
+        layers=LAYERS,
+    )
 
 
-def choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None:
+def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None:
     """Keep bitsandbytes from computing something else than what was declared.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.49+ repacks a layer at its first forward pass in
     eval mode: scales become bfloat16, double quantisation is undone, products are bfloat16
-    whatever the compute dtype, and layers whose rows are no multiple of 32 raise. It is left on
-    only where it is what was asked for: bfloat16, no double quantisation, every shape supported.
+    whatever the compute dtype, and layers whose rows are no multiple of 32 raise. It stays on
+    only where that was asked for: bfloat16, no double quantisation, every shape supported.
     """
     if device != "cpu":
         return
     layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
-    wanted = options.resolve_compute_dtype(device) == "bfloat16" and not options.double_quant
+    wanted = options.compute_dtype == "bfloat16" and not options.double_quant
     fits = all(m.out_features % 32 == 0 and m.in_features % 64 == 0 for m in layers)
     if not (wanted and fits):
         for layer in layers:
             layer.support_avx512bf16_for_cpu = False
 
 
-def check_four_bit(
-    attested: dict[str, Any], kind: str, options: FourBitOptions, device: str
-) -> list[str]:
-    """Differences between the declared 4-bit variation and what was loaded."""
-    wrong = check_quantised(attested, kind, options.resolve_compute_dtype(device))
+def _check(attested: dict[str, Any], kind: str, options: FourBitOptions, device: str) -> list[str]:
+    dtype = choose_dtype(options.compute_dtype, device)
+    wrong = check_quantised(attested, kind, dtype)
     if attested["quantisation"] != kind:
         return wrong
     declared = {
@@ -75,7 +81,7 @@ def check_four_bit(
         "quant_storage": "uint8",
         "double_quant": options.double_quant,
         "nested_block_size": _NESTED_BLOCK_SIZE if options.double_quant else None,
-        "compute_dtype": options.resolve_compute_dtype(device),
+        "compute_dtype": dtype,
     }
     return wrong + [
         f"declared {name} {value}, loaded with {attested[name]}"

@@ -1,28 +1,5 @@
 """fp32: IEEE single precision, TF32 switched off; the usual reference."""
 
-from __future__ import annotations
+from harness.precisions.floats import float_precision
 
-from typing import Any
-
-from harness.descriptions import OptionsBase, Precision
-from harness.precisions.floats import check_float, float_arguments
-
-
-class Options(OptionsBase):
-    """fp32 has no variations."""
-
-
-def load_arguments(options: Options, device: str) -> dict[str, Any]:
-    return float_arguments("float32")
-
-
-def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
-    return check_float(attested, "float32", tf32=False)
-
-
-PRECISION = Precision(
-    help=__doc__ or "",
-    options=Options,
-    load_arguments=load_arguments,
-    check=check,
-)
+PRECISION = float_precision("float32", __doc__)

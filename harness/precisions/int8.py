@@ -11,7 +11,13 @@ from typing import Any
 from pydantic import Field
 
 from harness.descriptions import OptionsBase, Precision
-from harness.precisions.quantised import ComputeDtype, check_quantised, default_dtype
+from harness.precisions.bitsandbytes import (
+    LAYERS,
+    ComputeDtype,
+    choose_dtype,
+    quantise_while_loading,
+)
+from harness.precisions.checks import check_quantised
 
 
 class Options(OptionsBase):
@@ -24,25 +30,17 @@ class Options(OptionsBase):
     threshold: float = Field(6.0, ge=0)
     compute_dtype: ComputeDtype | None = None
 
-    def resolve_compute_dtype(self, device: str) -> ComputeDtype:
-        """The dtype of what is not quantised, on ``device`` ('cpu' or 'cuda')."""
-        return self.compute_dtype or default_dtype(device)
-
 
 def load_arguments(options: Options, device: str) -> dict[str, Any]:
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    return {
-        "dtype": getattr(torch, options.resolve_compute_dtype(device)),
-        "quantization_config": BitsAndBytesConfig(
-            load_in_8bit=True, llm_int8_threshold=options.threshold
-        ),
-    }
+    return quantise_while_loading(
+        choose_dtype(options.compute_dtype, device),
+        load_in_8bit=True,
+        llm_int8_threshold=options.threshold,
+    )
 
 
 def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
-    wrong = check_quantised(attested, "int8", options.resolve_compute_dtype(device))
+    wrong = check_quantised(attested, "int8", choose_dtype(options.compute_dtype, device))
     if attested["quantisation"] == "int8" and attested["threshold"] != options.threshold:
         wrong.append(
             f"declared outlier threshold {options.threshold}, loaded with {attested['threshold']}"
@@ -55,5 +53,5 @@ PRECISION = Precision(
     options=Options,
     load_arguments=load_arguments,
     check=check,
-    quantisers=("int8_vectorwise_quant",),
+    layers=LAYERS,
 )

@@ -12,7 +12,7 @@ from transformers import (
     BloomForCausalLM,
 )
 
-from harness.engines.transformers.attention import attention_arguments
+from harness.engines.transformers.loading import choose_attention
 from harness.errors import InputError, UnavailableError
 from tests.support.cells_in_process import load, write_checkpoint
 
@@ -68,6 +68,6 @@ def test_flash_attention_without_its_package_is_unavailable(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match=f"needs the package {package}, which is not inst"):
-        attention_arguments(attention, "cuda:0")
+        choose_attention(attention, "cuda:0")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert attention_arguments(attention, "cuda:0") == {"attn_implementation": attention}
+    assert choose_attention(attention, "cuda:0") == {"attn_implementation": attention}

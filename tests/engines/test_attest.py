@@ -12,9 +12,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-import harness.engines.transformers.attest as attest_module
 from harness.engines.base import Engine
-from harness.engines.transformers.attest import attest
+from harness.engines.transformers.attest import attest, tf32_in_force
 from tests.support.cells_in_process import load, write_llama
 
 
@@ -218,6 +217,6 @@ def test_tf32_is_not_attested_where_the_environment_forbids_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert attest_module._tf32_in_force()
+    assert tf32_in_force()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    assert not attest_module._tf32_in_force()
+    assert not tf32_in_force()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import bitsandbytes.functional
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,7 +21,6 @@ from transformers import (
 
 import harness.engines.transformers.loading
 from harness.engines.transformers.loading import load_cell
-from harness.engines.transformers.quantise_clock import QuantiseClock
 from harness.errors import InputError, UnavailableError
 from tests.support.cells_in_process import (
     SHAPE,
@@ -218,7 +214,7 @@ def test_the_model_is_loaded_once_before_it_is_counted(
     monkeypatch.setattr(harness.engines.transformers.loading, "_load_model", count)
     load_cell(make_job(sound))
     assert len(loads) == 2
-    monkeypatch.setattr(harness.engines.transformers.loading, "_REHEARSED_BYTES", 1000)
+    monkeypatch.setattr(harness.engines.transformers.loading, "REHEARSED_BYTES", 1000)
     load_cell(make_job(sound))
     assert len(loads) == 3
 
@@ -247,62 +243,6 @@ def test_a_context_is_found_under_its_older_names(sound: Path) -> None:
     ):
         model: Any = SimpleNamespace(config=SimpleNamespace(**fields))
         assert replace(cell, model=model).max_context == expected
-
-
-@pytest.mark.parametrize("precision", ["fp32", "int8", "nf4", "fp4"])
-def test_the_time_of_loading_is_split(sound: Path, precision: str) -> None:
-    seconds = load(sound, precision).seconds
-    parts = [name for name in ("read", "quantise", "move") if name in seconds]
-    assert ("quantise" in parts) == (precision != "fp32")
-    assert seconds.keys() == {"tokenizer", "load", *parts}
-    assert all(seconds[part] > 0 for part in parts)
-    assert seconds["load"] == pytest.approx(sum(seconds[part] for part in parts), rel=1e-12)
-
-
-@pytest.mark.parametrize(("precision", "calls"), [("int8", 14), ("nf4", 14), ("fp32", 0)])
-def test_every_layer_s_quantisation_is_timed(
-    sound: Path, monkeypatch: pytest.MonkeyPatch, precision: str, calls: int
-) -> None:
-    """Once in the rehearsal, which is not timed, and once in the load."""
-    timed = []
-    real = QuantiseClock._enter
-    monkeypatch.setattr(QuantiseClock, "_enter", lambda clock: (timed.append(1), real(clock)))
-    load(sound, precision)
-    assert len(timed) == calls
-
-
-def test_quantisers_are_left_as_they_were(sound: Path) -> None:
-    before = bitsandbytes.functional.quantize_4bit
-    load(sound, "nf4")
-    assert bitsandbytes.functional.quantize_4bit is before
-
-
-def test_calls_in_several_threads_count_once() -> None:
-    clock = QuantiseClock(("quantize_4bit",), "cpu")
-    weight = torch.randn(512, 512)
-    start = time.perf_counter()
-    with clock.counting():
-        threads = [
-            threading.Thread(
-                target=lambda: [
-                    bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4")
-                    for _ in range(5)
-                ]
-            )
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert 0 < clock.seconds <= time.perf_counter() - start
-
-
-def test_a_call_that_fails_ends_its_time() -> None:
-    clock = QuantiseClock(("quantize_4bit",), "cpu")
-    with clock.counting(), pytest.raises(ValueError, match="quant_type"):
-        bitsandbytes.functional.quantize_4bit(torch.ones(64), quant_type="nf5")
-    assert clock._running == 0
 
 
 def test_a_package_that_a_model_needs_and_this_machine_lacks_makes_it_unavailable(

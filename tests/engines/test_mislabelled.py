@@ -18,7 +18,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
-import harness.engines.transformers.loading
+from harness.engines.transformers import loading
 from harness.errors import InputError
 from tests.support.cells_in_process import load, replace_in_precision, write_llama
 
@@ -77,12 +77,12 @@ MISLABELLED = {
     "fp32 as fp16": ("fp16", {}, {"dtype": torch.float32}, "declared float16, loaded as float32"),
     "skipped layers": (
         *("nf4", {}, quantised(**NF4, llm_int8_skip_modules=["q_proj", "lm_head"])),
-        "declared nf4, but 2 linear layers were left unquantised, such as "
+        "declared nf4, but 2 linear layers are unquantised, such as "
         "model.layers.0.self_attn.q_proj",
     ),
     "one skipped layer": (
         *("int8", {}, quantised(load_in_8bit=True, llm_int8_skip_modules=[LAST, "lm_head"])),
-        f"declared int8, but 1 linear layers were left unquantised, such as {LAST}",
+        f"declared int8, but 1 linear layers are unquantised, such as {LAST}",
     ),
     "quantised head": (
         *("nf4", {}, quantised(**NF4, llm_int8_skip_modules=[])),
@@ -120,7 +120,7 @@ def test_a_wrong_label_is_refused(
 ) -> None:
     """The precision's own arguments are replaced by others, as a bug or a new library would."""
     replace_in_precision(monkeypatch, precision, load_arguments=lambda *_: arguments)
-    monkeypatch.setattr(harness.engines.transformers.loading, "attention_arguments", lambda *_: {})
+    monkeypatch.setattr(loading, "choose_attention", lambda *_: {})
     with pytest.raises(InputError) as caught:
         load(checkpoint, precision, **given)
     assert str(caught.value).startswith(f"m declared as {precision} was loaded as something else: ")
@@ -194,7 +194,7 @@ def put_in_a_tensor_of_another_class(model: Any) -> None:
     layer.weight = torch.nn.Parameter(weight, requires_grad=False)
 
 
-FOREIGN = "held by neither torch's plain tensors nor bitsandbytes' layers: "
+FOREIGN = "neither plain torch tensors nor layers of bitsandbytes hold the weights of "
 SPOILT = {
     "int8 by torch itself": (
         *("fp32", {}, quantise_by_torch),
@@ -239,7 +239,7 @@ SPOILT = {
     ),
     "a layer put back as floats": (
         *("nf4", {}, put_back_one_layer),
-        f"declared nf4, but 1 linear layers were left unquantised, such as {LAST}",
+        f"declared nf4, but 1 linear layers are unquantised, such as {LAST}",
     ),
     "one layer of another threshold": (
         *("int8", {}, set_one_threshold),
@@ -272,11 +272,11 @@ def test_tensors_that_cannot_be_counted_are_refused_before_they_are(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the model is too large to be loaded twice."""
-    monkeypatch.setattr(harness.engines.transformers.loading, "_REHEARSED_BYTES", 0)
+    monkeypatch.setattr(loading, "REHEARSED_BYTES", 0)
     replace_in_precision(
         monkeypatch, "fp32", prepare=lambda model, *_: put_in_a_tensor_of_another_class(model)
     )
-    with pytest.raises(InputError, match="declared as fp32 was loaded as something else: held by"):
+    with pytest.raises(InputError, match="something else: neither plain torch"):
         load(checkpoint, "fp32")
 
 
@@ -305,13 +305,13 @@ def test_blocks_of_another_size_are_refused(
 def test_convolution_switches_left_on_are_refused(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    set_tf32 = harness.engines.transformers.loading._set_tf32
+    real = loading.set_tf32
 
     def forget_convolutions(on: bool) -> None:
-        set_tf32(on)
+        real(on)
         torch.backends.cudnn.allow_tf32 = True
 
-    monkeypatch.setattr(harness.engines.transformers.loading, "_set_tf32", forget_convolutions)
+    monkeypatch.setattr(loading, "set_tf32", forget_convolutions)
     for precision in ("fp32", "nf4"):
         with pytest.raises(InputError, match="declared TF32 off, in force it is on"):
             load(checkpoint, precision)
@@ -320,8 +320,8 @@ def test_convolution_switches_left_on_are_refused(
 def test_tf32_left_on_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_float32_matmul_precision()
     monkeypatch.setattr(
-        harness.engines.transformers.loading,
-        "_set_tf32",
+        loading,
+        "set_tf32",
         lambda on: torch.set_float32_matmul_precision("high"),
     )
     try:
@@ -348,7 +348,7 @@ def test_experts_that_no_layer_holds_are_not_passed_off_as_quantised(
     MixtralForCausalLM(config).save_pretrained(tmp_path / "mixture")
     load(tmp_path / "mixture", "fp32")
     refusal = (
-        r"% of the weights were left unquantised: .*experts.gate_up_proj "
+        r"% of the weights are unquantised: .*experts.gate_up_proj "
         r"\(fused experts, which bitsandbytes passes over\)"
     )
     with pytest.raises(InputError, match=refusal):

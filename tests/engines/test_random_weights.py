@@ -104,9 +104,7 @@ def test_making_it_is_no_part_of_loading_it(monkeypatch: pytest.MonkeyPatch) -> 
         order.append("meter")
         return meter(*given)
 
-    monkeypatch.setattr(
-        harness.engines.transformers.random_weights, "make_random_checkpoint", make_first
-    )
+    monkeypatch.setattr(harness.engines.transformers.loading, "make_random_checkpoint", make_first)
     monkeypatch.setattr(harness.engines.transformers.loading, "MemoryMeter", measure)
     load_cell(make_job(Architecture(**LLAMA).model_dump(), weights="random"))
     assert order == ["make", "meter"]

@@ -25,7 +25,7 @@ def process(
         "decode_tokens_per_s[1]": Value(value=decode, unit="tokens/s", better="higher", n=rounds),
         "step_bytes[1]": Value(value=1000, unit="bytes", better="lower"),
         "energy_j_per_token[1]": Value(value=None, unit="J", better="lower"),
-        "load_read_s": Value(value=given.pop("load_read_s", 0.0), unit="s"),
+        "load_s": Value(value=given.pop("load_s", 0.0), unit="s"),
     }
     times = [(decode or 1) + n for n in range(rounds)]
     shape = {"batch_size": 1, "prompt_tokens": 8, "ttft_s": times, "decode_s": times}
@@ -67,13 +67,13 @@ def test_exact_and_missing_values_stay_what_they_are() -> None:
     assert values["step_bytes[1]"].interval is None
     assert values["energy_j_per_token[1]"].value is None
     assert values["energy_j_per_token[1]"].n is None
-    assert values["load_read_s"].value == 0.0
+    assert values["load_s"].value == 0.0
 
 
 def test_nothing_has_a_logarithm_of_zero() -> None:
-    values = merge_processes([process(1.0), process(2.0, load_read_s=3.0)]).values
-    assert values["load_read_s"].value == 1.5
-    assert values["load_read_s"].interval is None
+    values = merge_processes([process(1.0), process(2.0, load_s=3.0)]).values
+    assert values["load_s"].value == 1.5
+    assert values["load_s"].interval is None
 
 
 def test_a_value_that_one_process_lacks_is_that_of_the_others() -> None:

@@ -9,7 +9,7 @@ from tests.support.records import make_record
 
 def test_plain_values_and_those_of_a_batch_have_tables_of_their_own() -> None:
     suite = make_suite("throughput")
-    shared = {"load_s": 1.25, "load_quantise_s": None}
+    shared = {"load_s": 1.25, "matmul_flop_per_s": None}
     records = [
         make_record(
             "throughput",

@@ -48,7 +48,7 @@ def measure(runner: CellRunner, checkpoint: Path, **given: Any) -> Record:
 
     return runner.measure(
         ModelSpec(name="m", source=str(checkpoint)),
-        PrecisionSpec(name="bf16", use="bf16", options=bf16.Options()),
+        PrecisionSpec(name="bf16", use="bf16", options=bf16.PRECISION.options()),
         MeasurementSpec(name="throughput", options=throughput.Options(**{**QUICK, **given})),
     )
 

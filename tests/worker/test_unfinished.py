@@ -66,7 +66,7 @@ def measure(runner: CellRunner, source: Path, remote: bool = False, **given: Any
     try:
         return runner.measure(
             ModelSpec(name="m", source=str(source), trust_remote_code=remote),
-            PrecisionSpec(name="fp32", use="fp32", options=fp32.Options()),
+            PrecisionSpec(name="fp32", use="fp32", options=fp32.PRECISION.options()),
             MeasurementSpec(name="throughput", options=throughput.Options(**{**QUICK, **given})),
         )
     finally:

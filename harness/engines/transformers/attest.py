@@ -1,4 +1,4 @@
-"""What a loaded model really is: storage dtypes, quantisation, attention, TF32, kernels.
+"""Facts about a loaded model: storage dtypes, quantisation, attention, TF32, kernels.
 
 Walks the modules and trusts nothing that was asked for; states only what can be read from the
 loaded objects and from the libraries.
@@ -13,65 +13,75 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
 from harness.engines.transformers.kernels import describe_kernels
 from harness.engines.transformers.layers import (
+    Layers,
     dtype_name,
-    find_constants,
     is_foreign,
-    is_packed,
-    layer_kind,
-    linear_layers,
-    logical_numel,
+    is_whole,
     matches,
+    read_layers,
 )
 
-SKIPPED = "named in llm_int8_skip_modules"
-UNCONVERTED = "not converted, for no reason that the model or its loader gives"
+# Why a linear layer is unquantised for no good reason.
+_UNCONVERTED = "not converted, for no reason that the model or its loader gives"
 
 
 def attest(model: Any) -> dict[str, Any]:
-    """State what was loaded.
+    """State what was loaded; names have * in place of a layer's number.
 
-    ``quantisation`` is None, 'int8', 'nf4', 'fp4' or 'mixed'; ``linear_dtypes`` counts the linear
-    layers by the dtype they store, ``dtypes`` every tensor of floats, and ``odd_dtypes`` names the
-    fewer of them. ``foreign_layers`` hold their weights as neither plain torch nor bitsandbytes
-    does, in tensors that a walk over parameters need not see. Tensors that the architecture itself
-    holds in another dtype than the rest are in ``kept_by_architecture`` instead. Of a quantised
-    model also: ``unquantised`` (the weight matrices left alone, by reason), ``skipped_linears``
-    (those among them without a good one), ``unquantised_share`` (how much of the weights between
-    the embedding and the head they are) and the settings of the quantised layers. Names have * for
-    a layer's number.
+    ``quantisation`` is None, the one kind that occurs, or 'mixed'; ``linear_dtypes`` counts the
+    linear layers by the dtype they store, ``dtypes`` every float tensor, and ``odd_dtypes`` names
+    the minority. ``kept_by_architecture`` are tensors that the architecture itself holds in another
+    dtype. ``foreign_layers`` store weights in a form that no precision here reads, which a walk
+    over parameters may miss. Of a quantised model also: ``unquantised`` (weight matrices, by the
+    reason why), ``skipped_linears`` (those without a good reason), ``unquantised_share`` (of all
+    weights between the embedding and the head) and the settings of the quantised layers.
     """
-    linears = list(linear_layers(model))
-    quantised = {kind for _, layer in linears if (kind := layer_kind(layer)) is not None}
+    layers = read_layers(model)
     head = model.get_output_embeddings()
-    own_head = head is not None and not is_foreign(head)
     found: dict[str, Any] = {
-        "quantisation": None if not quantised else "mixed",
-        "linear_dtypes": _count(dtype_name(layer.weight) for _, layer in linears),
-        **_attest_dtypes(model),
-        "output_head": (layer_kind(head) or dtype_name(head.weight)) if own_head else None,
+        "quantisation": _name_quantisation(layers),
+        "linear_dtypes": _count(map(layers.stored_dtype, layers.linear)),
+        **_attest_dtypes(model, layers),
+        "output_head": _attest_head(layers, head),
         "tied_head": _has_tied_head(model),
-        "tf32": _tf32_in_force(),
+        "tf32": tf32_in_force(),
         "tf32_switches": _read_tf32_switches(),
-        "autocast": _autocast_in_force(model),
+        "autocast": torch.is_autocast_enabled(model.device.type),
         "foreign_layers": _group(_find_foreign(model)),
         "attention": _attest_attention(model),
-        "kernels": describe_kernels(model),
+        "kernels": describe_kernels(model, layers),
     }
-    if quantised:
-        found |= _attest_left_alone(model)
-    if len(quantised) == 1:
-        kind = quantised.pop()
-        found["quantisation"] = kind
-        layers = [layer for _, layer in linears if layer_kind(layer) == kind]
-        found |= _attest_int8(layers) if kind == "int8" else _attest_four_bit(layers)
+    if layers.packed:
+        found |= _attest_unquantised(model, layers)
+    if len(layers.kinds) == 1:
+        found |= _attest_settings(layers)
     return found
 
 
-def _attest_dtypes(model: Any) -> dict[str, Any]:
+def tf32_in_force() -> bool:
+    """Whether matrix products or convolutions may use TF32."""
+    switches = _read_tf32_switches()
+    on = switches["float32_matmul_precision"] != "highest" or switches["cudnn_allow_tf32"]
+    # cuBLAS and cuDNN obey the variable whatever the switches say.
+    return bool(on and switches["NVIDIA_TF32_OVERRIDE"] != "0")
+
+
+def _name_quantisation(layers: Layers) -> str | None:
+    if len(layers.kinds) > 1:
+        return "mixed"
+    return next(iter(layers.kinds), None)
+
+
+def _attest_dtypes(model: Any, layers: Layers) -> dict[str, Any]:
     """The dtypes of every parameter that is held as floats, biases and norms included."""
-    floats = {name: p for name, p in model.named_parameters() if not is_packed(p)}
+    packed = _list_packed(layers)
+    floats = {name: p for name, p in model.named_parameters() if not _is_packed(p, packed)}
     kept = _find_kept(model, floats)
     held = {name: dtype_name(p) for name, p in floats.items() if name not in kept}
     counts = _count(held.values())
@@ -85,22 +95,20 @@ def _attest_dtypes(model: Any) -> dict[str, Any]:
 def _find_kept(model: Any, floats: dict[str, Any]) -> dict[str, Any]:
     """Parameters that the architecture holds in another dtype than the one it was loaded in.
 
-    Either transformers is told to keep them in float32 (`_keep_in_fp32_modules`), or the model's
+    Either transformers has a list to keep in float32 (`_keep_in_fp32_modules`), or the model's
     own code makes them in a dtype of their own: then an empty model of this config has it as well.
     """
-    import torch
-
     main = model.config.dtype or torch.float32
     main = getattr(torch, main) if isinstance(main, str) else main
     odd = {name: p for name, p in floats.items() if p.dtype != main}
     if not odd:
         return {}
-    patterns: list[str] = []
+    listed: list[str] = []
     if main is torch.float16:
-        patterns += model._keep_in_fp32_modules or ()
+        listed += model._keep_in_fp32_modules or ()
     if main in (torch.float16, torch.bfloat16):
-        patterns += model._keep_in_fp32_modules_strict or ()
-    told = [re.compile(pattern.replace("*", ".*")) for pattern in patterns]
+        listed += model._keep_in_fp32_modules_strict or ()
+    patterns = [re.compile(pattern.replace("*", ".*")) for pattern in listed]
     config = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -109,92 +117,99 @@ def _find_kept(model: Any, floats: dict[str, Any]) -> dict[str, Any]:
     return {
         name: p
         for name, p in odd.items()
-        if (p.dtype is torch.float32 and any(pattern.search(name) for pattern in told))
+        if (p.dtype is torch.float32 and any(pattern.search(name) for pattern in patterns))
         or (name in own and own[name].dtype == p.dtype)
     }
 
 
-def _attest_left_alone(model: Any) -> dict[str, Any]:
+def _attest_unquantised(model: Any, layers: Layers) -> dict[str, Any]:
     """The weight matrices that a quantised model holds as floats, and why.
 
     Looks at parameters, not layers: mixtures of experts keep theirs in one tensor of three
-    dimensions, which bitsandbytes passes over.
+    dimensions, which most libraries pass over.
     """
-    from torch import nn
-
-    head = model.get_output_embeddings()
+    head, packed = model.get_output_embeddings(), _list_packed(layers)
     reasons: dict[str, list[str]] = {}
-    alone, every = 0, 0
+    skipped: list[str] = []
+    unquantised = 0
+    quantised = sum(layers.count_weights(n) for n in layers.packed if layers.linear[n] is not head)
     for name, module in model.named_modules():
         for own_name, p in module.named_parameters(recurse=False):
-            if p.dim() < 2 and not is_packed(p):
+            if p.dim() < 2 or _is_packed(p, packed):
                 continue
-            outside = isinstance(module, nn.Embedding) or module is head
-            every += 0 if outside else logical_numel(p)
-            if not is_packed(p):
-                alone += 0 if outside else p.numel()
-                full = f"{name}.{own_name}".strip(".").removesuffix(".weight")
-                reasons.setdefault(_explain(model, name, module, p), []).append(full)
+            if not (isinstance(module, nn.Embedding) or module is head):
+                unquantised += p.numel()
+            full = f"{name}.{own_name}".strip(".").removesuffix(".weight")
+            reason, is_good = _explain(model, layers, name, module, p)
+            reasons.setdefault(reason, []).append(full)
+            skipped += [] if is_good else [full]
+    total = quantised + unquantised
     return {
         "unquantised": {reason: _group(names) for reason, names in sorted(reasons.items())},
-        "skipped_linears": [*reasons.get(SKIPPED, ()), *reasons.get(UNCONVERTED, ())],
-        "unquantised_share": alone / every if every else 0.0,
+        "skipped_linears": skipped,
+        "unquantised_share": unquantised / total if total else 0.0,
     }
 
 
-def _explain(model: Any, name: str, module: Any, parameter: Any) -> str:
-    """Why this matrix was left as floats."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
+def _explain(
+    model: Any, layers: Layers, name: str, module: Any, parameter: Any
+) -> tuple[str, bool]:
+    """Why this matrix was left as floats, and whether that is a good reason."""
+    library = next(iter(layers.readers.values())).library
     if module is model.get_output_embeddings():
-        return "output head, tied to the embedding" if _has_tied_head(model) else "output head"
+        tied = ", tied to the embedding" if _has_tied_head(model) else ""
+        return f"output head{tied}", True
     if isinstance(module, nn.Embedding):
-        return "embedding"
+        return "embedding", True
     if isinstance(module, (nn.Linear, Conv1D)):
-        return _explain_linear(model, name, module)
+        return _explain_linear(model, layers, name, module)
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return "convolution"
+        return "convolution", True
     if parameter.dim() > 2 and "expert" in name:
-        return "fused experts, which bitsandbytes passes over"
-    return "no linear layer"
+        return f"fused experts, which {library} passes over", True
+    return "no linear layer", True
 
 
-def _explain_linear(model: Any, name: str, layer: Any) -> str:
+def _explain_linear(model: Any, layers: Layers, name: str, layer: Any) -> tuple[str, bool]:
+    readers = tuple(dict.fromkeys(layers.readers.values()))
     config = getattr(model.config, "quantization_config", None)
-    if matches(name, getattr(config, "llm_int8_skip_modules", None) or ()):
-        return SKIPPED
+    for option in filter(None, (reader.skip_option for reader in readers)):
+        if matches(name, getattr(config, option, None) or ()):
+            return f"named in {option}", False
     if matches(name, model._keep_in_fp32_modules or ()):
-        return "kept in float32 by its architecture"
+        return "kept in float32 by its architecture", True
     if name == list(model.named_parameters())[-1][0].removesuffix(".weight"):
-        return "the model's last layer, which transformers leaves alone"
-    kind = type(layer).__name__
-    if kind in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt"):
-        return UNCONVERTED
-    return f"a {kind}, which bitsandbytes passes over"
+        return "the model's last layer, which transformers does not quantise", True
+    if type(layer) in (nn.Linear, Conv1D) or any(reader.owns(layer) for reader in readers):
+        return _UNCONVERTED, False
+    return f"a {type(layer).__name__}, which {readers[0].library} passes over", True
 
 
-def _attest_four_bit(layers: list[Any]) -> dict[str, Any]:
-    states = [layer.weight.quant_state for layer in layers]
+def _attest_settings(layers: Layers) -> dict[str, Any]:
+    """The settings of layers that are all of one kind; a list where they disagree."""
+    packed = list(layers.packed.values())
+    names = dict.fromkeys(name for layer in packed for name in layer.settings)
+    constants = (t for layer in packed for t in layer.constants if t.is_floating_point())
     return {
-        "quant_storage": _only({dtype_name(layer.weight) for layer in layers}),
-        "double_quant": _only({bool(state.nested) for state in states}),
-        "block_size": _only({int(state.blocksize) for state in states}),
-        "nested_block_size": _only(
-            {int(state.state2.blocksize) if state.nested else None for state in states}
-        ),
-        "compute_dtype": _only({str(la.compute_dtype).removeprefix("torch.") for la in layers}),
-        "nonfinite_constants": _count_nonfinite(layers),
+        **{name: _only({layer.settings.get(name) for layer in packed}) for name in names},
+        "nonfinite_constants": sum(int((~t.isfinite()).sum()) for t in constants),
     }
 
 
-def _attest_int8(layers: list[Any]) -> dict[str, Any]:
-    return {
-        "quant_storage": "int8",
-        "block_size": "row",
-        "threshold": _only({float(layer.state.threshold) for layer in layers}),
-        "nonfinite_constants": _count_nonfinite(layers),
-    }
+def _attest_head(layers: Layers, head: Any) -> str | None:
+    """How the output head is quantised, else its dtype."""
+    if head is None or is_foreign(head):
+        return None
+    kinds = [layer.kind for name, layer in layers.packed.items() if layers.linear[name] is head]
+    return kinds[0] if kinds else dtype_name(head.weight)
+
+
+def _list_packed(layers: Layers) -> set[int]:
+    return {id(tensor) for layer in layers.packed.values() for tensor in layer.packed}
+
+
+def _is_packed(parameter: Any, packed: set[int]) -> bool:
+    return id(parameter) in packed or is_whole(parameter)
 
 
 def _find_foreign(model: Any) -> Iterator[str]:
@@ -212,11 +227,6 @@ def _attest_attention(model: Any) -> Any:
     configs = [getattr(module, "config", None) for module in model.modules()]
     own = [config for config in configs if type(config) is text] or [model.config]
     return _only({getattr(config, "_attn_implementation", None) for config in own})
-
-
-def _count_nonfinite(layers: list[Any]) -> int:
-    constants = [t for layer in layers for t in find_constants(layer) if t.is_floating_point()]
-    return sum(int((~t.isfinite()).sum()) for t in constants)
 
 
 def _only(values: set[Any]) -> Any:
@@ -241,25 +251,8 @@ def _has_tied_head(model: Any) -> bool:
 
 
 def _read_tf32_switches() -> dict[str, Any]:
-    import torch
-
     return {
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_allow_tf32": bool(torch.backends.cudnn.allow_tf32),
         "NVIDIA_TF32_OVERRIDE": os.environ.get("NVIDIA_TF32_OVERRIDE"),
     }
-
-
-def _autocast_in_force(model: Any) -> bool:
-    """Whether products are computed in another dtype than that of what is multiplied."""
-    import torch
-
-    return torch.is_autocast_enabled(model.device.type)
-
-
-def _tf32_in_force() -> bool:
-    """Whether matrix products or convolutions may use it."""
-    switches = _read_tf32_switches()
-    on = switches["float32_matmul_precision"] != "highest" or switches["cudnn_allow_tf32"]
-    # cuBLAS and cuDNN obey the variable whatever the switches say.
-    return bool(on and switches["NVIDIA_TF32_OVERRIDE"] != "0")

@@ -1,4 +1,4 @@
-"""What a checkpoint's files hold before they are loaded: stored dtypes, quantised or not.
+"""A checkpoint's files before they are loaded: stored dtypes, quantised or not.
 
 Reads the headers of safetensors files only: https://huggingface.co/docs/safetensors/index#format
 """
@@ -11,23 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.engines.transformers.layers import list_readers
 from harness.suite.model_files import list_weights
 
-# What bitsandbytes, GPTQ, AWQ and compressed-tensors store beside or instead of a weight.
-_QUANTISED_ENDS = (
-    ".SCB",
-    ".absmax",
-    ".quant_map",
-    ".quant_state.bitsandbytes__fp4",
-    ".quant_state.bitsandbytes__nf4",
-    ".qweight",
-    ".qzeros",
-    ".weight_packed",
-    ".weight_scale",
-    ".weight_scale_inv",
-)
+# What GPTQ, AWQ and compressed-tensors store next to or instead of a weight. What the libraries of
+# the precisions store, their readers say.
+_QUANTISED_ENDS = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv")
 _FLOATS = ("F64", "F32", "BF16", "F16")
-_CHUNK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -42,10 +32,14 @@ class Checkpoint:
         """How many tensors are stored in each dtype, by safetensors' names."""
         return dict(sorted(Counter(dtype for dtype, _ in self.tensors.values()).items()))
 
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(path.stat().st_size for path in self.paths)
+
     def describe(self) -> dict[str, Any]:
         """For the record."""
-        size = sum(path.stat().st_size for path in self.paths)
-        return {"files": len(self.paths), "bytes": size, "dtypes": self.dtypes}
+        return {"files": len(self.paths), "bytes": self.bytes, "dtypes": self.dtypes}
 
 
 def read_checkpoint(folder: str) -> Checkpoint:
@@ -61,13 +55,14 @@ def read_checkpoint(folder: str) -> Checkpoint:
 
 
 def find_quantised(checkpoint: Checkpoint) -> str | None:
-    """Where these weights show that they are quantised already; None where they do not.
+    """The sign that these weights are quantised already; None where there is none.
 
-    By the names of what quantisers store, and by matrices in less than 16 bits. Masks, which some
-    old checkpoints keep as bytes under the name ``bias``, are none.
+    Found by the names of what quantisers store, and by matrices in less than 16 bits. Masks, which
+    some old checkpoints keep as bytes under the name ``bias``, are no sign.
     """
+    ends = (*_QUANTISED_ENDS, *(end for reader in list_readers() for end in reader.stored_names))
     for name, (dtype, shape) in checkpoint.tensors.items():
-        if name.endswith(_QUANTISED_ENDS):
+        if name.endswith(ends):
             return f"it holds {name}"
         small = dtype in ("I8", "U8") or dtype.startswith(("F8", "F6", "F4"))
         if small and len(shape) > 1 and not name.endswith("bias"):
@@ -78,19 +73,6 @@ def find_quantised(checkpoint: Checkpoint) -> str | None:
 def has_wider_floats(checkpoint: Checkpoint) -> bool:
     """Whether some weights are stored in a format that reaches farther than float16."""
     return any(dtype in _FLOATS[:-1] for dtype in checkpoint.dtypes)
-
-
-def read_through(checkpoint: Checkpoint) -> None:
-    """Read the files once from start to end, from the disk or wherever the system has them.
-
-    Leaves them in the page cache, so that what follows does not wait for the disk, and nothing in
-    this process's memory.
-    """
-    buffer = bytearray(_CHUNK_BYTES)
-    for path in checkpoint.paths:
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
 
 
 def _read_header(path: Path) -> dict[str, Any]:

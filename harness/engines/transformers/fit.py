@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.engines.transformers.layers import linear_layers
+from transformers import PreTrainedModel
+
+from harness.engines.transformers.layers import read_layers
 from harness.errors import InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def check_fit(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
@@ -32,12 +31,12 @@ def check_fit(name: str, model: PreTrainedModel, info: dict[str, Any]) -> None:
 
 
 def _find_misshapen(model: PreTrainedModel) -> list[str]:
-    """Weights of another shape than their layer: of quantised ones transformers checks none."""
-    found = []
-    for name, layer in linear_layers(model):
-        state = getattr(layer.weight, "quant_state", None)
-        shape = tuple(layer.weight.shape if state is None else state.shape)
-        if hasattr(layer, "out_features") and shape != (layer.out_features, layer.in_features):
+    """Weights of another shape than their layer: transformers checks none of quantised layers."""
+    layers, found = read_layers(model), []
+    for name, module in layers.linear.items():
+        packed = layers.packed.get(name)
+        shape = tuple(module.weight.shape) if packed is None else packed.shape
+        if hasattr(module, "out_features") and shape != (module.out_features, module.in_features):
             found.append(f"{name}.weight")
     return found
 
@@ -45,7 +44,7 @@ def _find_misshapen(model: PreTrainedModel) -> list[str]:
 def _find_layers_beyond(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
     """Tensors named as the model's own but for a number: its config names too few layers.
 
-    Other tensors that a model does not use, such as a second head, are left aside.
+    Other tensors that a model does not use, such as a second head, are ignored.
     """
     own = {re.sub(r"\d+", "#", name) for name, _ in model.named_parameters()}
     return [name for name in unexpected if re.sub(r"\d+", "#", name) in own]

@@ -1,4 +1,4 @@
-"""What becomes of a checkpoint in float16, whose range ends at 65,504 and at 6e-8.
+"""The damage that float16 does to a checkpoint: its range ends at 65,504 and at 6e-8.
 
 bfloat16 and float32 reach from 1e-38 to 3e38: beyond float16's range a weight becomes infinite or
 zero, and an activation infinite.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors import safe_open
 
 from harness.engines.transformers.checkpoint import Checkpoint
 from harness.engines.transformers.layers import dtype_name
-
-if TYPE_CHECKING:
-    import torch
 
 _CHUNK_WEIGHTS = 1 << 24
 _SMALLEST_NORMAL = 2.0**-14
@@ -24,7 +24,7 @@ _PROBE_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class HalfCounts:
+class CastCounts:
     """Weights examined, and those that float16 makes infinite, zero, or subnormal (fewer bits)."""
 
     weights: int = 0
@@ -32,19 +32,17 @@ class HalfCounts:
     flushed: int = 0
     subnormal: int = 0
 
-    def __add__(self, other: HalfCounts) -> HalfCounts:
-        return HalfCounts(
-            *(getattr(self, f.name) + getattr(other, f.name) for f in fields(HalfCounts))
+    def __add__(self, other: CastCounts) -> CastCounts:
+        return CastCounts(
+            *(getattr(self, f.name) + getattr(other, f.name) for f in fields(CastCounts))
         )
 
 
-def count_half(checkpoint: Checkpoint) -> dict[str, HalfCounts]:
-    """Per stored tensor of floats, what a cast to float16 does to it.
+def count_cast_damage(checkpoint: Checkpoint) -> dict[str, CastCounts]:
+    """Per stored float tensor, how many weights a cast to float16 damages.
 
     Reads one tensor at a time, and casts it in pieces.
     """
-    from safetensors import safe_open
-
     found = {}
     for path in checkpoint.paths:
         with safe_open(path, framework="pt") as file:
@@ -52,17 +50,17 @@ def count_half(checkpoint: Checkpoint) -> dict[str, HalfCounts]:
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point():
                     pieces = tensor.flatten().split(_CHUNK_WEIGHTS)
-                    found[name] = sum((_count_piece(p) for p in pieces), HalfCounts())
+                    found[name] = sum((_count_piece(p) for p in pieces), CastCounts())
     return found
 
 
-def sum_half(counts: dict[str, HalfCounts], model: Any) -> HalfCounts:
+def sum_cast_damage(counts: dict[str, CastCounts], model: Any) -> CastCounts:
     """The counts of the tensors that the loaded model holds in float16.
 
     Some architectures keep a few in float32 for just this reason.
     """
     wider = [name for name, p in model.named_parameters() if dtype_name(p) == "float32"]
-    return sum((c for name, c in counts.items() if not _is_among(name, wider)), HalfCounts())
+    return sum((c for name, c in counts.items() if not _is_among(name, wider)), CastCounts())
 
 
 def probe_activations(model: Any, tokenizer: Any, max_context: int | None) -> dict[str, Any]:
@@ -71,8 +69,6 @@ def probe_activations(model: Any, tokenizer: Any, max_context: int | None) -> di
     ``probe_tokens`` in one sequence, ``nonfinite_activations`` in all outputs together, and the
     first module that gave one. The input is a fixed text, or fixed token ids without a tokenizer.
     """
-    import torch
-
     nonfinite: dict[str, int] = {}
 
     def watch(name: str) -> Any:
@@ -99,7 +95,7 @@ def probe_activations(model: Any, tokenizer: Any, max_context: int | None) -> di
 
 
 def describe_damage(found: dict[str, Any]) -> tuple[str, ...]:
-    """What a reader of this cell's numbers must know; ``found`` as in the attested checkpoint."""
+    """Flags for this cell's numbers; ``found`` is what the attested checkpoint states."""
     flags = []
     if found["overflowed"]:
         flags.append(f"infinite in float16: {found['overflowed']:,} of the checkpoint's weights")
@@ -116,42 +112,32 @@ def describe_damage(found: dict[str, Any]) -> tuple[str, ...]:
     return tuple(flags)
 
 
-def _is_among(stored: str, names: list[str]) -> bool:
+def _is_among(stored: str, names: Iterable[str]) -> bool:
     """Whether a stored tensor is one of these parameters; either may lack the other's prefix."""
     return any(stored.endswith(name) or name.endswith(f".{stored}") for name in names)
 
 
-def _count_piece(piece: torch.Tensor) -> HalfCounts:
-    half = piece.half()
-    return HalfCounts(
+def _count_piece(piece: torch.Tensor) -> CastCounts:
+    cast = piece.half()
+    return CastCounts(
         weights=piece.numel(),
-        overflowed=int((half.isinf() & piece.isfinite()).sum()),
-        flushed=int(((half == 0) & (piece != 0)).sum()),
-        subnormal=int(((half != 0) & (half.abs() < _SMALLEST_NORMAL)).sum()),
+        overflowed=int((cast.isinf() & piece.isfinite()).sum()),
+        flushed=int(((cast == 0) & (piece != 0)).sum()),
+        subnormal=int(((cast != 0) & (cast.abs() < _SMALLEST_NORMAL)).sum()),
     )
 
 
 def _find_floats(output: Any) -> Iterator[torch.Tensor]:
-    import torch
-
     if isinstance(output, torch.Tensor):
         if output.is_floating_point():
             yield output
-    elif isinstance(output, dict):
-        yield from _find_all(output.values())
-    elif isinstance(output, (list, tuple)):
-        yield from _find_all(output)
-
-
-def _find_all(outputs: Iterable[Any]) -> Iterator[torch.Tensor]:
-    for output in outputs:
-        yield from _find_floats(output)
+    elif isinstance(output, (dict, list, tuple)):
+        for part in output.values() if isinstance(output, dict) else output:
+            yield from _find_floats(part)
 
 
 def _make_probe(model: Any, tokenizer: Any, length: int) -> torch.Tensor:
     """Token ids (1, at most length)."""
-    import torch
-
     rows = model.get_input_embeddings().num_embeddings
     ids = tokenizer(_PROBE_TEXT).input_ids[:length] if tokenizer is not None else []
     if not ids:

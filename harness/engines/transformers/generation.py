@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import StaticCache
 
 from harness.engines.base import TimedTokens
 from harness.engines.shared.batches import is_out_of_memory
 from harness.engines.transformers.forward import keeps_logits
 from harness.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 
 class TransformersGenerator:
@@ -38,8 +38,6 @@ class TransformersGenerator:
         The device is synchronised before every reading of the clock, so stalls of the host count,
         as they do for a user.
         """
-        import torch
-
         decode, keep, cache = self._decode, self._keep, self._cache
         clock = time.perf_counter_ns
         cuda = prompt.device.type == "cuda"
@@ -76,8 +74,6 @@ class TransformersGenerator:
 
         Raises `InputError` where there is no compiler or the model cannot be compiled.
         """
-        import torch
-
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
@@ -97,8 +93,6 @@ class TransformersGenerator:
 
     def release(self) -> None:
         """Drop the compiled graphs: on CUDA they hold memory of their own."""
-        import torch
-
         if self._compiled:
             torch.compiler.reset()
 
@@ -107,14 +101,10 @@ class _Events:
     """CUDA events at the start, the first token and the last."""
 
     def __init__(self, device: torch.device) -> None:
-        import torch
-
         self._stream = torch.cuda.current_stream(device)
         self._events: list[torch.cuda.Event] = []
 
     def record(self) -> None:
-        import torch
-
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(self._stream)
         self._events.append(event)
@@ -128,14 +118,10 @@ class _Events:
 
 
 def _synchroniser(device: torch.device) -> Any:
-    import torch
-
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
 
 
 def _make_static_cache(model: Any, length: int) -> Any:
-    from transformers import StaticCache
-
     try:
         cache = StaticCache(config=model.config, max_cache_len=length)
     except Exception as error:  # each config lacks something else
@@ -147,8 +133,6 @@ def _make_static_cache(model: Any, length: int) -> Any:
 
 
 def _compile(model: Any) -> Any:
-    import torch
-
     # fullgraph: a model that is compiled in part only must not pass for a compiled one.
     # reduce-overhead: CUDA graphs, as transformers' own generation does.
     return torch.compile(model.forward, mode="reduce-overhead", fullgraph=True, dynamic=False)

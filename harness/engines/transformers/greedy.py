@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from harness.engines.base import Answer
 
@@ -27,8 +28,6 @@ def generate_batch(
     stop: Sequence[str],
 ) -> list[Answer]:
     """Left-padded, so that every row's next token stands in the same column."""
-    from transformers import StoppingCriteriaList
-
     length = max(map(len, rows))
     padded = [[0] * (length - len(row)) + list(row) for row in rows]
     mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
@@ -71,8 +70,6 @@ def find_eos(model: Any, tokenizer: Any) -> frozenset[int]:
 @contextmanager
 def _plainly_greedy(model: Any, max_new_tokens: int) -> Iterator[None]:
     """Put the checkpoint's own generation settings aside; `generate` would fall back on them."""
-    from transformers import GenerationConfig
-
     own = model.generation_config
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, use_cache=True, pad_token_id=0

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from harness.engines.transformers import forward
 from harness.engines.transformers.forward import keeps_logits
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,6 @@ def read_hidden(
     Returns None where the states cannot be caught: no head, or one that is not called with the
     states of every position.
     """
-    import torch
-
     head = head_of(model)
     if head is None:
         return None
@@ -76,8 +73,6 @@ def read_hidden(
 
 def replay_error(model: Any, hidden: Hidden) -> float:
     """Largest difference between the head's logits and the model's own at the last position."""
-    import torch
-
     with torch.inference_mode():
         replayed = head_of(model)(hidden.states[:, -1:])[:, -1]  # type: ignore[misc]
         return float((replayed.float() - hidden.live.float()).abs().max())

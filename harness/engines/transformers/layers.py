@@ -1,99 +1,111 @@
-"""How the layers and weights of a loaded model are read: torch's own and bitsandbytes'.
+"""The linear layers of a loaded model, and how each one stores its weights.
 
-bitsandbytes' layers are read by their attributes, without importing it.
+Quantised layers are read by the `LayerReader`s of the precisions: nothing here knows a library.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-_FOREIGN = ("torch.ao.nn.", "torchao.")
-_BITSANDBYTES = "bitsandbytes."
+from harness.catalog import list_names, load_precision
+from harness.descriptions import LayerReader, PackedLayer
+
+# Their layers keep weights behind a method, or in tensors that look like plain ones.
+_NEVER_PLAIN = ("torch.ao.nn.", "torchao.")
 
 
-def linear_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Every layer that multiplies by a weight matrix, by name; the embedding is none."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
+@dataclass(frozen=True)
+class Layers:
+    """Every layer that multiplies by a weight matrix, by name; the embedding is not one.
 
+    ``packed`` holds what was read of the quantised ones, ``readers`` by which library's reader.
+    """
+
+    linear: dict[str, Any]
+    packed: dict[str, PackedLayer]
+    readers: dict[str, LayerReader]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of quantisation that occur, sorted."""
+        return tuple(sorted({layer.kind for layer in self.packed.values()}))
+
+    def of_kind(self, kind: str) -> list[str]:
+        """Names of the layers quantised as ``kind``."""
+        return [name for name, layer in self.packed.items() if layer.kind == kind]
+
+    def tensors(self, name: str) -> tuple[torch.Tensor, ...]:
+        """The weight of one layer, with its constants where it is quantised; no bias."""
+        layer = self.packed.get(name)
+        return (self.linear[name].weight,) if layer is None else (*layer.packed, *layer.constants)
+
+    def count_weights(self, name: str) -> int:
+        """The number of weights of one layer, unpacked."""
+        layer = self.packed.get(name)
+        return int(self.linear[name].weight.numel()) if layer is None else prod(layer.shape)
+
+    def stored_dtype(self, name: str) -> str:
+        """The dtype in which one layer stores its weights, packed or not."""
+        return dtype_name(self.tensors(name)[0])
+
+
+def read_layers(model: nn.Module) -> Layers:
+    """Read every linear layer of a model."""
+    linear: dict[str, Any] = {}
+    packed: dict[str, PackedLayer] = {}
+    readers: dict[str, LayerReader] = {}
+    known = list_readers()
     for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, Conv1D)):
-            yield name, module
+        for reader in known:
+            found = reader.read(module)
+            if found is not None:
+                packed[name], readers[name] = found, reader
+        if name in packed or isinstance(module, (nn.Linear, Conv1D)):
+            linear[name] = module
+    return Layers(linear, packed, readers)
 
 
-def is_foreign(module: Any) -> bool:
-    """Whether a module holds its weights as neither plain torch nor bitsandbytes does.
+def list_readers() -> tuple[LayerReader, ...]:
+    """The readers of all precisions, each library's once."""
+    readers = (load_precision(name).layers for name in list_names("precisions"))
+    return tuple(dict.fromkeys(reader for reader in readers if reader is not None))
+
+
+def is_foreign(module: nn.Module) -> bool:
+    """Whether a module holds weights in a form that neither torch nor a known library explains.
 
     torch.ao keeps them behind a method, torchao and others in a class of tensors of their own;
     most hold whole numbers, as parameters or in buffers that are named as weights.
     """
-    import torch
-
-    home = type(module).__module__
-    if home.startswith(_FOREIGN) or inspect.ismethod(getattr(module, "weight", None)):
+    readers = list_readers()
+    own = _is_owned(module, readers)
+    if not own and type(module).__module__.startswith(_NEVER_PLAIN):
+        return True
+    if inspect.ismethod(getattr(module, "weight", None)):
         return True
     buffers = [b for name, b in module.named_buffers(recurse=False) if "weight" in name]
-    weights = [*module.parameters(recurse=False), *buffers]
-    own = _is_of_bitsandbytes(module)
     return any(
-        not (type(weight) in (torch.Tensor, torch.nn.Parameter) or _is_of_bitsandbytes(weight))
-        or (not own and weight.dim() > 1 and _is_of_integers(weight))
-        for weight in weights
+        (type(weight) not in (torch.Tensor, nn.Parameter) and not _is_owned(weight, readers))
+        or (not own and weight.dim() > 1 and is_whole(weight))
+        for weight in (*module.parameters(recurse=False), *buffers)
     )
 
 
-def _is_of_bitsandbytes(thing: Any) -> bool:
-    return type(thing).__module__.startswith(_BITSANDBYTES)
+def _is_owned(thing: object, readers: Sequence[LayerReader]) -> bool:
+    return any(reader.owns(thing) for reader in readers)
 
 
-def _is_of_integers(tensor: torch.Tensor) -> bool:
+def is_whole(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds whole numbers, as packed weights are."""
     return not (tensor.is_floating_point() or tensor.is_complex())
-
-
-def layer_kind(layer: Any) -> str | None:
-    """How a linear layer is quantised: 'int8', 'nf4', 'fp4' or None."""
-    name = type(layer).__name__
-    if name == "Linear8bitLt" and dtype_name(layer.weight) == "int8":
-        return "int8"
-    if name == "Linear4bit" and getattr(layer.weight, "quant_state", None) is not None:
-        return str(layer.weight.quant_state.quant_type)
-    return None
-
-
-def find_constants(layer: Any) -> Iterator[torch.Tensor]:
-    """Every tensor that a quantised layer needs to be read, besides its packed weight."""
-    import torch
-
-    places = [getattr(layer.weight, "quant_state", None), getattr(layer, "state", None)]
-    while places:
-        state = places.pop()
-        if state is None:
-            continue
-        places.append(getattr(state, "state2", None))
-        for attribute in ("absmax", "code", "offset", "SCB"):
-            tensor = getattr(state, attribute, None)
-            if isinstance(tensor, torch.Tensor):
-                yield tensor
-    if isinstance(getattr(layer.weight, "SCB", None), torch.Tensor):
-        yield layer.weight.SCB
-
-
-def is_packed(parameter: Any) -> bool:
-    """Whether a parameter holds quantised weights."""
-    packed = getattr(parameter, "quant_state", None) is not None
-    return packed or not parameter.is_floating_point()
-
-
-def logical_numel(parameter: Any) -> int:
-    """The number of weights, of which a packed parameter holds several per element."""
-    state = getattr(parameter, "quant_state", None)
-    return int(state.shape.numel()) if state is not None else int(parameter.numel())
 
 
 def dtype_name(tensor: torch.Tensor) -> str:

@@ -1,45 +1,55 @@
-"""Load one cell's model on its device and attest what was loaded. Runs in the worker only."""
+"""Load one cell's model on its device and attest what was loaded."""
 
 from __future__ import annotations
 
 import gc
+import importlib.util
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
 
 from harness.catalog import load_precision
 from harness.engines.shared.meter import MemoryMeter, give_back_freed
-from harness.engines.transformers.attention import attention_arguments, check_attention
 from harness.engines.transformers.attest import attest
 from harness.engines.transformers.checkpoint import (
     Checkpoint,
     find_quantised,
     has_wider_floats,
     read_checkpoint,
-    read_through,
 )
 from harness.engines.transformers.count import count_bytes, read_requested_bytes, sum_storages
 from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.fit import check_fit, check_vocabulary
 from harness.engines.transformers.fp16_damage import (
-    HalfCounts,
-    count_half,
+    CastCounts,
+    count_cast_damage,
     describe_damage,
     probe_activations,
-    sum_half,
+    sum_cast_damage,
 )
-from harness.engines.transformers.quantise_clock import QuantiseClock
+from harness.engines.transformers.layers import list_readers
+from harness.engines.transformers.random_weights import make_random_checkpoint
 from harness.errors import InputError, UnavailableError
-from harness.precisions.loaded import check_nothing_else
 from harness.suite.cell_job import CellJob
 from harness.suite.models import Architecture
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-_REHEARSED_BYTES = 256 << 20
+REHEARSED_BYTES = 256 << 20
+# Package to install, and the module that it brings.
+_ATTENTION_PACKAGES = {
+    "flash_attention_2": ("flash-attn", "flash_attn"),
+    "flash_attention_3": ("flash-attn-3", "flash_attn_interface"),
+}
 
 
 def load_cell(job: CellJob) -> TransformersEngine:
@@ -49,9 +59,9 @@ def load_cell(job: CellJob) -> TransformersEngine:
     lacks the attention implementation.
     """
     precision = load_precision(job.precision.use)
-    device_type = job.device.split(":")[0]
-    _quieten()
-    _set_tf32(precision.tf32)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    set_tf32(precision.tf32)
     # Before the meter starts: making a random checkpoint takes more memory than loading it.
     folder = job.files.folder or _make_random(job)
     checkpoint = _check_checkpoint(job, folder)
@@ -59,134 +69,71 @@ def load_cell(job: CellJob) -> TransformersEngine:
     tokenizer = _load_tokenizer(job)
     seconds = {"tokenizer": time.perf_counter() - start}
     arguments = {
-        **precision.load_arguments(job.precision.options, device_type),
-        **attention_arguments(job.model.attention, job.device),
+        **precision.load_arguments(job.precision.options, _device_type(job)),
+        **choose_attention(job.model.attention, job.device),
     }
     give_back_freed()
-    start = time.perf_counter()
-    read_through(checkpoint)
-    read_s = time.perf_counter() - start
-    halved = _count_half(checkpoint, arguments)
-    _rehearse(job, folder, arguments)
+    narrowed = _count_narrowed(checkpoint, arguments)
+    _rehearse(job, folder, checkpoint, arguments)
     meter = MemoryMeter(job.device)
-    clock = QuantiseClock(precision.quantisers, job.device)
-    clock.prepare()
+    if precision.layers is not None:
+        precision.layers.warm_up(job.device)
     requested = read_requested_bytes(job.device)
     meter.start_phase()
     start = time.perf_counter()
-    with clock.counting():
-        model = _load_model(job, folder, arguments)
+    model = _load_model(job, folder, arguments)
     _hold_in_memory(model)
     load_peak = meter.peak_bytes()  # after the device is done
-    seconds |= _split_seconds(read_s, time.perf_counter() - start, clock)
+    seconds["load"] = time.perf_counter() - start
     meter.settle()
     memory = {"load_peak_bytes": load_peak, "weights_bytes": meter.current_bytes()}
     meter.steady()
-    # Tensors of a class that nothing here knows are refused before their bytes are asked for.
+    # Tensors of an unknown class are refused before their bytes are asked for.
     attested = _attest_declared(job, model) | {"checkpoint": checkpoint.describe()}
     counts = {**count_bytes(model), "allocated_bytes": _read_allocated(model, job, requested)}
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     cell = TransformersEngine(job, model, tokenizer, attested, counts, memory, meter, seconds)
-    return replace(cell, flags=_examine(cell, halved))
+    return replace(cell, flags=_find_damage(cell, narrowed))
 
 
-def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
-    """What was loaded; raises `InputError` where it is not what was declared."""
-    attested = attest(model)
-    precision = load_precision(job.precision.use)
-    wrong = precision.check(attested, job.precision.options, job.device.split(":")[0])
-    wrong += check_attention(attested, job.model.attention)
-    wrong += check_nothing_else(attested)
-    if wrong:
-        raise InputError(
-            f"{job.model.name} declared as {job.precision.name} was loaded as something else: "
-            + "; ".join(wrong)
-        )
-    return attested
+def set_tf32(on: bool) -> None:
+    """TF32 for matrix products on or off, whatever the process inherited."""
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    torch.backends.cudnn.allow_tf32 = on
 
 
-def _count_half(checkpoint: Checkpoint, arguments: dict[str, Any]) -> dict[str, HalfCounts] | None:
-    """What float16 does to the stored weights; None where none of them is narrowed to it."""
-    import torch
+def choose_attention(attention: str | None, device: str) -> dict[str, Any]:
+    """``from_pretrained`` keywords; none leaves the choice to transformers.
 
-    narrowed = arguments["dtype"] is torch.float16 and has_wider_floats(checkpoint)
-    return count_half(checkpoint) if narrowed else None
-
-
-def _examine(cell: TransformersEngine, halved: dict[str, HalfCounts] | None) -> tuple[str, ...]:
-    """Find, attest and say what float16 has broken; also in the scales of int8, made in float16."""
-    flags: tuple[str, ...] = ()
-    if halved is not None:
-        weights = asdict(sum_half(halved, cell.model))
-        damage = weights | probe_activations(cell.model, cell.tokenizer, cell.max_context)
-        cell.attested["checkpoint"]["fp16"] = damage
-        flags = describe_damage(damage)
-    broken = cell.attested.get("nonfinite_constants")
-    if broken:
-        flags += (f"not finite: {broken:,} quantisation constants, and so what they scale",)
-    return flags
+    Raises `UnavailableError` where this machine or device has no such implementation.
+    """
+    if attention is None:
+        return {}
+    if attention in _ATTENTION_PACKAGES:
+        package, module = _ATTENTION_PACKAGES[attention]
+        if not device.startswith("cuda"):
+            raise UnavailableError(
+                f"attention {attention} runs on CUDA only, this cell is on {device}"
+            )
+        if importlib.util.find_spec(module) is None:
+            raise UnavailableError(
+                f"attention {attention} needs the package {package}, which is not installed"
+            )
+    return {"attn_implementation": attention}
 
 
-def _split_seconds(read_s: float, loading_s: float, clock: QuantiseClock) -> dict[str, float]:
-    quantise = {"quantise": clock.seconds} if clock.seconds else {}
-    move_s = loading_s - clock.seconds
-    return {"read": read_s, **quantise, "move": move_s, "load": read_s + loading_s}
-
-
-def _read_allocated(model: Any, job: CellJob, before: int | None) -> int | None:
-    """What the loaded model holds, asked of the allocator or, on a CPU, of every object in it."""
-    if job.device == "cpu":
-        return sum_storages(model)
-    now = read_requested_bytes(job.device)
-    return None if now is None or before is None else now - before
+def _device_type(job: CellJob) -> str:
+    return job.device.split(":")[0]
 
 
 def _make_random(job: CellJob) -> str:
-    from harness.engines.transformers.random_weights import make_random_checkpoint
-
     assert isinstance(job.model.source, Architecture)
     return make_random_checkpoint(job.model.source, job.model.seed)
 
 
-def _load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            device_map={"": job.device},
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=job.model.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, by name
-            **arguments,
-        )
-    except ImportError as error:
-        raise UnavailableError(f"cannot load {job.model.name}: {_first_lines(error)}") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        if type(error).__name__ == "OutOfMemoryError":
-            raise
-        text = _first_lines(error)
-        if job.model.attention and "attention" in text.lower():
-            text = (
-                f"{text.split('. ')[0]}; leave out `attention: {job.model.attention}` "
-                "for what transformers chooses"
-            )
-        raise InputError(f"cannot load {job.model.name}: {text}") from error
-    check_fit(job.model.name, model, info)
-    model.eval()
-    precision = load_precision(job.precision.use)
-    if hasattr(precision, "prepare"):
-        precision.prepare(model, job.precision.options, job.device.split(":")[0])
-    return model
-
-
 def _check_checkpoint(job: CellJob, folder: str) -> Checkpoint:
     """Refuse a config that cannot be read, and weights that are already quantised."""
-    from transformers import AutoConfig
-
     try:
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=job.model.trust_remote_code
@@ -209,8 +156,6 @@ def _check_checkpoint(job: CellJob, folder: str) -> Checkpoint:
 
 
 def _load_tokenizer(job: CellJob) -> PreTrainedTokenizerBase | None:
-    from transformers import AutoTokenizer
-
     if job.files.tokenizer_folder is None:
         return None
     try:
@@ -225,30 +170,56 @@ def _load_tokenizer(job: CellJob) -> PreTrainedTokenizerBase | None:
         ) from error
 
 
+def _load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrainedModel:
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map={"": job.device},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=job.model.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_fit` names them
+            **arguments,
+        )
+    except ImportError as error:
+        raise UnavailableError(f"cannot load {job.model.name}: {_first_lines(error)}") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        text = _first_lines(error)
+        if job.model.attention and "attention" in text.lower():
+            text = (
+                f"{text.split('. ')[0]}; leave out `attention: {job.model.attention}` "
+                "for what transformers chooses"
+            )
+        raise InputError(f"cannot load {job.model.name}: {text}") from error
+    check_fit(job.model.name, model, info)
+    model.eval()
+    precision = load_precision(job.precision.use)
+    precision.prepare(model, job.precision.options, _device_type(job))
+    return model
+
+
 def _hold_in_memory(model: Any) -> None:
     """Copy weights that are still pages of the checkpoint's file into memory of their own.
 
     On a CPU safetensors maps the file: pages that no one has read yet count for nothing, and one
     small view keeps all of them. Quantised weights were made in memory.
     """
-    import torch
-
     for parameter in model.parameters():
         if type(parameter) is torch.nn.Parameter and parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()
 
 
-def _rehearse(job: CellJob, folder: str, arguments: dict[str, Any]) -> None:
+def _rehearse(job: CellJob, folder: str, checkpoint: Checkpoint, arguments: dict[str, Any]) -> None:
     """Load a small model once and let it go, so that only the second time is counted.
 
     The first load and forward pass of a process import libraries and start thread pools: measured
     on a CPU with a 1 MB model, 28 MB in fp32 and 83 MB in int8, which would drown the model. On
-    CUDA the allocator counts tensors only, and beside a large model it does not matter.
+    CUDA the allocator counts tensors only, and with a large model it does not matter.
     """
-    import torch
-
-    stored = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
-    if job.device != "cpu" or stored > _REHEARSED_BYTES:
+    if job.device != "cpu" or checkpoint.bytes > REHEARSED_BYTES:
         return
     model = _load_model(job, folder, arguments)
     _attest_declared(job, model)  # what is mislabelled may not even run
@@ -258,25 +229,67 @@ def _rehearse(job: CellJob, folder: str, arguments: dict[str, Any]) -> None:
     gc.collect()
 
 
-def _set_tf32(on: bool) -> None:
-    """TF32 for matrix products on or off, whatever the process inherited."""
-    import torch
+def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
+    """What was loaded; raises `InputError` where it is not what was declared."""
+    attested = attest(model)
+    precision = load_precision(job.precision.use)
+    wrong = precision.check(attested, job.precision.options, _device_type(job))
+    wrong += _check_rest(attested, job.model.attention)
+    if wrong:
+        raise InputError(
+            f"{job.model.name} declared as {job.precision.name} was loaded as something else: "
+            + "; ".join(wrong)
+        )
+    return attested
 
-    torch.set_float32_matmul_precision("high" if on else "highest")
-    torch.backends.cudnn.allow_tf32 = on
+
+def _check_rest(attested: dict[str, Any], attention: str | None) -> Iterable[str]:
+    """The declared attention, and what no precision declares: foreign weights and autocast."""
+    if attention is not None and attested["attention"] != attention:
+        yield f"declared attention {attention}, loaded with {attested['attention']}"
+    foreign = attested["foreign_layers"]
+    if foreign:
+        known = ", ".join(reader.library for reader in list_readers())
+        more = f" and {len(foreign) - 3} more" * (len(foreign) > 3)
+        yield (
+            f"neither plain torch tensors nor layers of {known} hold the weights of "
+            f"{', '.join(foreign[:3])}{more}"
+        )
+    if attested["autocast"]:
+        yield "autocast is on: products are computed in another dtype than was declared"
 
 
-def _quieten() -> None:
-    """Keep progress bars and per-call casting warnings out of the worker's log."""
-    import logging
-    import warnings
+def _count_narrowed(
+    checkpoint: Checkpoint, arguments: dict[str, Any]
+) -> dict[str, CastCounts] | None:
+    """The damage of the cast to float16; None where no weight is narrowed to it."""
+    dtype = str(arguments["dtype"]).removeprefix("torch.")
+    narrowed = dtype == "float16" and has_wider_floats(checkpoint)
+    return count_cast_damage(checkpoint) if narrowed else None
 
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
+def _find_damage(
+    cell: TransformersEngine, narrowed: dict[str, CastCounts] | None
+) -> tuple[str, ...]:
+    """Attest and flag what float16 has damaged, in weights, activations or scales of int8."""
+    flags: tuple[str, ...] = ()
+    if narrowed is not None:
+        weights = asdict(sum_cast_damage(narrowed, cell.model))
+        damage = weights | probe_activations(cell.model, cell.tokenizer, cell.max_context)
+        cell.attested["checkpoint"]["fp16"] = damage
+        flags = describe_damage(damage)
+    broken = cell.attested.get("nonfinite_constants")
+    if broken:
+        flags += (f"not finite: {broken:,} quantisation constants, and so what they scale",)
+    return flags
+
+
+def _read_allocated(model: Any, job: CellJob, before: int | None) -> int | None:
+    """What the loaded model holds, asked of the allocator or, on a CPU, of every object in it."""
+    if job.device == "cpu":
+        return sum_storages(model)
+    now = read_requested_bytes(job.device)
+    return None if now is None or before is None else now - before
 
 
 def _first_lines(error: BaseException, count: int = 3) -> str:

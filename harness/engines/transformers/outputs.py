@@ -7,14 +7,14 @@ another shape would differ in its last bits, and so would a model from itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
 
 from harness.engines.transformers.forward import logits_at
 from harness.engines.transformers.head import head_of, read_hidden, slice_positions
 from harness.engines.transformers.window_scoring import describe_fallback, read_checked
-
-if TYPE_CHECKING:
-    import torch
 
 # How many float32 matrices of a slice's logits go into 256 MiB. Comparing holds the room of about
 # sixteen (two models' logits, then both in float64); a GPU needs larger slices to be busy.
@@ -36,9 +36,6 @@ class OutputReader:
 
     def find_plain_head(self) -> tuple[torch.Tensor, torch.Tensor | None] | str:
         """Weight and bias with which any process has this head's logits again; else why not."""
-        import torch
-        from torch.nn.functional import linear
-
         if self._reason is not None or self.states is None:
             return self._reason or "the model's output head cannot be run by itself"
         head = head_of(self.model)
@@ -61,8 +58,6 @@ class OutputReader:
         self, inputs: torch.Tensor, positions: torch.Tensor
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Logits (n, vocabulary) slice by slice of the rows * positions tokens, row after row."""
-        import torch
-
         matrices = _MATRICES.get(inputs.device.type, _MATRICES["cuda"])
         count = len(positions)
         if self.slow_because is None:

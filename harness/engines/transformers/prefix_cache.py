@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 
 def can_share(model: Any) -> bool:
@@ -16,9 +17,6 @@ def can_share(model: Any) -> bool:
     A window, a state space or a cache of the model's own cannot; nor can LongRoPE's, whose factors
     change with the longest row of a pass. Such prompts are computed whole.
     """
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
     if getattr(model, "_is_stateful", False) or longrope_boundary(model) is not None:
         return False
     if "past_key_values" not in inspect.signature(model.forward).parameters:
@@ -50,9 +48,6 @@ class CachedPrefixes:
 
         `DynamicCache` given tensors would copy them.
         """
-        from transformers import DynamicCache
-        from transformers.cache_utils import DynamicLayer
-
         cache = DynamicCache()
         for layer in self.layers:
             keys, values = (_take(tensor, rows) for tensor in layer)

@@ -14,7 +14,9 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from harness.engines.base import Cost, Target
 from harness.engines.shared.batches import free_memory, is_out_of_memory
@@ -31,9 +33,6 @@ from harness.engines.transformers.prefix_cache import (
     read_cache,
 )
 from harness.engines.transformers.window_scoring import score_tokens
-
-if TYPE_CHECKING:
-    import torch
 
 # Cached tokens that a batch may hold for each token that it computes. On a CPU rows are as fast in
 # small batches, and short of padding: 114 questions behind 510 shared tokens took 3.0 s and 210 MB
@@ -61,8 +60,6 @@ def predict_tokens(
     A batch that does not fit into memory is halved, and so are those after it; one sequence that
     does not fit raises.
     """
-    import torch
-
     wanted: dict[int, list[Target]] = {}
     for target in targets:
         wanted.setdefault(target.row, []).append(target)
@@ -200,8 +197,6 @@ class _Scorer:
         self, batch: list[tuple[Node, int]], parent: CachedPrefixes | None, keep: bool
     ) -> CachedPrefixes | None:
         """One pass over the tokens of ``batch``, padded on the right; tells every target in it."""
-        import torch
-
         nodes = [node for node, _ in batch]
         length = max(len(node.tokens) for node in nodes)
         ids = torch.zeros(len(nodes), length, dtype=torch.long)
@@ -242,8 +237,6 @@ class _Scorer:
         other row's position goes through it; what a model does to its logits behind the head still
         happens. None, and no more picking, where the logits do not come out as many as went in.
         """
-        import torch
-
         places = places or [(0, ids.shape[1] - 1)]  # an empty choice of positions would mean all
         given: dict[str, Any] = {"use_cache": keep or "past_key_values" in arguments, **arguments}
         kept = list(range(ids.shape[1]))
@@ -294,8 +287,6 @@ class _Scorer:
 
     def _check(self) -> None:
         """Once: the last target behind a shared prefix, computed again from its whole row."""
-        import torch
-
         if self._checked or self._last is None:
             return
         self._checked = True
@@ -316,8 +307,6 @@ class _Scorer:
 
 def _tolerance(model: Any) -> float:
     """Nats that one token may differ by: rounding, or what quantisation makes of a batch."""
-    import torch
-
     exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     return 1e-3 if exact else 0.25
 

@@ -14,6 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from harness.errors import InputError
 from harness.machine.places import cache_folder
 from harness.suite.models import Architecture
@@ -45,9 +48,6 @@ def make_random_checkpoint(architecture: Architecture, seed: int) -> str:
 
 
 def _write_checkpoint(folder: Path, fields: dict[str, Any], seed: int) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     fields = dict(fields)
     try:
         config = AutoConfig.for_model(fields.pop("architecture"), **fields)

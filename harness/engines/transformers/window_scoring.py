@@ -7,15 +7,13 @@ then runs once per slice instead, row by row: the same numbers, slower. Worker o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
 
 from harness.engines.transformers.forward import keeps_logits, logits_at
 from harness.engines.transformers.head import Hidden, head_of, read_hidden, replay_error
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import torch
 
 # A GPU needs large slices to be busy. On a CPU glibc takes blocks of 32 MiB and more from the
 # system and gives them back each time: 331 ms for 1,024 tokens of GPT-2's vocabulary, not 262.
@@ -37,8 +35,6 @@ class TokenScorer:
 
         All tokens but the last are fed. Float32 log-softmax whatever the model computes in.
         """
-        import torch
-
         inputs, targets = rows[:, :-1], rows[:, -scored:]
         positions = torch.arange(inputs.shape[1] - scored, inputs.shape[1], device=rows.device)
         with torch.inference_mode():
@@ -67,8 +63,6 @@ class TokenScorer:
         self, inputs: torch.Tensor, targets: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """One row (n,) by a forward pass per slice of its positions, the model's own logits."""
-        import torch
-
         vocabulary = self.model.get_input_embeddings().num_embeddings
         parts = [
             _nll_in_place(logits_at(self.model, inputs[None], positions[part])[0], targets[part])
@@ -86,8 +80,6 @@ def read_checked(
     shows even where logits are small and 16 bits are coarse. The head run again on the states may
     differ by rounding.
     """
-    import torch
-
     head, output = head_of(model), []
     if head is None:
         return None, "the model names no output head"
@@ -114,8 +106,6 @@ def score_tokens(
 
     ``logits`` (n, vocabulary) are overwritten, a slice at a time. Float32 log-softmax.
     """
-    import torch
-
     if not wanted:
         return []
     device = logits.device

@@ -9,7 +9,7 @@ from torch import nn
 from harness.engines.base import Work
 from harness.engines.transformers.forward import keeps_logits
 from harness.engines.transformers.kv_cache import kv_bytes_per_token
-from harness.engines.transformers.layers import logical_numel
+from harness.engines.transformers.layers import read_layers
 
 # A config with more than one of these has weights that a token need not touch; so has a model that
 # keeps its experts' matrices in one tensor of three dimensions.
@@ -36,13 +36,21 @@ def count_work(model: Any, counts: dict[str, Any]) -> Work:
         weight_bytes=None if routed else held - looked_up,
         kv_bytes=kv_bytes,
         layer_weights=None if routed else counts["linear_weights"],
-        head_weights=0 if head is None else logical_numel(head.weight),
+        head_weights=_count_head(model, head),
         # Where the cache is no plain one, neither is attention.
         attention_width=None if kv_bytes is None else _attention_width(text),
         head_everywhere=not keeps_logits(model),
         logit_bytes=model.get_input_embeddings().num_embeddings * model.dtype.itemsize,
         attention_curve=_attention_curve(model),
     )
+
+
+def _count_head(model: Any, head: Any) -> int:
+    layers = read_layers(model)
+    names = [name for name, module in layers.linear.items() if module is head]
+    if names:
+        return layers.count_weights(names[0])
+    return 0 if head is None else int(head.weight.numel())
 
 
 def _attention_width(text: Any) -> int | None:

@@ -1,0 +1,155 @@
+"""How bitsandbytes' layers are loaded and read; what int8, nf4 and fp4 share.
+
+Layers are read by their attributes, without importing bitsandbytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.descriptions import LayerReader, PackedLayer
+
+ComputeDtype = Literal["float32", "bfloat16", "float16"]
+_OPERATORS = {"nf4": "gemm_4bit", "fp4": "gemm_4bit", "int8": "int8_linear_matmul"}
+_REPACKED = "AVX512-BF16 gemm on repacked weights"
+
+
+def choose_dtype(declared: ComputeDtype | None, device: str) -> ComputeDtype:
+    """The dtype of what is not quantised, and of the products where there is a choice."""
+    return declared or ("bfloat16" if device == "cuda" else "float32")
+
+
+def quantise_while_loading(dtype: str, **config: Any) -> dict[str, Any]:
+    """``from_pretrained`` keywords; ``config`` are the fields of `BitsAndBytesConfig`."""
+    from transformers import BitsAndBytesConfig
+
+    _silence()
+    return {"dtype": dtype, "quantization_config": BitsAndBytesConfig(**config)}
+
+
+def read_layer(layer: Any) -> PackedLayer | None:
+    """A quantised `Linear8bitLt` or `Linear4bit`; None for any other layer."""
+    name = type(layer).__name__
+    if name == "Linear8bitLt" and str(layer.weight.dtype) == "torch.int8":
+        return _read_int8(layer)
+    if name == "Linear4bit" and getattr(layer.weight, "quant_state", None) is not None:
+        return _read_four_bit(layer)
+    return None
+
+
+def _read_int8(layer: Any) -> PackedLayer:
+    return PackedLayer(
+        kind="int8",
+        shape=tuple(layer.weight.shape),
+        packed=(layer.weight,),
+        constants=tuple(_find_constants(layer)),
+        settings={
+            "quant_storage": "int8",
+            "block_size": "row",
+            "threshold": float(layer.state.threshold),
+        },
+    )
+
+
+def _read_four_bit(layer: Any) -> PackedLayer:
+    state = layer.weight.quant_state
+    return PackedLayer(
+        kind=str(state.quant_type),
+        shape=tuple(state.shape),
+        packed=(layer.weight,),
+        constants=tuple(_find_constants(layer)),
+        settings={
+            "quant_storage": str(layer.weight.dtype).removeprefix("torch."),
+            "double_quant": bool(state.nested),
+            "block_size": int(state.blocksize),
+            "nested_block_size": int(state.state2.blocksize) if state.nested else None,
+            "compute_dtype": str(layer.compute_dtype).removeprefix("torch."),
+        },
+    )
+
+
+def _find_constants(layer: Any) -> Iterator[Any]:
+    """Every tensor that a quantised layer needs to be read, next to its packed weight."""
+    places = [getattr(layer.weight, "quant_state", None), getattr(layer, "state", None)]
+    while places:
+        state = places.pop()
+        if state is None:
+            continue
+        places.append(getattr(state, "state2", None))
+        found = (getattr(state, name, None) for name in ("absmax", "code", "offset", "SCB"))
+        yield from (tensor for tensor in found if hasattr(tensor, "untyped_storage"))
+    if hasattr(getattr(layer.weight, "SCB", None), "untyped_storage"):
+        yield layer.weight.SCB
+
+
+def describe_library() -> dict[str, Any]:
+    """Its version and the native library it has loaded, None where it runs on torch alone."""
+    import bitsandbytes
+    from bitsandbytes import cextension
+
+    library = getattr(getattr(cextension.lib, "_lib", None), "_name", None)
+    return {
+        "version": bitsandbytes.__version__,
+        "native_library": Path(library).name if isinstance(library, str) else None,
+    }
+
+
+def describe_products(kind: str, layers: Sequence[Any], device: str) -> str:
+    """Which operator, and which kernel behind it, multiplies by the weights of ``layers``."""
+    import torch
+
+    dispatcher, operator, key = torch._C, _OPERATORS[kind], device.upper()
+    if not dispatcher._dispatch_has_kernel(f"bitsandbytes::{operator}"):
+        return "unknown"  # another version's operator
+    repacked = [la for la in layers if getattr(la, "support_avx512bf16_for_cpu", False)]
+    if kind != "int8" and device == "cpu" and repacked:
+        return _REPACKED if len(repacked) == len(layers) else f"{_REPACKED}, of some layers"
+    if dispatcher._dispatch_has_kernel_for_dispatch_key(f"bitsandbytes::{operator}", key):
+        return f"{operator}, {key} kernel"
+    how = "float32 product of the integers" if kind == "int8" else "dequantise, then torch matmul"
+    return f"{operator}, torch only: {how}"
+
+
+def warm_up(device: str) -> None:
+    """On CUDA, have it make the code book that it keeps; on a CPU the rehearsal does so."""
+    if device.startswith("cuda"):
+        import torch
+        from bitsandbytes import functional
+
+        functional.quantize_blockwise(torch.zeros(256, device=device))
+
+
+def preload(has_gpu: bool) -> None:
+    """Import it, unless there is a GPU, which it would initialise."""
+    if not has_gpu:
+        _silence()  # the fork server's terminal is the user's
+        import bitsandbytes  # noqa: F401
+
+
+def _silence() -> None:
+    """Keep its notices, and a warning at every int8 product, out of the log."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
+
+
+LAYERS = LayerReader(
+    library="bitsandbytes",
+    modules=("bitsandbytes.",),
+    read=read_layer,
+    stored_names=(
+        ".SCB",
+        ".absmax",
+        ".quant_map",
+        ".quant_state.bitsandbytes__fp4",
+        ".quant_state.bitsandbytes__nf4",
+    ),
+    skip_option="llm_int8_skip_modules",
+    describe_library=describe_library,
+    describe_products=describe_products,
+    warm_up=warm_up,
+    preload=preload,
+)
