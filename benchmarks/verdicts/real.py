@@ -19,7 +19,7 @@ from harness.verdicts.bless import bless
 from harness.verdicts.compare import Compared, compare_runs
 from harness.verdicts.threshold_verdicts import judge_thresholds
 from verdicts.share import Share
-from verdicts.sleepy import make_sleepy_python
+from verdicts.delayed import make_delayed_python
 from verdicts.worlds import as_run
 
 # The verdicts of each run.
@@ -71,12 +71,12 @@ def _make_repository(folder: Path, precisions: Sequence[str] | None) -> Path:
     }
     speed = {
         "models": smoke["models"],
-        "name": "sleepy",
+        "name": "delayed",
         "precisions": ["fp32"],
         "measure": {"throughput": {**smoke["measure"]["throughput"], "batch_sizes": [1]}},
     }
     folder.mkdir(parents=True)
-    for name, suite in (("smoke", smoke), ("equal", equal), ("sleepy", speed)):
+    for name, suite in (("smoke", smoke), ("equal", equal), ("delayed", speed)):
         (folder / f"{name}.yaml").write_text(json.dumps(suite), encoding="utf-8")  # JSON is YAML
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     who = ("-c", "user.name=calibration", "-c", "user.email=calibration@localhost")
@@ -184,19 +184,19 @@ def _check_sleep(repository: Path, work: Path, pairs: int, notes: list[str]) -> 
     """Pairs of fresh processes as `harness ab` takes them: equal, and B with a sleep per token."""
     equal = _take_pairs(repository, work / "equal-pairs.json", sys.executable, pairs)
     token = median(one.record.values["tpot_s[1]"].value or 0.0 for one in equal)
-    slow = make_sleepy_python(work / "sleepy", _SLEEP * token)
-    asleep = _take_pairs(repository, work / "sleepy-pairs.json", slow, pairs)
+    slow = make_delayed_python(work / "delayed", _SLEEP * token)
+    delayed = _take_pairs(repository, work / "delayed-pairs.json", slow, pairs)
     what = f"sleep of {_SLEEP:.0%} of {token * 1e3:.2g} ms"
     return [
         *_judge_pairs(equal, "A/A", {"at_most": 0.0}, notes),
-        *_judge_pairs(asleep, what, {"at_least": 1.0}, notes),
+        *_judge_pairs(delayed, what, {"at_least": 1.0}, notes),
     ]
 
 
 def _take_pairs(repository: Path, output: Path, python: str, pairs: int) -> list[Sample]:
     """A by this interpreter and B by ``python``, in turn."""
     plan = Plan(
-        suite=repository / "sleepy.yaml",
+        suite=repository / "delayed.yaml",
         model="tiny-world",
         measurement="throughput",
         device="cpu",

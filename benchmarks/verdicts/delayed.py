@@ -1,7 +1,7 @@
-"""A decode loop that sleeps before every token, for the processes of one interpreter.
+"""A decode loop that sleeps before every token, in the processes of one interpreter.
 
-No part of the product knows of it: a ``sitecustomize`` on PYTHONPATH wraps the generator's decode
-step when its module is imported, and a small script stands for such an interpreter.
+The product does not know about it: a ``sitecustomize`` on PYTHONPATH wraps the generator's decode
+step when its module is imported, and a small script starts such an interpreter.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NAME = "harness.engines.transformers.generation"
 
 
 def wrap(module):
-    make = module.Generator.__init__
+    make = module.TransformersGenerator.__init__
 
-    def make_sleepy(self, *arguments, **named):
+    def make_delayed(self, *arguments, **named):
         make(self, *arguments, **named)
         decode = self._decode
 
@@ -34,7 +34,7 @@ def wrap(module):
 
         self._decode = step
 
-    module.Generator.__init__ = make_sleepy
+    module.TransformersGenerator.__init__ = make_delayed
 
 
 class Finder(importlib.abc.MetaPathFinder):
@@ -57,7 +57,7 @@ sys.meta_path.insert(0, Finder())
 '''
 
 
-def make_sleepy_python(folder: Path, seconds: float) -> str:
+def make_delayed_python(folder: Path, seconds: float) -> str:
     """An executable that runs this interpreter, with ``seconds`` of sleep before every token."""
     site = folder / "site"
     site.mkdir(parents=True)
