@@ -18,8 +18,8 @@ from harness.run.repeats import join_processes
 from harness.verdicts.bless import bless
 from harness.verdicts.compare import Compared, compare_runs
 from harness.verdicts.threshold_verdicts import judge_thresholds
-from verdicts.share import Share
 from verdicts.delayed import make_delayed_python
+from verdicts.share import Share
 from verdicts.worlds import as_run
 
 # The verdicts of each run.
