@@ -11,10 +11,9 @@ from typing import Any
 
 from cost.row import Cost
 from harness.catalog import load_precision
-from harness.run.find_files import find_files
 from harness.run.process import CellProcess, call_in_worker
 from harness.suite.cell_job import CellJob
-from harness.suite.model_sources import ModelFiles
+from harness.suite.model_sources import find_files
 from harness.suite.models import ModelSpec, PrecisionSpec
 
 PRECISIONS = ("fp32", "int8", "nf4")
@@ -61,7 +60,6 @@ def make_job(precision: str, device: str) -> CellJob:
     """The job of the embedded model at one precision."""
     model = ModelSpec(name="tiny-world", source="builtin:tiny-world")
     files = find_files(model, Path.cwd(), online=False)
-    assert isinstance(files, ModelFiles), files
     options = load_precision(precision).options()
     spec = PrecisionSpec(name=precision, use=precision, options=options)
     return CellJob(model, spec, files, device, suite_folder=Path.cwd(), online=False)

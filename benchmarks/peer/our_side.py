@@ -20,11 +20,10 @@ from harness.descriptions import MeasureContext
 from harness.engines.base import Engine
 from harness.engines.transformers.loading import load_cell
 from harness.records.record import Measured
-from harness.run.find_files import find_files
 from harness.scoring import multiple_choice
 from harness.scoring.multiple_choice import Scored
 from harness.suite.cell_job import CellJob
-from harness.suite.model_sources import ModelFiles
+from harness.suite.model_sources import find_files
 from harness.suite.models import ModelSpec, PrecisionSpec
 
 ROOT = Path("/")
@@ -43,8 +42,6 @@ def load_model(folder: Path) -> Engine:
     """A checkpoint in float32, loaded on the CPU as a cell's process does."""
     model = ModelSpec(name="peer", source=str(folder.resolve()))
     files = find_files(model, ROOT, online=False)
-    if not isinstance(files, ModelFiles):
-        raise SystemExit(f"{folder}: {files.reason}")
     precision = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").options())
     return load_cell(CellJob(model, precision, files, "cpu", ROOT, online=False))
 

@@ -14,14 +14,14 @@ from typing import Any
 from harness.catalog import load_measurement, load_precision
 from harness.machine.telemetry import Telemetry
 from harness.records.record import CellFacts, Measured, Record, Status, Validity, join_validity
-from harness.run.find_files import find_files
 from harness.run.interference import judge_telemetry
 from harness.run.machine import Machine
 from harness.run.process import CellInProcess, CellProcess
 from harness.run.repeats import is_hopeless, join_processes
 from harness.suite.cell_job import CellJob
 from harness.suite.cells import cell_id
-from harness.suite.model_sources import ModelFiles
+from harness.suite.model_files import SourceError, SourceUnavailable
+from harness.suite.model_sources import ModelFiles, find_files
 from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.worker.messages import Failure, MeasureRequest, Progress
 from harness.worker.probe import DeviceFacts
@@ -196,7 +196,14 @@ class CellRunner:
         if refusal is not None:
             return refusal
         if model.name not in self._files:
-            self._files[model.name] = find_files(model, self._suite_folder, self._machine.online)
+            found: ModelFiles | Failure
+            try:
+                found = find_files(model, self._suite_folder, self._machine.online)
+            except SourceUnavailable as error:
+                found = Failure("skipped", str(error))
+            except (SourceError, OSError) as error:
+                found = Failure("failed", str(error))
+            self._files[model.name] = found
         return self._files[model.name]
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Fetch what a model needs from the hub, or find it in the hub's cache.
+"""Fetch a model's files from the hub, or find them in the hub's cache.
 
 huggingface_hub is imported only inside the functions. Takes top-level files only, never pickles.
 """
@@ -8,11 +8,9 @@ from __future__ import annotations
 import glob
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,9 @@ from harness.suite.model_files import (
     FilesMissing,
     SourceError,
     SourceUnavailable,
-    check_config,
+    check_has_tokenizer,
     describe_no_config,
-    describe_no_tokenizer,
     describe_no_weights,
-    has_tokenizer,
     list_weights,
 )
 
@@ -40,54 +36,61 @@ _SILENCE_S = 20.0  # how long a download goes on retrying when nothing answers
 def hub_is_reachable(timeout_s: float = 5.0) -> bool:
     """Ask the hub's endpoint once; True where anything but a server error answers in time.
 
-    Obeys HF_ENDPOINT, HF_HUB_OFFLINE and the proxy variables. No retries; never longer than
-    ``timeout_s``, name resolution included.
+    Obeys HF_ENDPOINT, HF_HUB_OFFLINE and the proxy variables.
     """
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
-    answers: list[int] = []
-
-    def ask() -> None:
-        try:
-            response = get_session().request(
-                "HEAD", constants.ENDPOINT, timeout=timeout_s, follow_redirects=False
-            )
-        except (OSError, _http_error()):
-            return
-        answers.append(response.status_code)
-
-    # A thread, because no timeout covers getaddrinfo.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return bool(answers) and answers[0] < 500
+    try:
+        response = get_session().request(
+            "HEAD", constants.ENDPOINT, timeout=timeout_s, follow_redirects=False
+        )
+    except (OSError, _http_error()):
+        return False
+    return response.status_code < 500
 
 
 def fetch_model(repo: str, revision: str | None, *, online: bool, allow_code: bool) -> str:
     """The folder of one commit in the hub's cache, named after it, with all a model needs in it."""
     patterns = [CONFIG, "generation_config.json", WEIGHTS_INDEX, *TOKENIZER_FILES]
-    if allow_code:
-        patterns.append("*.py")
+
+    def choose(names: list[str]) -> list[str]:
+        if CONFIG not in names:
+            raise describe_no_config(repo, names)
+        shards = [name for name in names if _SHARD.fullmatch(name)]
+        if SINGLE_WEIGHTS in names:
+            weights = [SINGLE_WEIGHTS]
+        elif WEIGHTS_INDEX in names:
+            # Some repositories hold everything twice (consolidated.safetensors and the shards).
+            weights = shards or [name for name in names if name.endswith(".safetensors")]
+        else:
+            raise describe_no_weights(repo, names)
+        code = [name for name in names if allow_code and name.endswith(".py")]
+        return [*weights, *code, *(name for name in names if name in patterns)]
 
     def check(folder: Path) -> None:
-        check_config(folder, repo)
+        if not (folder / CONFIG).is_file():
+            raise describe_no_config(repo, os.listdir(folder))
         list_weights(folder, repo)
 
-    choose = partial(_choose_model_files, repo, allow_code)
-    return _fetch(repo, revision, choose, patterns, check, online)
+    cached = [*patterns, "*.py"] if allow_code else patterns
+    return _fetch(repo, revision, choose, cached, check, online)
 
 
 def fetch_tokenizer(repo: str, *, online: bool) -> str:
     """The folder in the hub's cache with the tokenizer of the repository's main branch."""
+    # AutoTokenizer reads the model type from config.json where nothing else names the class.
+    patterns = [CONFIG, *TOKENIZER_FILES]
+
+    def choose(names: list[str]) -> list[str]:
+        check_has_tokenizer(repo, names)
+        return [name for name in names if name in patterns]
 
     def check(folder: Path) -> None:
-        if not has_tokenizer(os.listdir(folder)):
-            raise describe_no_tokenizer(repo)
+        check_has_tokenizer(repo, os.listdir(folder))
 
-    choose = partial(_choose_tokenizer_files, repo)
-    return _fetch(repo, None, choose, [CONFIG, *TOKENIZER_FILES], check, online)
+    return _fetch(repo, None, choose, patterns, check, online)
 
 
 def _fetch(
@@ -100,8 +103,8 @@ def _fetch(
 ) -> str:
     """The snapshot folder with the files that ``choose`` picks from the repository's.
 
-    A hub that fails on the way is no error as long as the cache can answer: whatever the repository
-    has of ``patterns`` must be in it, and ``check`` must not miss a file.
+    Where the hub fails on the way, the cache may answer: it must hold whatever the repository has
+    of ``patterns``, and ``check`` must not miss a file.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -110,7 +113,7 @@ def _fetch(
     absent = SourceUnavailable(f"{what} is not in the local cache and the hub cannot be reached")
     if online:
         try:
-            with _explain_errors(repo, revision), _bound_retries():
+            with _explain_errors(repo, revision), _give_up_on_silence():
                 return _download(repo, revision, choose)
         except SourceUnavailable as error:
             absent = error
@@ -131,22 +134,15 @@ def _fetch(
     return place
 
 
-def _describe_bad_id(repo: str, error: Exception) -> SourceError:
-    return SourceError(f"{repo!r} is not a hub id: {' '.join(str(error).split())}")
-
-
 def _download(repo: str, revision: str | None, choose: Callable[[list[str]], list[str]]) -> str:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
-    info = HfApi().model_info(repo, revision=revision, timeout=_REQUEST_TIMEOUT_S)
-    assert info.sha is not None, "the hub names the commit of a revision"
+    info = HfApi().model_info(repo, revision=revision)
     names = choose([s.rfilename for s in info.siblings or () if "/" not in s.rfilename])
-    if revision != info.sha:
-        # Notes in the cache which commit the branch is at, for later offline runs; a download by
-        # commit leaves no such note.
-        hf_hub_download(repo, names[0], revision=revision)
+    # Not by info.sha: only a download by branch notes in the cache, for later offline runs, which
+    # commit the branch is at.
     place = snapshot_download(
-        repo, revision=info.sha, allow_patterns=[glob.escape(name) for name in names]
+        repo, revision=revision, allow_patterns=[glob.escape(name) for name in names]
     )
     # Where the hub dies between two requests, snapshot_download returns what there is.
     missing = [name for name in names if not os.path.isfile(os.path.join(place, name))]
@@ -180,8 +176,12 @@ def _explain_errors(repo: str, revision: str | None) -> Iterator[None]:
         raise SourceUnavailable(f"{repo} could not be fetched from the hub: {reason}") from error
 
 
+def _describe_bad_id(repo: str, error: Exception) -> SourceError:
+    return SourceError(f"{repo!r} is not a hub id: {' '.join(str(error).split())}")
+
+
 @contextmanager
-def _bound_retries() -> Iterator[None]:
+def _give_up_on_silence() -> Iterator[None]:
     """Give every request a timeout, and end the retrying when nothing has answered for a while.
 
     huggingface_hub 2.4 lists a repository without any timeout and repeats an unanswered HEAD six
@@ -190,23 +190,22 @@ def _bound_retries() -> Iterator[None]:
     from huggingface_hub import get_session
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    asked_at: list[float] = []  # requests since the last answer
+    silent_since: float | None = None  # the first request since the last answer
 
     def before(request: Any) -> None:
+        nonlocal silent_since
         now = time.monotonic()
-        first = asked_at[:1]  # a copy: other threads clear the list
-        if first and now - first[0] > _SILENCE_S:
-            # The one exception that every loop in the client takes as final.
+        since = silent_since or now
+        silent_since = since
+        if now - since > _SILENCE_S:
+            # The one exception that no loop in the client catches to try again.
             raise OfflineModeIsEnabled(f"no answer within {_SILENCE_S:.0f} s")
-        asked_at.append(now)
-        timeouts = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {
-            phase: min(timeouts.get(phase) or _REQUEST_TIMEOUT_S, _REQUEST_TIMEOUT_S)
-            for phase in ("connect", "read", "write", "pool")
-        }
+        phases = ("connect", "read", "write", "pool")
+        request.extensions["timeout"] = dict.fromkeys(phases, _REQUEST_TIMEOUT_S)
 
     def after(_: Any) -> None:
-        asked_at.clear()
+        nonlocal silent_since
+        silent_since = None
 
     hooks = get_session().event_hooks
     hooks["request"].append(before)
@@ -225,27 +224,3 @@ def _http_error() -> type[Exception]:
     base = HfHubHTTPError.__mro__[1]
     assert issubclass(base, Exception)
     return base
-
-
-def _choose_model_files(repo: str, allow_code: bool, names: list[str]) -> list[str]:
-    """What to download of a model; raises `SourceError` where it could not be loaded."""
-    if CONFIG not in names:
-        raise describe_no_config(repo, names)
-    if SINGLE_WEIGHTS in names:
-        weights = [SINGLE_WEIGHTS]
-    elif WEIGHTS_INDEX in names:
-        # Some repositories hold everything twice (consolidated.safetensors beside the shards).
-        shards = [name for name in names if _SHARD.fullmatch(name)]
-        weights = [WEIGHTS_INDEX, *(shards or [n for n in names if n.endswith(".safetensors")])]
-    else:
-        raise describe_no_weights(repo, names)
-    wanted = {"generation_config.json", *TOKENIZER_FILES}
-    code = [name for name in names if allow_code and name.endswith(".py")]
-    return [CONFIG, *weights, *code, *(name for name in names if name in wanted)]
-
-
-def _choose_tokenizer_files(repo: str, names: list[str]) -> list[str]:
-    if not has_tokenizer(names):
-        raise describe_no_tokenizer(repo)
-    # AutoTokenizer reads the model type from config.json where it is not told the class.
-    return [name for name in names if name in {CONFIG, *TOKENIZER_FILES}]

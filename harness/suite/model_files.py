@@ -1,4 +1,4 @@
-"""What a folder must hold so that it can be loaded as a model, and what its content is called.
+"""What a folder must hold so that it can be loaded as a model, and the hash of its content.
 
 Reads names, headers and hashes, never tensors; imports no torch and no safetensors.
 """
@@ -45,15 +45,15 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors library's own limit
 
 
 class SourceUnavailable(Exception):  # noqa: N818 - a state of the machine, not an error
-    """The source cannot be had on this machine now; the cell is skipped with this reason."""
+    """The source is not available on this machine now; the cell is skipped with this reason."""
 
 
 class SourceError(ValueError):
-    """The source is wrong and stays wrong until its user mends it; the cell fails."""
+    """The source is wrong and must be corrected by its user; the cell fails."""
 
 
 class FilesMissing(SourceError):  # noqa: N818 - says which error
-    """Some of the files are not there; in the hub's cache that is an unfinished download."""
+    """Some of the files are missing; in the hub's cache that is an unfinished download."""
 
 
 def check_config(folder: Path, source: str) -> None:
@@ -86,8 +86,8 @@ def list_weights(folder: Path, source: str) -> list[Path]:
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing or not names:
         raise FilesMissing(
-            f"{source}: {WEIGHTS_INDEX} names {len(names)} files, of which "
-            f"{len(missing)} are missing: {', '.join(missing[:3])}"
+            f"{source}: {len(missing)} of the {len(names)} files that {WEIGHTS_INDEX} names are "
+            f"missing: {', '.join(missing[:3])}"
         )
     return [folder / name for name in sorted(names)]
 
@@ -136,7 +136,7 @@ def _check_offsets(name: str, entry: dict[str, Any]) -> int:
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:
-    """Whether these files include a vocabulary, the one part no tokenizer can do without."""
+    """Whether these files include a vocabulary, the one part that every tokenizer needs."""
     return not _VOCABULARIES.isdisjoint(names)
 
 
@@ -149,7 +149,7 @@ def describe_no_config(source: str, names: Iterable[str]) -> FilesMissing:
 
 
 def describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
-    """Which of the ways of having no loadable weights this is."""
+    """Why none of these files can be loaded as weights."""
     names = sorted(names)
     safe = [name for name in names if name.endswith(".safetensors")]
     pickles = [name for name in names if name.endswith(_PICKLES)]
@@ -168,17 +168,15 @@ def describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
     return FilesMissing(f"{source} has no weights (*.safetensors){found}")
 
 
-def describe_no_tokenizer(source: str) -> FilesMissing:
-    return FilesMissing(f"{source} has no tokenizer (none of {', '.join(sorted(_VOCABULARIES))})")
+def check_has_tokenizer(source: str, names: Iterable[str]) -> None:
+    """Raise `FilesMissing` unless these files include a vocabulary."""
+    if not has_tokenizer(names):
+        known = ", ".join(sorted(_VOCABULARIES))
+        raise FilesMissing(f"{source} has no tokenizer (none of {known})")
 
 
 def _name_some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def hash_tokenizer(folder: Path, in_cache: bool) -> str:
-    """sha256 of the tokenizer files of a folder, as `hash_files`."""
-    return hash_files([folder / name for name in TOKENIZER_FILES], in_cache)
 
 
 def hash_files(paths: Iterable[Path], in_cache: bool) -> str:

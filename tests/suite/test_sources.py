@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness.suite.model_files import hash_files
-from harness.suite.model_sources import SourceError, resolve_model, resolve_tokenizer
+from harness.suite.model_files import SourceError, hash_files
+from harness.suite.model_sources import ModelFiles, find_files
+from harness.suite.models import Architecture, ModelSpec
 from tests.support.checkpoints import resolve_local, write_model
 
 
@@ -103,9 +104,6 @@ def test_a_tokenizer_can_come_from_another_folder(model: Path, tmp_path: Path) -
     assert files.folder == str(model)
     assert files.tokenizer_folder == str(tmp_path / "other")
     assert files.tokenizer_sha256 == resolve_local(tmp_path / "other").tokenizer_sha256
-    assert (files.tokenizer_folder, files.tokenizer_sha256) == resolve_tokenizer(
-        "other", folder=tmp_path, online=False
-    )
 
 
 def test_a_tokenizer_source_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:
@@ -213,7 +211,9 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_its_reason(
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", shards=2)
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(SourceError, match=r"2 files, of which 1 are missing: model-00002-of-00002"):
+    with pytest.raises(
+        SourceError, match=r"1 of the 2 files that .*index\.json names are missing: model-00002"
+    ):
         resolve_local(folder)
 
 
@@ -247,7 +247,7 @@ def test_a_weights_file_as_source_is_answered_with_its_folder(model: Path) -> No
 
 def test_a_missing_folder_is_a_mistake_and_asks_no_hub(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file or folder"):
-        resolve_model("./gone", revision=None, tokenizer=None, folder=tmp_path, online=True)
+        find_files(ModelSpec(name="m", source="./gone"), tmp_path, online=True)
 
 
 def test_embedded_names_that_are_no_models_are_refused(tmp_path: Path) -> None:
@@ -256,9 +256,21 @@ def test_embedded_names_that_are_no_models_are_refused(tmp_path: Path) -> None:
         ("builtin:tiny-world/heldout", "builtin:tiny-world/heldout is no embedded model"),
     ):
         with pytest.raises(SourceError, match=message):
-            resolve_model(source, revision=None, tokenizer=None, folder=tmp_path, online=False)
+            find_files(ModelSpec(name="m", source=source), tmp_path, online=False)
 
 
 def test_a_revision_of_a_local_folder_is_refused(model: Path) -> None:
     with pytest.raises(SourceError, match="a revision is for hub models"):
         resolve_local(model, revision="main")
+
+
+def test_random_weights_are_identified_by_their_recipe(model: Path, tmp_path: Path) -> None:
+    def find(seed: int, **options: str) -> ModelFiles:
+        source = Architecture(architecture="llama", **{"hidden_size": 8})
+        spec = ModelSpec(name="r", source=source, weights="random", seed=seed, **options)
+        return find_files(spec, tmp_path, online=False)
+
+    assert find(1).folder is None
+    assert find(1) == find(1)
+    assert find(1).weights_sha256 != find(2).weights_sha256
+    assert find(1, tokenizer=model.name).tokenizer_folder == str(model)

@@ -19,9 +19,8 @@ from harness.catalog import load_precision
 from harness.descriptions import MeasureContext, Precision
 from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.loading import load_cell
-from harness.run.find_files import find_files
 from harness.suite.cell_job import CellJob
-from harness.suite.model_sources import ModelFiles
+from harness.suite.model_sources import find_files
 from harness.suite.models import ModelSpec, PrecisionSpec
 
 # A load collects garbage three times: a second, if all that is imported here is looked through.
@@ -96,7 +95,6 @@ def make_job(
     )
     options = load_precision(use or precision).options(**given)
     files = find_files(model, Path("/"), online=False)
-    assert isinstance(files, ModelFiles), files
     return CellJob(
         model=model,
         precision=PrecisionSpec(name=precision, use=use or precision, options=options),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from harness.suite.model_sources import ModelFiles, resolve_model
+from harness.suite.model_sources import ModelFiles, find_files
+from harness.suite.models import ModelSpec
 
 
 def write_model(folder: Path, *, seed: int = 0, shards: int = 1, tokenizer: bool = True) -> Path:
@@ -31,6 +32,6 @@ def write_model(folder: Path, *, seed: int = 0, shards: int = 1, tokenizer: bool
 
 
 def resolve_local(folder: Path, **options: Any) -> ModelFiles:
-    """What `resolve_model` says of a local folder."""
-    given = {"revision": None, "tokenizer": None, "online": False, **options}
-    return resolve_model(folder.name, folder=folder.parent, **given)
+    """The files of a model in a local folder."""
+    model = ModelSpec(name="m", source=folder.name, **options)
+    return find_files(model, folder.parent, online=False)
