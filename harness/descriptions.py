@@ -89,7 +89,8 @@ class ValueSpec:
 class Column:
     """One column of the summary: ``value`` may name a paired value; ``scale`` divides it.
 
-    ``stderr`` has the standard error shown behind it.
+    ``{}`` in a headline's title is replaced by the qualifier of a value that has one. ``stderr``
+    has the standard error shown behind the value.
     """
 
     title: str

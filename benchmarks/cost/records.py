@@ -19,7 +19,8 @@ from unittest.mock import patch
 from cost.row import Cost
 from harness.records.record import Record
 from harness.records.run_file import Run, read_run
-from harness.report.matrix import list_notes, render_matrix
+from harness.report.summary import summarise_run
+from harness.report.terminal import write_terminal
 from harness.run.machine import Machine, inspect_machine
 from harness.run.suite_run import RunSettings, SuiteRun
 from harness.suite.cells import build_cells
@@ -135,6 +136,6 @@ def replay(
             run.measure(cell, spec)
         records = run.completed()
         run.finish()
-        render_matrix(suite, records)
-        list_notes(records)
+        assert run.result is not None
+        write_terminal(summarise_run(run.result, run.path.name))
         return len(records), time.perf_counter() - start

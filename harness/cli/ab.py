@@ -11,7 +11,8 @@ import click
 
 from harness.catalog import describe_unknown, load_measurement
 from harness.errors import InputError
-from harness.report.ab import dump_ratios, render_ratios
+from harness.report.ab import dump_ratios, show_ratios
+from harness.report.terminal import write_terminal
 from harness.run.ab import (
     Plan,
     Sample,
@@ -64,7 +65,7 @@ def run_ab(
     if form == "json":
         click.echo(dump_ratios(ratios, notes))
     elif samples:
-        click.echo(render_ratios(plan, ratios, notes, count_pairs(samples)))
+        click.echo(write_terminal(show_ratios(plan, ratios, notes, count_pairs(samples))))
     if path.exists():
         click.echo(f"every measurement: {path}", err=form == "json")
     if problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +11,18 @@ import click
 
 from harness.errors import InputError
 from harness.records.run_sources import Found, find_runs, name_device
-from harness.report.compare import (
-    Judged,
-    Titled,
-    dump_json,
-    render_judged,
-    render_markdown,
-    render_text,
+from harness.report.comparison import (
+    JudgedRun,
+    NamedComparison,
+    dump_comparison,
+    dump_judged,
+    show_comparison,
+    show_judged,
 )
+from harness.report.document import Document
+from harness.report.ledger import describe_ledger, make_ledger
+from harness.report.markdown import write_markdown
+from harness.report.terminal import write_terminal
 from harness.verdicts.baseline import NOT_AS_WRITTEN, find_baseline, names_thresholds, pick_run
 from harness.verdicts.compare import Comparison, compare_runs, is_identical
 
@@ -48,18 +53,32 @@ def run_compare(
             )
         return _judge_by_thresholds(a, find_runs(b, root), form, on_inconclusive, root)
     pairs = _pair(find_runs(a, root), find_runs(b, root))
-    titled = [Titled(x.name, y.name, _compare(x, y, allow)) for x, y in pairs]
-    _check_allowed(allow, titled)
-    ledgers = [
-        _list_flips(x, y, one, flips, form) for (x, y), one in zip(pairs, titled, strict=True)
-    ]
+    data: list[Any] = []
+    shown: list[Document] = []
+    named = [NamedComparison(x.name, y.name, _compare(x, y, allow)) for x, y in pairs]
+    _check_allowed(allow, named)
+    for (x, y), one in zip(pairs, named, strict=True):
+        flipped = [
+            (before, after, x.read_beside, y.read_beside, flips)
+            for before, after in one.comparison.pairs
+            if flips and not is_identical(before, after)
+        ]
+        if form == "json":
+            ledgers = [found for pair in flipped if (found := describe_ledger(*pair))]
+            data.append(dump_comparison(one, ledgers))
+        else:
+            sections = (make_ledger(*pair, sides=("A", "B")) for pair in flipped)
+            shown.append(show_comparison(one, [found for found in sections if found]))
+    _print(data, shown, form)
+    return _find_status({one.comparison.verdict for one in named}, on_inconclusive)
+
+
+def _print(data: Sequence[Any], shown: Sequence[Document], form: Form) -> None:
     if form == "json":
-        click.echo(dump_json(titled, ledgers))
+        click.echo(json.dumps(data, indent=1, allow_nan=False))
     else:
-        render = render_markdown if form == "md" else render_text
-        parts = ([render(one), *ledger] for one, ledger in zip(titled, ledgers, strict=True))
-        click.echo("\n\n".join(part for group in parts for part in group))
-    return _find_status({one.comparison.verdict for one in titled}, on_inconclusive)
+        write = write_markdown if form == "md" else write_terminal
+        click.echo("\n\n".join(map(write, shown)))
 
 
 def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
@@ -86,8 +105,8 @@ def _judge_by_thresholds(
             raise InputError(f"nothing to compare: {baseline.name} has no threshold of {one.name}")
         changed = baseline.list_changed(one.run)
         verdicts |= {v.verdict for v in judged} | ({"INCOMPARABLE"} if changed else set())
-        found.append(Judged(baseline.name, one.name, tuple(judged)))
-    click.echo(render_judged(found, form))
+        found.append(JudgedRun(baseline.name, one.name, tuple(judged)))
+    _print([dump_judged(one) for one in found], [show_judged(one) for one in found], form)
     return _find_status(verdicts, on_inconclusive)
 
 
@@ -115,30 +134,9 @@ def _pair(a: Sequence[Found], b: Sequence[Found]) -> list[tuple[Found, Found]]:
     return pairs
 
 
-def _list_flips(x: Found, y: Found, titled: Titled, limit: int, form: Form) -> list[Any]:
-    """The ledger of each measurement that has right and wrong items; none without ``--flips``."""
-    if not limit:
-        return []
-    from harness.report.ledger import describe_ledger, render_flips_ledger
-
-    found: list[Any] = []
-    for before, after in titled.comparison.pairs:
-        if is_identical(before, after):
-            continue
-        beside = (before, after, x.read_beside, y.read_beside, limit)
-        ledger = (
-            describe_ledger(*beside)
-            if form == "json"
-            else render_flips_ledger(*beside, form=form, sides=("A", "B"))
-        )
-        if ledger:
-            found.append(ledger)
-    return found
-
-
-def _check_allowed(allow: Sequence[str], titled: Sequence[Titled]) -> None:
+def _check_allowed(allow: Sequence[str], named: Sequence[NamedComparison]) -> None:
     """A field that nothing differs in was probably misspelt: say so, once, on stderr."""
-    flags = [flag for one in titled for flag in one.comparison.flags]
+    flags = [flag for one in named for flag in one.comparison.flags]
     for name in allow:
         if not any(flag.startswith((f"{name} ", f"{name}.")) for flag in flags):
             click.echo(f"warning: --allow {name}: both sides have the same", err=True)

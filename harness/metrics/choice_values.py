@@ -33,7 +33,12 @@ def _share(text: str, **more: Any) -> ValueSpec:
 
 CHOICE_VALUES = {
     "acc": _share(
-        "share of items right; [subject]: of one", per="subject", total=True, margin=ACC_MARGIN
+        "share of items right; [subject]: of one",
+        per="subject",
+        total=True,
+        margin=ACC_MARGIN,
+        row="right",
+        answers="chosen",
     ),
     "acc_macro": _share("mean of the subjects' acc"),
     "items": ValueSpec("items", None, "items scored"),
@@ -81,6 +86,8 @@ NORMED_VALUES = {
         per="subject",
         total=True,
         margin=ACC_MARGIN,
+        row="right_norm",
+        answers="chosen_norm",
     ),
     **CHOICE_VALUES,
     "accuracy_norm_drop": ValueSpec(

@@ -193,6 +193,7 @@ def pytest_terminal_summary(
 
 def _summarise(terminalreporter: Any, config: pytest.Config) -> None:
     from harness.report.summary import summarise_run
+    from harness.report.terminal import write_terminal
 
     state = config.stash[_STATE]
     if state.problem:
@@ -200,12 +201,13 @@ def _summarise(terminalreporter: Any, config: pytest.Config) -> None:
     markup = terminalreporter._tw
     details = config.get_verbosity() > 0
     for run in state.session.finished:
-        terminalreporter.section(f"precision-harness: {run.suite.name}", "=")
-        device = state.session.describe_device()
-        for line in summarise_run(
-            run, device, state.show_path, markup.fullwidth, markup.hasmarkup, details
-        ):
-            terminalreporter.write_line(line)
+        assert run.result is not None
+        summary = summarise_run(run.result, state.show_path(run.path), details)
+        terminalreporter.section(summary.title, "=")
+        terminalreporter.write_line(write_terminal(summary, markup.fullwidth, markup.hasmarkup))
+        for recovered in run.recovered:
+            path = state.show_path(recovered)
+            terminalreporter.write_line(f"recovered from a run that was cut off: {path}")
     for line in state.blessed:
         terminalreporter.write_line(line)
     for problem in filter(None, (state.find_unmeasured(), state.unblessed)):

@@ -6,7 +6,7 @@ Knows pytest's configuration object, and nothing of its items and hooks (`harnes
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 from harness.errors import InputError
 from harness.plugin.node_ids import NamedNodes
 from harness.plugin.progress import ProgressLine
-from harness.records.record import Record
 from harness.records.run_file import read_run
 from harness.run.session import Session
 from harness.run.suite_run import RunSettings
@@ -79,21 +78,9 @@ class Invocation:
     def publish(self, environ: Mapping[str, str]) -> Iterable[str]:
         """Tell GitHub of the finished runs, where this is one of its jobs; the lines to print."""
         from harness.report.github import publish
-        from harness.report.markdown import Origin
 
-        def list_runs() -> Iterator[tuple[Suite, tuple[Record, ...], Origin]]:
-            for run in self.session.finished:
-                git = self.session.machine.environment["git"]
-                origin = Origin(
-                    device=self.session.describe_device(),
-                    run_file=run.path.name,
-                    git_sha=git["sha"],
-                    git_dirty=git["dirty"],
-                    remarks=tuple(run.remarks()),
-                )
-                yield run.suite, run.completed(), origin
-
-        return publish(environ, list_runs(), self.also_failing)
+        finished = ((r.result, r.path.name) for r in self.session.finished if r.result is not None)
+        return publish(environ, finished, self._config.rootpath, self.also_failing)
 
     def check_bless(self) -> None:
         """Raise `InputError` before the long work where this tree cannot be blessed."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.records.record import Record, Verdict
+from harness.records.run_file import Run
 from harness.records.values import base_name
-from harness.suite.models import Limit, Suite
+
+FAILING = frozenset({"FAIL", "failed", "invalid"})
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,8 @@ class Finding:
     """One thing that does not pass.
 
     ``outcome`` is a record's status (failed, invalid, skipped) or a verdict (FAIL, INCONCLUSIVE),
-    ``about`` names the cell and what of it, ``line`` is that of the suite's limit, None where the
-    finding is of no limit.
+    ``about`` names the cell and its measurements or value. ``line`` is that of the suite's limit,
+    None where the finding concerns no limit.
     """
 
     outcome: str
@@ -24,11 +27,24 @@ class Finding:
     text: str
     line: int | None = None
 
+    @property
+    def sentence(self) -> str:
+        """A verdict's own sentence; otherwise what has no number, and why."""
+        if self.outcome in ("FAIL", "INCONCLUSIVE"):
+            return self.text
+        return f"{self.about} {self.outcome}: {self.text}"
 
-def list_findings(suite: Suite, records: Iterable[Record]) -> list[Finding]:
+
+def list_findings(run: Run) -> list[Finding]:
     """Every finding in the order of the records; what one reason did to a cell is one finding."""
-    records = [record for record in records if not record.noise]
-    return [*_list_without_numbers(records), *_list_verdicts(suite, records)]
+    records = [record for record in run.records if not record.noise]
+    verdicts = [
+        Finding(v.verdict, f"{r.cell.id} {v.metric}", v.text, _find_line(run, r, v))
+        for r in records
+        for v in r.verdicts
+        if v.verdict != "PASS"
+    ]
+    return [*_list_without_numbers(records), *verdicts]
 
 
 def _list_without_numbers(records: Iterable[Record]) -> list[Finding]:
@@ -44,36 +60,22 @@ def _list_without_numbers(records: Iterable[Record]) -> list[Finding]:
     ]
 
 
-def _list_verdicts(suite: Suite, records: Iterable[Record]) -> list[Finding]:
-    return [
-        Finding(
-            verdict.verdict,
-            f"{record.cell.id} {verdict.metric}",
-            verdict.text,
-            _find_line(suite, record, verdict),
-        )
-        for record in records
-        for verdict in record.verdicts
-        if verdict.verdict != "PASS"
-    ]
-
-
-def _find_line(suite: Suite, record: Record, verdict: Verdict) -> int | None:
+def _find_line(run: Run, record: Record, verdict: Verdict) -> int | None:
     """The line of the limit that was judged; a threshold and an earlier run have none."""
     if verdict.against != "limit":
         return None
-    known = [limit for limit in suite.limits if _covers(limit, record, verdict.metric)]
+    limits = run.suite.get("limits", ())
+    known = [x for x in limits if x.get("position") and _covers(x, record, verdict.metric)]
     if not known:
         return None
     # One value may have a limit `max` and another `min`: the sentence names its own.
-    judged = next((x for x in known if x.position and f"({x.position})" in verdict.text), known[0])
-    line = judged.position.rsplit(":", 2)[1:2]
-    return int(line[0]) if line else None
+    judged = next((x for x in known if f"({x['position']})" in verdict.text), known[0])
+    return int(judged["position"].rsplit(":", 2)[1])
 
 
-def _covers(limit: Limit, record: Record, metric: str) -> bool:
+def _covers(limit: Mapping[str, Any], record: Record, metric: str) -> bool:
     return (
-        record.cell.precision in limit.precision
-        and record.cell.model in limit.model
-        and limit.metric in (metric, base_name(metric))
+        record.cell.precision in limit["precision"]
+        and record.cell.model in limit["model"]
+        and limit["metric"] in (metric, base_name(metric))
     )

@@ -9,40 +9,41 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from harness.records.record import Record
-from harness.report.findings import Finding, list_findings
-from harness.report.markdown import Origin, render_summary
-from harness.suite.models import Suite
+from harness.records.run_file import Run
+from harness.report.findings import FAILING, Finding, list_findings
+from harness.report.markdown import write_markdown
+from harness.report.summary import summarise_run
 
 SUMMARY_BYTES = 1024 * 1024  # of one step; the runner refuses the whole of a longer one
 SHOWN = 10  # annotations of one kind and step that GitHub keeps
-_FAILING = frozenset({"FAIL", "failed", "invalid"})
 _CUT = "\n\nThe summary is cut here: GitHub holds 1 MiB of a step. The run file has everything.\n"
 
 
 def publish(
     environ: Mapping[str, str],
-    runs: Iterable[tuple[Suite, Sequence[Record], Origin]],
+    runs: Iterable[tuple[Run, str]],
+    root: Path,
     also_failing: Collection[str] = (),
 ) -> list[str]:
     """Write the summary of each run; returns the lines for standard output, warnings first.
 
-    ``runs`` are looked at only under GitHub Actions. ``also_failing`` as in `format_annotations`.
+    ``runs`` are runs with the names of their files, read only under GitHub Actions; ``root`` is the
+    folder that their suites' files are relative to. ``also_failing`` as in `format_annotations`.
     """
     if not environ.get("GITHUB_STEP_SUMMARY") and not _annotates(environ):
         return []
     runs = list(runs)
-    warnings = [write_step_summary(environ, render_summary(*run)) for run in runs]
-    told = dict.fromkeys(warning for warning in warnings if warning)
-    judged = [(suite, records) for suite, records, _ in runs]
-    return [*told, *format_annotations(environ, judged, also_failing)]
+    pages = [write_markdown(summarise_run(run, file)) + "\n" for run, file in runs]
+    warnings = dict.fromkeys(write_step_summary(environ, page) for page in pages)
+    annotations = format_annotations(environ, [run for run, _ in runs], root, also_failing)
+    return [*(warning for warning in warnings if warning), *annotations]
 
 
 def write_step_summary(environ: Mapping[str, str], markdown: str) -> str | None:
     """Append to the file that ``GITHUB_STEP_SUMMARY`` names, up to what GitHub takes.
 
-    Returns a line for the user where it could not, or not all of it, be written; None where all is
-    well or no summary was asked for.
+    Returns a line for the user where not all of it could be written; None where all is well or no
+    summary was asked for.
     """
     path = environ.get("GITHUB_STEP_SUMMARY")
     if not path:
@@ -62,10 +63,11 @@ def write_step_summary(environ: Mapping[str, str], markdown: str) -> str | None:
 
 def format_annotations(
     environ: Mapping[str, str],
-    runs: Iterable[tuple[Suite, Iterable[Record]]],
+    runs: Iterable[Run],
+    root: Path,
     also_failing: Collection[str] = (),
 ) -> list[str]:
-    """The lines for standard output, each at the start of a line of its own; none elsewhere.
+    """The lines for standard output, each at the start of a line; none outside GitHub Actions.
 
     Errors are what failed: FAIL verdicts, failed and invalid records, and the outcomes in
     ``also_failing`` ("skipped", "INCONCLUSIVE"). Other INCONCLUSIVE verdicts are warnings.
@@ -73,13 +75,13 @@ def format_annotations(
     if not _annotates(environ):
         return []
     errors, warnings = [], []
-    for suite, records in runs:
-        for finding in list_findings(suite, records):
-            place = _show_place(environ, suite.path)
-            if finding.outcome in _FAILING or finding.outcome in also_failing:
-                errors.append(_format("error", place, finding))
+    for run in runs:
+        file = _show_file(environ, root, run)
+        for finding in list_findings(run):
+            if finding.outcome in FAILING or finding.outcome in also_failing:
+                errors.append(_format("error", file, finding))
             elif finding.outcome == "INCONCLUSIVE":
-                warnings.append(_format("warning", place, finding))
+                warnings.append(_format("warning", file, finding))
     return [*_first("error", errors), *_first("warning", warnings)]
 
 
@@ -96,9 +98,9 @@ def _cut(data: bytes, room: int) -> bytes:
     return kept + end
 
 
-def _format(kind: str, place: str, finding: Finding) -> str:
+def _format(kind: str, file: str | None, finding: Finding) -> str:
     title = f"{finding.about}: {finding.outcome}"
-    properties = {"file": place, "line": finding.line, "title": title}
+    properties = {"file": file, "line": finding.line, "title": title}
     given = ",".join(
         f"{name}={_escape_property(str(value))}"
         for name, value in properties.items()
@@ -116,9 +118,11 @@ def _first(kind: str, lines: Sequence[str]) -> list[str]:
     return [*lines[: SHOWN - 1], f"::{kind} title=precision-harness::{_escape(counted)}"]
 
 
-def _show_place(environ: Mapping[str, str], path: Path) -> str:
-    """The path as GitHub wants it: relative to the repository, where it lies in it."""
-    workspace = environ.get("GITHUB_WORKSPACE")
+def _show_file(environ: Mapping[str, str], root: Path, run: Run) -> str | None:
+    """The suite's file as GitHub wants it: relative to the repository, where it is in it."""
+    if not run.suite.get("file"):
+        return None
+    path, workspace = root / str(run.suite["file"]), environ.get("GITHUB_WORKSPACE")
     if workspace and path.is_relative_to(workspace):
         path = path.relative_to(workspace)
     return path.as_posix()

@@ -1,46 +1,71 @@
-"""The harmful-flip ledger for a reader: text, Markdown or JSON, with the questions."""
+"""The ledger of harmful flips for a reader: the items that B lost, with their questions."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from string import ascii_uppercase
+from typing import Any
 
+from harness.catalog import load_measurement
 from harness.errors import InputError
-from harness.records.questions import ReadBeside
+from harness.records.questions import Item, Questions, ReadBeside, open_questions
 from harness.records.record import Record
-from harness.report.ledger_markdown import render_markdown
-from harness.report.ledger_page import LedgerPage, open_page
-from harness.report.ledger_text import render_text
-from harness.report.markdown import escape
-from harness.report.plain import clean
-from harness.verdicts.flips import Flip
+from harness.report.document import Lines, Paragraph, Part, Section, make_table
+from harness.report.plain import on_one_line, shorten
+from harness.verdicts.flips import Change, Flip, Ledger, list_flips
+
+_TEXT, _OPTION = 600, 60  # characters shown
 
 
-def render_flips_ledger(
+@dataclass(frozen=True)
+class _Page:
+    """A ledger, the questions of its items or why there are none, and the names of A and B."""
+
+    ledger: Ledger
+    questions: Questions | None
+    lacking: str
+    sides: tuple[str, str]
+
+    def item(self, flip: Flip) -> Item | None:
+        return None if self.questions is None else self.questions[flip.number]
+
+
+def make_ledger(
     a: Record,
     b: Record,
     read_a: ReadBeside,
     read_b: ReadBeside,
     limit: int,
-    form: Literal["text", "md", "json"] = "text",
     sides: tuple[str, str] = ("run A", "run B"),
-) -> str:
-    """The ``limit`` items that lost most from A to B, and as many of ties; no last line end.
+) -> Section | None:
+    """The ``limit`` items that lost most from A to B, and as many ties.
 
-    ``read_a`` and ``read_b`` read what lies beside the records' run files. Empty (``null`` in JSON)
-    for a measurement without right and wrong items; where the items do not match it says so.
+    ``read_a`` and ``read_b`` read what was stored with the records' run files. None for a
+    measurement without right and wrong items; where the items do not match the section says so.
     """
-    if form == "json":
-        return json.dumps(describe_ledger(a, b, read_a, read_b, limit))
     try:
-        page = open_page(a, b, read_a, read_b, limit, sides)
+        page = _open_page(a, b, read_a, read_b, sides)
     except InputError as error:
-        text = clean(f"no ledger of flips: {error}")
-        return escape(text) if form == "md" else text
+        return Section(f"No ledger of flips: {error}", ())
     if page is None:
-        return ""
-    return render_markdown(page) if form == "md" else render_text(page)
+        return None
+    ledger = page.ledger
+    cells = ledger.a if ledger.a == ledger.b else f"{ledger.a} → {ledger.b}"
+    specs = load_measurement(ledger.measurement).values
+    counts = [
+        f"{c.metric} ({specs[c.metric].help}): {c.harmful} of {c.items} items, {c.beneficial} the "
+        f"other way; ties, counted separately: {c.tied_harmful} and {c.tied_beneficial}"
+        for c in ledger.counts
+    ]
+    return Section(
+        f"{cells} {ledger.measurement}: right in {sides[0]}, wrong in {sides[1]}",
+        (
+            Lines((*counts, *filter(None, [page.lacking]))),
+            *_list_entries(page, ledger.harmful, limit),
+            *_list_ties(page, limit),
+        ),
+    )
 
 
 def describe_ledger(
@@ -51,7 +76,7 @@ def describe_ledger(
     ``unavailable`` says why there is no ledger, ``questions_unavailable`` why no questions.
     """
     try:
-        page = open_page(a, b, read_a, read_b, limit, ("a", "b"))
+        page = _open_page(a, b, read_a, read_b, ("a", "b"))
     except InputError as error:
         cells = {"a": a.cell.id, "b": b.cell.id, "measurement": a.measurement}
         return {**cells, "unavailable": str(error)}
@@ -63,14 +88,31 @@ def describe_ledger(
         "b": ledger.b,
         "measurement": ledger.measurement,
         "unavailable": None,
-        "questions_unavailable": page.lack or None,
+        "questions_unavailable": page.lacking or None,
         "counts": [asdict(one) for one in ledger.counts],
         "harmful": [_describe(page, flip) for flip in ledger.harmful[:limit]],
         "tied": [_describe(page, flip) for flip in ledger.tied[:limit]],
     }
 
 
-def _describe(page: LedgerPage, flip: Flip) -> dict[str, Any]:
+def _open_page(
+    a: Record, b: Record, read_a: ReadBeside, read_b: ReadBeside, sides: tuple[str, str]
+) -> _Page | None:
+    """None where the measurement has no right and wrong items; raises as `list_flips`."""
+    ledger = list_flips(a, b)
+    if ledger is None:
+        return None
+    found = open_questions(b, read_b)
+    if not isinstance(found, str):
+        return _Page(ledger, found, "", sides)
+    # Both records name the same items: either's file will do.
+    instead = open_questions(a, read_a)
+    if not isinstance(instead, str):
+        return _Page(ledger, instead, "", sides)
+    return _Page(ledger, None, f"prompts unavailable: {found}", sides)
+
+
+def _describe(page: _Page, flip: Flip) -> dict[str, Any]:
     item = page.item(flip)
     asked = {"id": None, "question": None, "choices": None, "answer": None}
     return {
@@ -82,3 +124,76 @@ def _describe(page: LedgerPage, flip: Flip) -> dict[str, Any]:
         "log_likelihoods": {"a": flip.log_likelihoods_a, "b": flip.log_likelihoods_b},
         "texts": {"a": flip.text_a, "b": flip.text_b},
     }
+
+
+def _list_ties(page: _Page, limit: int) -> Iterator[Part]:
+    if page.ledger.tied:
+        yield Lines(("ties, which the batch size alone can flip:",))
+        yield from _list_entries(page, page.ledger.tied, limit)
+
+
+def _list_entries(page: _Page, flips: Sequence[Flip], limit: int) -> Iterator[Part]:
+    for number, flip in enumerate(flips[:limit], 1):
+        item = page.item(flip)
+        name = f"item {flip.number}" + (f" ({flip.subject})" if flip.subject else "")
+        moved = "" if flip.shift is None else f", moved by {flip.shift:.3f} nats"
+        title = f"{number}. {name if item is None else item.id}{moved}"
+        yield Section(title, tuple(_show(page, flip, item)), entry=True)
+    left = len(flips) - limit
+    if left > 0:
+        yield Lines((f"… {left} more; --flips {len(flips)} shows all",))
+
+
+def _show(page: _Page, flip: Flip, item: Item | None) -> Iterator[Part]:
+    """Who said what and how surely, the question, and its options or the texts generated."""
+    yield Lines(tuple(_explain(page, change) for change in flip.changes))
+    if item is not None:
+        yield Paragraph(shorten(item.question, _TEXT), long=True)
+    if flip.changes[0].margin_a is not None:
+        columns = ("option", *page.sides, "chosen by")
+        yield make_table(columns, list(_list_options(page, flip, item)), ("option", "chosen by"))
+        return
+    one, other = page.sides
+    facts = [f"right: {_right_answer(item)}"] if item is not None else []
+    for side, text in ((one, flip.text_a), (other, flip.text_b)):
+        if text is not None:
+            facts.append(f"{side}: {on_one_line(text, _TEXT)}")
+    for x, y in zip(flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True):
+        facts.append(f"log-likelihood of the right answer: {one} {x:.3f}, {other} {y:.3f}")
+    if facts:
+        yield Lines(tuple(facts))
+
+
+def _explain(page: _Page, change: Change) -> str:
+    one, other = page.sides
+    a, b = ("nothing" if x is None else on_one_line(x, _OPTION) for x in (change.a, change.b))
+    if change.margin_a is not None and change.margin_b is not None:
+        a += f" ({change.margin_a:.3f} nats over {b})"
+        b += f" ({change.margin_b:.3f} nats over {change.a})"
+    elif change.a is None and change.b is None:
+        return f"{change.metric}: {one} is right, {other} says something else"
+    return f"{change.metric}: {one} says {a}, {other} says {b}"
+
+
+def _list_options(page: _Page, flip: Flip, item: Item | None) -> Iterator[tuple[str, ...]]:
+    """A row per option: log-likelihoods of both sides, and who chose it; ✓ marks the right one."""
+    letters = ascii_uppercase[: len(flip.log_likelihoods_a)]
+    scores = zip(letters, flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True)
+    for i, (letter, x, y) in enumerate(scores):
+        text = letter
+        if item is not None and len(item.choices) == len(letters):
+            text = f"{letter}. {on_one_line(item.choices[i], _OPTION)}"
+        mark = " ✓" if letter == flip.changes[0].a else ""
+        chosen_by = []
+        for side, name in zip(("a", "b"), page.sides, strict=True):
+            metrics = [c.metric for c in flip.changes if getattr(c, side) == letter]
+            if metrics:
+                chosen_by.append(f"{name} ({', '.join(metrics)})")
+        yield f"{text}{mark}", f"{x:.3f}", f"{y:.3f}", "; ".join(chosen_by)
+
+
+def _right_answer(item: Item) -> str:
+    """The right option or the published answer."""
+    if isinstance(item.answer, int):
+        return f"{ascii_uppercase[item.answer]}. {on_one_line(item.choices[item.answer], _TEXT)}"
+    return on_one_line(item.answer, _TEXT)

@@ -1,110 +1,143 @@
-"""The matrix in the terminal, and what a reader must know beside its numbers."""
+"""The matrix of a run: a row per model and precision, a column per headline value.
+
+Also the tables of ``-v``, of the values that a description lists under ``details``.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Sequence
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.catalog import load_measurement
+from harness.descriptions import Column, Metric
 from harness.records.record import Record
-from harness.records.values import base_name
-from harness.report.table import Matrix, Mood, ShownColumn, make_matrix, split_columns
-from harness.suite.models import Suite
+from harness.records.run_file import Run
+from harness.records.values import base_name, qualifier, qualify
+from harness.report.document import Cell, Style, Table, TableColumn
 from harness.verdicts.pairing import is_noise
 
-_STYLES: dict[Mood, str] = {
-    "plain": "",
-    "faint": "dim",
-    "good": "green",
-    "doubtful": "yellow",
-    "bad": "bold red",
-}
+_STYLES: dict[str, Style] = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "doubtful"}
 
 
-def render_matrix(
-    suite: Suite, records: Sequence[Record], width: int = 120, color: bool = False
-) -> str:
-    """One table, or several under each other where ``width`` characters cannot hold all columns."""
-    matrix = make_matrix(suite, records)
-    console = Console(
-        file=io.StringIO(), width=width, force_terminal=color, no_color=not color, highlight=False
-    )
-    unbounded = Console(file=io.StringIO(), width=10_000)
-
-    def fits(columns: Sequence[ShownColumn]) -> bool:
-        return unbounded.measure(_draw(matrix, columns)).maximum <= width
-
-    for number, columns in enumerate(split_columns(matrix, fits)):
-        if number:
-            console.print()
-        console.print(_draw(matrix, columns))
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue().rstrip("\n")
-
-
-def list_notes(records: Iterable[Record]) -> list[str]:
-    """What a reader must know beside the numbers: `list_remarks`, then undecided limits."""
-    records = list(records)
-    undecided = [
-        f"undecided: {verdict.text}"
-        for record in records
-        for verdict in record.verdicts
-        if verdict.verdict == "INCONCLUSIVE"
-    ]
-    return [*list_remarks(records), *dict.fromkeys(undecided)]
-
-
-def list_remarks(records: Iterable[Record]) -> list[str]:
-    """Noise, flags, skips and a metric's own remarks, each once with the places it is about."""
-    notes: dict[str, list[str]] = {}
-    records = list(records)
-    if any(_has_noise(record) for record in records):
-        notes["~ noise: no farther from the reference than the reference from itself"] = []
-    for record in records:
-        where = f"{record.cell.id} {record.measurement}"
-        if record.validity.status in ("flagged", "skipped"):
-            for reason in record.validity.reasons:
-                mark = "* " if record.validity.status == "flagged" else ""
-                notes.setdefault(f"{mark}{record.validity.status}: {reason}", []).append(where)
-        if record.validity.status == "failed" and record.values:
-            notes.setdefault("! finished before the measurement failed", []).append(where)
-        remarks = load_measurement(record.measurement).remarks
-        if record.usable:
-            for remark in remarks(record):
-                notes.setdefault(remark, []).append(where)
-    lines = []
-    for note, places in notes.items():
-        more = f" and {len(places) - 3} more" if len(places) > 3 else ""
-        lines.append(f"{note} ({', '.join(places[:3])}{more})" if places else note)
-    return lines
-
-
-def _has_noise(record: Record) -> bool:
-    """Whether a value that the matrix shows is no larger than the noise."""
-    module = load_measurement(record.measurement)
-    shown = {column.value for column in module.headline}
-    return any(
-        base_name(name) in shown and is_noise(value, module.values[base_name(name)])
-        for name, value in {**record.values, **record.paired}.items()
-    )
-
-
-def _draw(matrix: Matrix, columns: Sequence[ShownColumn]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("cell", no_wrap=True)
-    for column in columns:
-        table.add_column(
-            column.title,
-            justify="right" if column.numbers else "left",
-            no_wrap=True,
-            vertical="bottom",
+def make_matrix(run: Run) -> Table:
+    """Verdicts, then a block per measurement; a reference measured twice has a row ``again``."""
+    rows: dict[str, dict[str, Record]] = {}
+    for record in run.records:
+        name = f"{record.cell.id} again" if record.noise else record.cell.id
+        rows.setdefault(name, {})[record.measurement] = record
+    reference = run.suite.get("reference")
+    verdicts = tuple(_show_verdict(list(row.values()), reference) for row in rows.values())
+    blocks: list[tuple[TableColumn, ...]] = [(TableColumn("verdicts", verdicts, numbers=False),)]
+    for measurement in list_measured(run):
+        own = [row.get(measurement) for row in rows.values()]
+        blocks.append(
+            tuple(
+                TableColumn(title, tuple(_show(record, value, column, reference) for record in own))
+                for title, value, column in _list_columns(load_measurement(measurement), own)
+            )
         )
-    for row, name in enumerate(matrix.names):
-        cells = [column.cells[row] for column in columns]
-        table.add_row(Text(name), *(Text(c.text, style=_STYLES[c.mood]) for c in cells))
-    return table
+    names = TableColumn("cell", tuple(map(Cell, rows)), numbers=False)
+    return Table((names,), tuple(block for block in blocks if block))
+
+
+def make_details(run: Run) -> Iterator[Table]:
+    """Per measurement a table with a row per cell, and one with a row per cell and qualifier.
+
+    Columns without a single number are left out, and so are tables without a column.
+    """
+    for measurement in list_measured(run):
+        described = load_measurement(measurement)
+        own = [r for r in run.records if r.measurement == measurement and r.usable and not r.noise]
+        per = {c for c in described.details if "[" not in c.value and _per(described, c.value)}
+        single = [c for c in described.details if c not in per]
+        yield from _tabulate(measurement, "", single, [(record, "") for record in own])
+        what = next((_per(described, c.value) for c in described.details if c in per), None)
+        qualified = [
+            (record, of)
+            for record in own
+            for of in dict.fromkeys(qualifier(name) for name in record.values if "[" in name)
+        ]
+        columns = [c for c in described.details if c in per]
+        yield from _tabulate(measurement, what or "", columns, qualified)
+
+
+def list_measured(run: Run) -> list[str]:
+    """The run's measurements in the suite's order."""
+    asked = [entry["name"] for entry in run.suite.get("measurements", ())]
+    made = {record.measurement: None for record in run.records}
+    return [*(name for name in asked if name in made), *(n for n in made if n not in asked)]
+
+
+def _tabulate(
+    measurement: str, per: str, columns: Sequence[Column], rows: Sequence[tuple[Record, str]]
+) -> Iterator[Table]:
+    def show(column: Column, record: Record, of: str) -> Cell:
+        found = record.find(qualify(base_name(column.value), of) if of else column.value)
+        if found is None or found.value is None:
+            return Cell("—")
+        return Cell(format(found.value / column.scale, column.format))
+
+    made = [TableColumn(c.title, tuple(show(c, *row) for row in rows)) for c in columns]
+    shown = tuple(column for column in made if any(cell.text != "—" for cell in column.cells))
+    keys = [
+        TableColumn(measurement, tuple(Cell(record.cell.id) for record, _ in rows), numbers=False)
+    ]
+    if per:
+        keys.append(TableColumn(per, tuple(Cell(of.replace("x", "×")) for _, of in rows)))
+    if shown:
+        yield Table(tuple(keys), (shown,))
+
+
+def _per(described: Metric, value: str) -> str | None:
+    return described.values[value].per
+
+
+def _list_columns(
+    described: Metric, records: Iterable[Record | None]
+) -> list[tuple[str, str, Column]]:
+    """Title, value and column of each headline; one per qualifier where a value has any."""
+    own = [record for record in records if record is not None]
+    present = {name for r in own for name in (*r.values, *r.paired)}
+    plain = [c for c in described.headline if c.value in present]
+    if plain:
+        return [(c.title, c.value, c) for c in plain]
+    qualifiers = list(dict.fromkeys(qualifier(n) for r in own for n in r.values if "[" in n))
+    return [
+        (c.title.format(of.replace("x", "×")), qualify(c.value, of), c)
+        for c in described.headline
+        for of in qualifiers
+        if qualify(c.value, of) in present
+    ]
+
+
+def _show(record: Record | None, value: str, column: Column, reference: str | None) -> Cell:
+    if record is None:
+        return Cell("")
+    found, status = record.find(value), record.validity.status
+    # What was finished before a failure is sound and is shown; an invalid number is not.
+    is_part = status == "failed" and found is not None and found.value is not None
+    if not record.usable and not is_part:
+        return Cell(status, "doubtful" if status == "skipped" else "bad")
+    spec = load_measurement(record.measurement).values[base_name(value)]
+    if found is None or found.value is None:
+        is_reference = record.cell.precision == reference and not record.noise
+        return Cell("ref" if spec.paired and is_reference else "—", "faint")
+    mark = {"flagged": "*", "failed": "!"}.get(status, "")
+    text = format(found.value / column.scale, column.format)
+    if column.stderr and found.stderr is not None:
+        text += f" ±{format(found.stderr / column.scale, column.format.lstrip('+'))}"
+    noise = is_noise(found, spec)
+    style: Style = "bad" if is_part else "faint" if noise else "plain"
+    return Cell(f"{'~' if noise else ''}{text}{mark}", style)
+
+
+def _show_verdict(records: Sequence[Record], reference: str | None) -> Cell:
+    outcomes = [v.verdict for r in records for v in r.verdicts]
+    broken = [r.validity.status for r in records if r.validity.status in ("failed", "invalid")]
+    if broken:
+        return Cell(broken[0].upper(), "bad")
+    if outcomes:
+        worst = next(o for o in ("FAIL", "INCONCLUSIVE", "PASS") if o in outcomes)
+        return Cell(f"{worst} {outcomes.count('PASS')}/{len(outcomes)}", _STYLES[worst])
+    if records[0].noise:
+        return Cell("noise floor", "faint")
+    return Cell("reference", "faint") if records[0].cell.precision == reference else Cell("")

@@ -76,8 +76,20 @@ def _count(better: Any, text: str) -> ValueSpec:
 
 
 VALUES = {
-    _STRICT: _share("higher", "right numbers behind '####' (strict-match)", margin=ACC_MARGIN),
-    _FLEXIBLE: _share("higher", "right last numbers (flexible-extract)", margin=ACC_MARGIN),
+    _STRICT: _share(
+        "higher",
+        "right numbers behind '####' (strict-match)",
+        margin=ACC_MARGIN,
+        row="right",
+        answers="answers",
+    ),
+    _FLEXIBLE: _share(
+        "higher",
+        "right last numbers (flexible-extract)",
+        margin=ACC_MARGIN,
+        row="right_flexible",
+        answers="answers_flexible",
+    ),
     "items": ValueSpec("items", None, "items answered"),
     "no_answer": ValueSpec("items", "lower", "answers without any number"),
     "unfinished": ValueSpec("items", "lower", "answers cut off at max_new_tokens"),

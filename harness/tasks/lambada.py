@@ -47,6 +47,7 @@ VALUES = {
         "share of last words that greedy decoding says",
         sampled="items",
         margin=ACC_MARGIN,
+        row="right",
     ),
     "perplexity": ValueSpec(
         "",

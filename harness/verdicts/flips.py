@@ -1,25 +1,21 @@
-"""The harmful-flip ledger: items that A gets right and B wrong, from two records. Pure.
+"""Harmful flips: the items that A answers right and B wrong, from two records. Pure.
 
-A is the reference or the earlier run, B the candidate or the later one. Two best options within
-1e-3 nats on either side are a tie, which batch shape alone can flip: such items stand apart.
+A is the reference or the earlier run, B the candidate or the later one. Where the two best options
+are within 1e-3 nats on either side, the batch size alone can flip the item: such ties are kept
+separate. Which rows of a record say what was right and what was answered, its description says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
+from harness.catalog import load_measurement
 from harness.errors import InputError
 from harness.records.record import Record
 
-# Metric, its row of outcomes and its row of answers.
-_CHOICES = (("acc", "right", "chosen"), ("acc_norm", "right_norm", "chosen_norm"))
-_GENERATED = (
-    ("exact_match", "right", "answers"),
-    ("exact_match_flexible", "right_flexible", "answers_flexible"),
-)
 _PER_ITEM = ("tied", "log_likelihoods", "texts")
 
 
@@ -30,7 +26,7 @@ class Change:
     ``a`` and ``b`` are the letters of the options chosen, or the answers found in what was
     generated; None where there is none or it is not kept. ``margin_a`` is by how many nats A's
     log-likelihood of the right option exceeds that of the option B chose, ``margin_b`` the reverse
-    in B; with acc_norm, which divides by the length first, either may be negative.
+    in B; with a metric that divides by the length first, either may be negative.
     """
 
     metric: str
@@ -45,8 +41,7 @@ class Flip:
     """One item: ``number`` in the record's rows, from 0, and every metric by which it flipped.
 
     ``log_likelihoods_a`` and ``log_likelihoods_b`` hold one per option, in nats, ``text_a`` and
-    ``text_b`` what was generated, shortened. ``shift`` is how far the right answer fell against
-    the one that B gives, or against itself where there is one option, in nats.
+    ``text_b`` what was generated, shortened.
     """
 
     number: int
@@ -59,6 +54,7 @@ class Flip:
 
     @property
     def shift(self) -> float | None:
+        """How far the right answer fell against B's, or by itself where it is the only option."""
         first = self.changes[0]
         if first.margin_a is not None and first.margin_b is not None:
             return first.margin_a + first.margin_b
@@ -69,7 +65,10 @@ class Flip:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of the ``items`` that both sides answered: right in A only, right in B only, ties apart."""
+    """Of the ``items`` that both sides answered: right in A only, right in B only, ties separate.
+
+    ``changed`` counts other answers, right or wrong; None where the answers are not kept.
+    """
 
     metric: str
     items: int
@@ -77,6 +76,7 @@ class Counts:
     beneficial: int
     tied_harmful: int
     tied_beneficial: int
+    changed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,42 +91,46 @@ class Ledger:
     tied: tuple[Flip, ...]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """A metric, its row of outcomes (1, 0, - for an unscored item) and that of answers, or ""."""
+
+    metric: str
+    right: str
+    answers: str
+
+
 def list_flips(a: Record, b: Record) -> Ledger | None:
     """The ledger of one measurement of two cells, or of one cell in two runs.
 
     None for a measurement without right and wrong items. Raises `InputError` where the items of
     the two do not match, or one has none.
     """
-    if "right" not in a.items and "right" not in b.items:
+    rows = _list_rows(a, b)
+    if not rows:
         return None
-    _check_same_items(a, b)
-    rows = _GENERATED if "answers" in a.items else _CHOICES
-    tied = {
-        i for side in (a, b) for i, mark in enumerate(side.items.get("tied", "")) if mark == "1"
-    }
+    _check_same_items(a, b, rows)
+    marks = [side.items.get("tied", "") for side in (a, b)]
+    tied = {i for row in marks for i, mark in enumerate(row) if mark == "1"}
     counts = []
     changes: dict[int, list[Change]] = {}
-    for metric, right, answers in rows:
-        if right not in a.items or right not in b.items:
-            continue
-        pairs = list(zip(a.items[right], b.items[right], strict=True))
-        harmful = [i for i, pair in enumerate(pairs) if pair == ("1", "0")]
-        beneficial = [i for i, pair in enumerate(pairs) if pair == ("0", "1")]
-        counts.append(
-            Counts(
-                metric,
-                sum("-" not in pair for pair in pairs),
-                sum(i not in tied for i in harmful),
-                sum(i not in tied for i in beneficial),
-                sum(i in tied for i in harmful),
-                sum(i in tied for i in beneficial),
-            )
-        )
-        for i in harmful:
-            changes.setdefault(i, []).append(_describe(metric, answers, a.items, b.items, i))
+    for row in rows:
+        if row.right in a.items and row.right in b.items:
+            harmful, counted = _count(row, a.items, b.items, tied)
+            counts.append(counted)
+            for i in harmful:
+                changes.setdefault(i, []).append(_describe(row, a.items, b.items, i))
     subjects = [name for name, n in a.items.get("subjects", {}).items() for _ in range(n)]
     flips = [
-        _make_flip(i, subjects[i] if subjects else None, tuple(found), a.items, b.items)
+        Flip(
+            i,
+            subjects[i] if subjects else None,
+            tuple(found),
+            log_likelihoods_a=_likelihoods(a.items, i),
+            log_likelihoods_b=_likelihoods(b.items, i),
+            text_a=a.items["texts"][i] if "texts" in a.items else None,
+            text_b=b.items["texts"][i] if "texts" in b.items else None,
+        )
         for i, found in changes.items()
     ]
     flips.sort(key=lambda flip: (-(flip.shift or 0.0), flip.number))
@@ -140,26 +144,60 @@ def list_flips(a: Record, b: Record) -> Ledger | None:
     )
 
 
-def _check_same_items(a: Record, b: Record) -> None:
-    """Raise `InputError` where a row of one does not belong to the same item as that of the other.
+def _list_rows(a: Record, b: Record) -> list[_Rows]:
+    """The metrics with a row of right and wrong items on either side; the plain one first."""
+    found = [
+        _Rows(name, spec.row, spec.answers or "")
+        for name, spec in load_measurement(a.measurement).values.items()
+        for side in (a, b)
+        if spec.row and spec.row in side.items and not isinstance(side.items[spec.row], list)
+    ]
+    return sorted(dict.fromkeys(found), key=lambda row: row.right)
 
-    Also where the rows of one record are not as long as each other: it was edited.
+
+def _count(
+    row: _Rows, ours: Mapping[str, Any], theirs: Mapping[str, Any], tied: set[int]
+) -> tuple[list[int], Counts]:
+    """The items that A has right and B wrong, and how many flipped either way."""
+    pairs = list(zip(ours[row.right], theirs[row.right], strict=True))
+    harmful = [i for i, pair in enumerate(pairs) if pair == ("1", "0")]
+    beneficial = [i for i, pair in enumerate(pairs) if pair == ("0", "1")]
+    both = [i for i, pair in enumerate(pairs) if "-" not in pair]
+    changed = None
+    if row.answers in ours and row.answers in theirs:
+        changed = sum(ours[row.answers][i] != theirs[row.answers][i] for i in both)
+    return harmful, Counts(
+        row.metric,
+        len(both),
+        sum(i not in tied for i in harmful),
+        sum(i not in tied for i in beneficial),
+        sum(i in tied for i in harmful),
+        sum(i in tied for i in beneficial),
+        changed,
+    )
+
+
+def _check_same_items(a: Record, b: Record, rows: Sequence[_Rows]) -> None:
+    """Raise `InputError` where the rows of the two do not belong to the same items.
+
+    Also where the rows of one record differ in length: it was edited.
     """
     names = [f"{side.cell.id} {side.measurement}" for side in (a, b)]
+    both = " and ".join(names)
     if a.measurement != b.measurement:
-        raise InputError(f"{names[0]} and {names[1]}: two measurements have no items in common")
+        raise InputError(f"{both}: two measurements have no items in common")
     for side, name in zip((a, b), names, strict=True):
-        if not side.usable or "right" not in side.items:
+        if not side.usable or not any(row.right in side.items for row in rows):
             why = "; ".join(side.validity.reasons) or "no reason was given"
             raise InputError(f"{name} has no items to compare: {side.validity.status}, {why}")
     hashes = [side.protocol.get("items_sha256") for side in (a, b)]
     if hashes[0] != hashes[1]:
         shown = " and ".join(str(one)[:10] for one in hashes)
-        raise InputError(f"{names[0]} and {names[1]} asked different items: items_sha256 {shown}")
+        raise InputError(f"{both} asked different items: items_sha256 {shown}")
     if a.items.get("subjects") != b.items.get("subjects"):
-        raise InputError(f"{names[0]} and {names[1]} asked different items: the subjects differ")
-    n = len(a.items["right"])
-    per_item = {*_PER_ITEM, *(key for row in (*_CHOICES, *_GENERATED) for key in row[1:])}
+        raise InputError(f"{both} asked different items: the subjects differ")
+    n = len(next(a.items[row.right] for row in rows if row.right in a.items))
+    per_item = {*_PER_ITEM, *(key for row in rows for key in (row.right, row.answers) if key)}
     for side, name in zip((a, b), names, strict=True):
         for key in sorted(per_item & side.items.keys()):
             row = side.items[key]
@@ -174,12 +212,14 @@ def _check_same_items(a: Record, b: Record) -> None:
 
 
 def _describe(
-    metric: str, answers: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], number: int
+    row: _Rows, ours: Mapping[str, Any], theirs: Mapping[str, Any], number: int
 ) -> Change:
-    a, b = (side[answers][number] if answers in side else None for side in (ours, theirs))
+    answers = [side.get(row.answers, "") for side in (ours, theirs)]
+    a, b = (found[number] if found else None for found in answers)
     scores_a, scores_b = (_likelihoods(side, number) for side in (ours, theirs))
-    if answers not in ("chosen", "chosen_norm") or a is None or b is None or not scores_a:
-        return Change(metric, a, b)
+    are_letters = all(isinstance(found, str) for found in answers)
+    if not are_letters or a is None or b is None or not scores_a:
+        return Change(row.metric, a, b)
     right, wrong = ascii_uppercase.find(a), ascii_uppercase.find(b)
     if min(right, wrong) < 0 or max(right, wrong) >= min(len(scores_a), len(scores_b)):
         raise InputError(
@@ -187,7 +227,7 @@ def _describe(
             f"{len(scores_b)}; was the run file edited?"
         )
     return Change(
-        metric,
+        row.metric,
         a,
         b,
         margin_a=scores_a[right] - scores_a[wrong],
@@ -195,26 +235,8 @@ def _describe(
     )
 
 
-def _make_flip(
-    number: int,
-    subject: str | None,
-    changes: tuple[Change, ...],
-    ours: Mapping[str, Any],
-    theirs: Mapping[str, Any],
-) -> Flip:
-    texts = (side["texts"][number] if "texts" in side else None for side in (ours, theirs))
-    return Flip(
-        number,
-        subject,
-        changes,
-        _likelihoods(ours, number),
-        _likelihoods(theirs, number),
-        *texts,
-    )
-
-
 def _likelihoods(items: Mapping[str, Any], number: int) -> tuple[float, ...]:
-    """Of each option; of the one word of lambada; empty where there are none."""
+    """One per option; of the right answer alone where there are no options; perhaps empty."""
     found = items["log_likelihoods"][number] if "log_likelihoods" in items else None
     if found is None:
         return ()

@@ -10,10 +10,8 @@ import pytest
 from harness.metrics.speed_ratios import judge_shares, pays_from
 from harness.metrics.throughput import compare, remarks
 from harness.records.record import Record, Value
-from harness.report.matrix import list_notes, render_matrix
-from harness.verdicts.pairing import complete_records
-from tests.report.test_matrix import make_suite
-from tests.support.records import make_record
+from tests.support.records import make_record, make_run
+from tests.support.summaries import finish, make_suite, show_section, show_tables
 
 
 def speeds(precision: str = "fp32", size: float | None = 100, **decode: float) -> Record:
@@ -177,20 +175,20 @@ def test_an_explained_share_is_a_remark() -> None:
 def test_remarks_stand_among_the_notes_with_their_cells() -> None:
     suite = make_suite("throughput")
     records = [speeds("fp32", b1=20.0), speeds("int8", 50, b1=10.0), speeds("nf4", 25, b1=30.0)]
-    assert list_notes(complete_records(suite, records)) == [
+    assert show_section(finish(suite, records), "Notes") == [
         "int8 is smaller than the reference but slower at batch 1 (×0.50); "
         "it pays at no measured batch size (m[int8] throughput)"
     ]
     failed = make_record("throughput", "nf4", status="failed", reasons=("gone",))
-    assert list_notes([failed]) == []
+    assert show_section(make_run(failed), "Notes") == []
 
 
 def test_both_kinds_of_names_are_readable_in_the_matrix() -> None:
     suite = make_suite("throughput")
     records = [speeds(p, **{"b1x64": 20.0, "b8x512": 30.0}) for p in ("fp32", "nf4")]
-    heading = render_matrix(suite, complete_records(suite, records)).split("\n")[:2]
+    heading = show_tables(finish(suite, records))[0][:2]
     titles = [f"{unit} {b}" for unit in ("tok/s", "×ref") for b in ("b1×64", "b8×512")]
     assert [re.split(r"  +", line.strip()) for line in heading] == [
         ["decode", "decode", "decode", "decode"],
-        ["cell", *titles, "verdicts"],
+        ["cell", "verdicts", *titles],
     ]

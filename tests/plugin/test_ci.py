@@ -15,6 +15,8 @@ from tests.report.test_markdown import Page, render, text_of
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import FAST_THROUGHPUT, Outcome, Project, find_records, read_junit
 
+pytestmark = pytest.mark.e2e
+
 # The first limit breaks, the second cannot be decided by one process, the third holds.
 SUITE = f"""name: s
 reference: fp32

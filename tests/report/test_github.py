@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from harness.records.record import Record, Verdict
+from harness.records.run_file import Run
 from harness.report.github import (
     SHOWN,
     SUMMARY_BYTES,
@@ -15,12 +16,12 @@ from harness.report.github import (
     publish,
     write_step_summary,
 )
-from harness.report.markdown import Origin
-from harness.suite.models import Limit, Suite
-from tests.report.test_matrix import make_suite
-from tests.support.records import make_record
+from harness.suite.models import Limit
+from tests.support.records import make_record, make_run
+from tests.support.summaries import make_suite, resolve
 
 ACTIONS = {"GITHUB_ACTIONS": "true"}
+ROOT = Path("/repo")
 
 
 class Command(NamedTuple):
@@ -46,8 +47,9 @@ def parse(line: str) -> Command:
     return Command(kind, properties, message)
 
 
-def suite_with(*limits: Limit, path: str = "/repo/suites/s.yaml") -> Suite:
-    return make_suite("footprint", limits=limits).model_copy(update={"path": Path(path)})
+def of_suite(*limits: Limit, file: str = "suites/s.yaml", records: Any = ()) -> Run:
+    described = resolve(make_suite("footprint", limits=limits), file)
+    return make_run(*records).model_copy(update={"suite": described})
 
 
 def limit(line: int, metric: str = "footprint.size_ratio", **bounds: float) -> Limit:
@@ -76,14 +78,15 @@ def verdict(
 
 
 def annotate(
-    suite: Suite, *records: Record, also_failing: tuple[str, ...] = (), **environ: str
+    run: Run, *records: Record, also_failing: tuple[str, ...] = (), **environ: str
 ) -> list[Command]:
-    lines = format_annotations({**ACTIONS, **environ}, [(suite, records)], also_failing)
+    run = run.model_copy(update={"records": records})
+    lines = format_annotations({**ACTIONS, **environ}, [run], ROOT, also_failing)
     return [parse(line) for line in lines]
 
 
 def test_a_broken_limit_is_an_error_at_its_line_of_the_suite() -> None:
-    suite = suite_with(limit(12, max=1.0))
+    suite = of_suite(limit(12, max=1.0))
     [command] = annotate(suite, judged(verdict()), GITHUB_WORKSPACE="/repo")
     assert command == Command(
         "error",
@@ -97,26 +100,28 @@ def test_a_broken_limit_is_an_error_at_its_line_of_the_suite() -> None:
 
 
 def test_an_undecided_limit_is_a_warning_unless_it_fails_the_run() -> None:
-    suite, record = suite_with(limit(3, max=1.0)), judged(verdict("INCONCLUSIVE"))
+    suite, record = of_suite(limit(3, max=1.0)), judged(verdict("INCONCLUSIVE"))
     assert [c.kind for c in annotate(suite, record)] == ["warning"]
     assert [c.kind for c in annotate(suite, record, also_failing=("INCONCLUSIVE",))] == ["error"]
 
 
 def test_what_passes_and_the_noise_floor_annotate_nothing() -> None:
     noise = make_record("footprint", "fp32", status="failed", noise=True)
-    assert annotate(suite_with(limit(3, max=1.0)), judged(verdict("PASS")), noise) == []
+    assert annotate(of_suite(limit(3, max=1.0)), judged(verdict("PASS")), noise) == []
 
 
 @pytest.mark.parametrize("told", [None, "false", ""])
 def test_outside_github_there_is_nothing(told: str | None) -> None:
     environ = {} if told is None else {"GITHUB_ACTIONS": told}
-    assert format_annotations(environ, [(suite_with(limit(3, max=1.0)), [judged(verdict())])]) == []
+    run = of_suite(limit(3, max=1.0), records=[judged(verdict())])
+    assert format_annotations(environ, [run], ROOT) == []
 
 
 def test_nothing_in_a_text_or_a_path_ends_a_command_early() -> None:
     text = "50 % of a:b, c\r\n::error::forged %0A %25"
-    suite = suite_with(limit(3, max=1.0), path="/repo/a, b:100%/s.yaml")
-    lines = format_annotations(ACTIONS, [(suite, [judged(verdict(text=text))])])
+    records = [judged(verdict(text=text))]
+    run = of_suite(limit(3, max=1.0), file="a, b:100%/s.yaml", records=records)
+    lines = format_annotations(ACTIONS, [run], ROOT)
     [command] = map(parse, lines)
     assert command.message == text
     assert command.properties["file"] == "/repo/a, b:100%/s.yaml"
@@ -126,7 +131,7 @@ def test_nothing_in_a_text_or_a_path_ends_a_command_early() -> None:
 
 
 def test_each_of_two_limits_on_one_value_is_shown_at_its_own_line() -> None:
-    suite = suite_with(limit(7, max=1.0), limit(70, min=0.5))
+    suite = of_suite(limit(7, max=1.0), limit(70, min=0.5))
     commands = annotate(
         suite,
         judged(
@@ -140,19 +145,19 @@ def test_a_limit_on_a_family_is_found_for_each_of_its_values() -> None:
     speed = "throughput.decode_speedup"
     others = limit(1, "throughput.ttft_s", max=1.0), limit(2, f"{speed}[1]", max=1.0)
     commands = annotate(
-        suite_with(*others, limit(3, speed, min=1.0)), judged(verdict(metric=f"{speed}[8]"))
+        of_suite(*others, limit(3, speed, min=1.0)), judged(verdict(metric=f"{speed}[8]"))
     )
     assert [c.properties["line"] for c in commands] == ["3"]
 
 
 def test_a_limit_of_other_cells_lends_no_line() -> None:
-    commands = annotate(suite_with(limit(9, max=1.0)), judged(verdict(), precision="int8"))
+    commands = annotate(of_suite(limit(9, max=1.0)), judged(verdict(), precision="int8"))
     assert [set(c.properties) for c in commands] == [{"file", "title"}]
 
 
 @pytest.mark.parametrize("against", ["threshold", "run"])
 def test_a_regression_is_of_the_suite_and_of_no_limit(against: str) -> None:
-    commands = annotate(suite_with(limit(9, max=1.0)), judged(verdict(against=against)))
+    commands = annotate(of_suite(limit(9, max=1.0)), judged(verdict(against=against)))
     assert [set(c.properties) for c in commands] == [{"file", "title"}]
 
 
@@ -162,7 +167,7 @@ def test_a_cell_that_broke_is_one_error_and_a_skipped_one_only_where_all_is_requ
         for name in ("footprint", "memory")
     ]
     skipped = make_record("footprint", "int8", status="skipped", reasons=("no network",))
-    suite = suite_with()
+    suite = of_suite()
     [command] = annotate(suite, *broken, skipped)
     assert (command.kind, command.message) == ("error", "CUDA out of memory")
     assert command.properties["title"] == "m[nf4] footprint, memory: failed"
@@ -174,12 +179,12 @@ def test_a_cell_that_broke_is_one_error_and_a_skipped_one_only_where_all_is_requ
 
 @pytest.mark.parametrize(("outcome", "kind"), [("FAIL", "error"), ("INCONCLUSIVE", "warning")])
 def test_of_more_than_github_shows_the_last_counts_the_rest(outcome: str, kind: str) -> None:
-    suite = suite_with(limit(3, max=1.0))
+    run = of_suite(limit(3, max=1.0))
     for many in (SHOWN, SHOWN + 1, 25):
         half = judged(*(verdict(outcome, f"number {i}") for i in range(many // 2)))
         rest = judged(*(verdict(outcome, f"number {i}") for i in range(many // 2, many)))
-        runs = [(suite, [half]), (suite, [rest])]
-        commands = [parse(line) for line in format_annotations(ACTIONS, runs)]
+        runs = [run.model_copy(update={"records": (record,)}) for record in (half, rest)]
+        commands = [parse(line) for line in format_annotations(ACTIONS, runs, ROOT)]
         assert len(commands) == SHOWN
         assert {command.kind for command in commands} == {kind}
         last = commands[-1].message
@@ -189,7 +194,7 @@ def test_of_more_than_github_shows_the_last_counts_the_rest(outcome: str, kind: 
 
 def test_errors_and_warnings_are_counted_apart() -> None:
     record = judged(*[verdict("FAIL")] * 12, *[verdict("INCONCLUSIVE")] * 12)
-    kinds = [command.kind for command in annotate(suite_with(limit(3, max=1.0)), record)]
+    kinds = [command.kind for command in annotate(of_suite(limit(3, max=1.0)), record)]
     assert kinds == ["error"] * SHOWN + ["warning"] * SHOWN
 
 
@@ -246,20 +251,21 @@ def test_a_summary_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_every_run_is_published_and_a_warning_is_told_once(tmp_path: Path) -> None:
-    suite = suite_with(limit(3, max=1.0))
-    origin = Origin("cpu", "x.json", "a78832358e", False)
-    runs = [(suite, [judged(verdict(text=text))], origin) for text in ("first", "second")]
+    runs = [
+        (of_suite(limit(3, max=1.0), records=[judged(verdict(text=text))]), "x.json")
+        for text in ("first", "second")
+    ]
     path = tmp_path / "summary.md"
-    lines = publish({**ACTIONS, "GITHUB_STEP_SUMMARY": str(path)}, runs)
+    lines = publish({**ACTIONS, "GITHUB_STEP_SUMMARY": str(path)}, runs, ROOT)
     assert [parse(line).message for line in lines] == ["first", "second"]
     written = path.read_text(encoding="utf-8")
     assert written.count("## precision-harness: s") == 2
     assert written.index("- first") < written.index("- second")
-    warning, *annotations = publish({**ACTIONS, "GITHUB_STEP_SUMMARY": str(tmp_path)}, runs)
+    warning, *annotations = publish({**ACTIONS, "GITHUB_STEP_SUMMARY": str(tmp_path)}, runs, ROOT)
     assert warning.startswith("warning: no job summary")
     assert annotations == lines
 
 
 def test_elsewhere_nothing_is_even_computed() -> None:
     runs = (1 / 0 for _ in "x")
-    assert publish({}, runs) == []  # type: ignore[arg-type]
+    assert publish({}, runs, ROOT) == []  # type: ignore[arg-type]

@@ -1,41 +1,24 @@
-"""The matrix: a row per cell, the numbers beside the reference, and what a reader must know."""
+"""The summary in a terminal: a row per cell, tables of -v, and what a reader must know."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.catalog import load_measurement, load_precision
 from harness.records.record import Record, Verdict
-from harness.report.matrix import list_notes, render_matrix
-from harness.suite.models import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
-from harness.verdicts.pairing import complete_records
-from tests.support.records import make_record
-
-PRECISIONS = ("fp32", "int8", "nf4")
-
-
-def make_suite(*measurements: str, limits: tuple[Limit, ...] = ()) -> Suite:
-    required = {"perplexity": {"text": {"path": "x.txt"}}}
-    return Suite(
-        name="s",
-        reference="fp32",
-        models=(ModelSpec(name="m", source="a/b"),),
-        precisions=tuple(
-            PrecisionSpec(name=name, use=name, options=load_precision(name).options())
-            for name in PRECISIONS
-        ),
-        measurements=tuple(
-            MeasurementSpec(
-                name=name, options=load_measurement(name).options(**required.get(name, {}))
-            )
-            for name in measurements
-        ),
-        limits=limits,
-        path=Path("/s.yaml"),
-    )
+from harness.records.run_file import Run
+from harness.suite.models import Limit, Suite
+from tests.support.records import make_record, make_run
+from tests.support.summaries import (
+    PRECISIONS,
+    RUN_FILE,
+    finish,
+    make_suite,
+    show,
+    show_section,
+    show_tables,
+)
 
 
 def limit(metric: str, maximum: float) -> Limit:
@@ -58,140 +41,199 @@ def speed(precision: str, **decode: float) -> Record:
 SIZES = [footprint("fp32", 1_000_000), footprint("int8", 300_000), footprint("nf4", 200_000)]
 
 
-def render(suite: Suite, records: list[Record], width: int = 120) -> list[str]:
-    text = render_matrix(suite, complete_records(suite, records), width=width)
-    lines = text.split("\n")
-    assert all(len(line) <= width for line in lines)
+def matrix(suite: Suite, records: list[Record], width: int = 120) -> list[str]:
+    """The lines of a summary that has a single table."""
+    [lines] = show_tables(finish(suite, records), width)
     return lines
-
-
-def words(line: str) -> list[str]:
-    return line.split()
 
 
 def test_a_row_per_cell_with_the_reference_marked() -> None:
     suite = make_suite("footprint", limits=(limit("footprint.size_ratio", 0.25),))
-    heading, *rows = render(suite, SIZES)
+    heading, *rows = matrix(suite, SIZES)
     assert heading.split("  ")[0] == "cell"
-    assert words(heading) == ["cell", "weights", "MB", "×ref", "bits/w", "verdicts"]
-    assert [words(row) for row in rows] == [
-        ["m[fp32]", "1.00", "ref", "32.00", "reference"],
-        ["m[int8]", "0.30", "0.300", "9.60", "FAIL", "0/1"],
-        ["m[nf4]", "0.20", "0.200", "6.40", "PASS", "1/1"],
+    assert heading.split() == ["cell", "verdicts", "weights", "MB", "×ref", "bits/w"]
+    assert [row.split() for row in rows] == [
+        ["m[fp32]", "reference", "1.00", "ref", "32.00"],
+        ["m[int8]", "FAIL", "0/1", "0.30", "0.300", "9.60"],
+        ["m[nf4]", "PASS", "1/1", "0.20", "0.200", "6.40"],
     ]
+    ends = {len(row) for row in rows}
+    assert len(ends) == 1, "numbers are aligned to the right"
 
 
-def test_columns_line_up() -> None:
-    lines = render(make_suite("footprint"), SIZES)
-    ends = {
-        line.index(number) + len(number)
-        for line, number in zip(lines[1:], ("32.00", "9.60", "6.40"))
-    }
-    assert len(ends) == 1
+def test_it_begins_with_counts_and_origin_and_ends_with_the_run_file() -> None:
+    suite = make_suite("footprint", limits=(limit("footprint.size_ratio", 0.25),))
+    lines = show(finish(suite, SIZES)).split("\n")
+    assert lines[:2] == [
+        "1 FAIL, 1 PASS; 3 measurements",
+        "cpu (An_Intel_CPU), torch 2.13.0+cpu; reference fp32; commit abcdef1234",
+    ]
+    assert lines[-1] == f"run file: {RUN_FILE}"
+
+
+def test_measurements_keep_the_suite_s_order_and_an_older_file_that_of_its_records() -> None:
+    records = [speed("nf4", b1=15.0), SIZES[2]]
+    heading = matrix(make_suite("footprint", "throughput"), records)[1]
+    assert heading.index("weights") < heading.index("tok/s")
+    [lines] = show_tables(make_run(*records))
+    assert lines[1].index("tok/s") < lines[1].index("weights")
 
 
 def test_batch_sizes_have_columns_of_their_own() -> None:
     records = [speed("fp32", b1=10.0, b8=40.0), speed("nf4", b1=15.0, b8=30.0)]
-    text = "\n".join(render(make_suite("throughput"), records))
+    lines = matrix(make_suite("throughput"), records)
     for heading in ("tok/s b1", "tok/s b8", "×ref b1", "×ref b8"):
-        assert heading in text
-    row = next(words(line) for line in text.split("\n") if line.startswith("m[nf4]"))
-    assert row == ["m[nf4]", "12,346", "12,346", "15.0", "30.0", "1.50", "0.75"]
+        assert heading in lines[1]
+    assert lines[-1].split() == ["m[nf4]", "12,346", "12,346", "15.0", "30.0", "1.50", "0.75"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_what_does_not_fit_goes_into_further_tables(width: int) -> None:
     suite = make_suite("footprint", "throughput", limits=(limit("footprint.size_ratio", 1.0),))
     records = [*SIZES, *(speed(p, b1=10.0, b8=40.0) for p in PRECISIONS)]
-    lines = render(suite, records, width)
-    tables = "\n".join(lines).split("\n\n")
+    tables = show_tables(finish(suite, records), width)
     assert len(tables) > 1
     for table in tables:
-        assert [words(line)[0] for line in table.split("\n")[-3:]] == [
-            "m[fp32]",
-            "m[int8]",
-            "m[nf4]",
-        ]
-    assert "…" not in "\n".join(lines)
-    assert sum("verdicts" in table for table in tables) == 1
-    assert "verdicts" in tables[-1]
-    whole = render(suite, records, 200)
-    assert sorted(words("\n".join(lines)), key=str).count("12,346") == 6
-    assert "\n\n" not in "\n".join(whole)
+        assert all(len(line) <= width for line in table)
+        assert [line.split()[0] for line in table[-3:]] == ["m[fp32]", "m[int8]", "m[nf4]"]
+    drawn = "\n".join("\n".join(table) for table in tables)
+    assert "…" not in drawn
+    assert ["verdicts" in table[0] + table[1] for table in tables] == [True] + [False] * (
+        len(tables) - 1
+    )
+    assert drawn.split().count("12,346") == 6
+    assert len(show_tables(finish(suite, records), 200)) == 1
 
 
 @pytest.mark.parametrize("status", ["failed", "invalid", "skipped"])
 def test_a_cell_without_numbers_says_why_in_their_place(status: str) -> None:
     broken = make_record("footprint", "nf4", status=status, reasons=("why",))
-    *_, row = render(make_suite("footprint"), [*SIZES[:2], broken])
-    last = [] if status == "skipped" else [status.upper()]
-    assert words(row) == ["m[nf4]", status, status, status, *last]
+    *_, row = matrix(make_suite("footprint"), [*SIZES[:2], broken])
+    verdict = [] if status == "skipped" else [status.upper()]
+    assert row.split() == ["m[nf4]", *verdict, status, status, status]
 
 
 def test_a_measurement_that_a_cell_lacks_is_left_blank() -> None:
     suite = make_suite("footprint", "throughput")
-    lines = render(suite, [*SIZES, speed("nf4", b1=15.0)])
-    assert words(lines[-1]) == ["m[nf4]", "0.20", "0.200", "6.40", "12,346", "15.0"]
-    assert words(lines[-2]) == ["m[int8]", "0.30", "0.300", "9.60"]
+    lines = matrix(suite, [*SIZES, speed("nf4", b1=15.0)])
+    assert lines[-1].split() == ["m[nf4]", "0.20", "0.200", "6.40", "12,346", "15.0"]
+    assert lines[-2].split() == ["m[int8]", "0.30", "0.300", "9.60"]
 
 
 def test_without_its_reference_a_ratio_is_a_dash() -> None:
-    lines = render(make_suite("footprint"), [SIZES[0], make_record("footprint", "int8"), SIZES[2]])
-    assert words(lines[-2]) == ["m[int8]", "—", "—", "—"]
+    lines = matrix(make_suite("footprint"), [SIZES[0], make_record("footprint", "int8"), SIZES[2]])
+    assert lines[-2].split() == ["m[int8]", "—", "—", "—"]
 
 
-def test_the_worst_verdict_is_shown_with_how_many_pass() -> None:
-    def record(*outcomes: str) -> Record:
-        verdicts = tuple(
-            Verdict(verdict=o, metric="x", bound="max 1", value=None, text=f"text {o}")  # type: ignore[arg-type]
-            for o in outcomes
-        )
-        return SIZES[2].model_copy(update={"verdicts": verdicts})
+def with_verdicts(*outcomes: str) -> Run:
+    verdicts = tuple(
+        Verdict(verdict=o, metric="x", bound="max 1", value=None, text=f"text {o}")  # type: ignore[arg-type]
+        for o in outcomes
+    )
+    run = finish(make_suite("footprint"), SIZES[2:])
+    record = run.records[0].model_copy(update={"verdicts": verdicts})
+    return run.model_copy(update={"records": (record,)})
 
-    for outcomes, shown in (
+
+@pytest.mark.parametrize(
+    ("outcomes", "shown"),
+    [
         (("PASS", "FAIL", "INCONCLUSIVE"), "FAIL 1/3"),
         (("PASS", "PASS", "INCONCLUSIVE"), "INCONCLUSIVE 2/3"),
         (("PASS", "PASS"), "PASS 2/2"),
-    ):
-        text = render_matrix(make_suite("footprint"), [record(*outcomes)])
-        assert text.endswith(shown)
+    ],
+)
+def test_the_worst_verdict_is_shown_with_how_many_pass(
+    outcomes: tuple[str, ...], shown: str
+) -> None:
+    run = with_verdicts(*outcomes)
+    assert show_tables(run)[0][1].startswith(f"m[nf4]  {shown}  ")
+    assert show_section(run, "Failed") == ["text FAIL"] * ("FAIL" in outcomes)
+    assert show_section(run, "Undecided") == ["text INCONCLUSIVE"] * ("INCONCLUSIVE" in outcomes)
 
 
-def test_color_is_used_only_where_asked_for() -> None:
-    suite = make_suite("footprint")
-    assert "\x1b[" not in render_matrix(suite, SIZES)
-    assert "\x1b[" in render_matrix(suite, SIZES, color=True)
+def test_colour_is_used_only_where_asked_for() -> None:
+    run = finish(make_suite("footprint"), SIZES)
+    assert "\x1b[" not in show(run)
+    assert "\x1b[" in show(run, colour=True)
 
 
-def test_notes_tell_flags_skips_and_undecided_limits_once() -> None:
-    undecided = Verdict(
-        verdict="INCONCLUSIVE",
-        metric="x",
-        bound="max 1",
-        value=None,
-        text="m[nf4] cannot be judged",
-    )
+def test_nothing_in_a_record_acts_on_the_terminal() -> None:
+    records = [
+        make_record("footprint", "\x1b[2J\u202e", values={"total_bytes": 1}),
+        make_record("memory", status="failed", reasons=("first\n::error::owned\x07",)),
+    ]
+    text = show(make_run(*records))
+    assert not {"\x1b", "\u202e", "\x07"} & set(text)
+    assert r"m[\x1b[2J\u202e]" in text
+    assert not any(line.startswith("::") for line in text.split("\n"))
+
+
+def test_notes_say_flags_and_skips_once_with_their_places() -> None:
     records = [
         *(make_record("memory", p, status="flagged", reasons=("no peak",)) for p in PRECISIONS),
         make_record("memory", "fp4", status="flagged", reasons=("no peak", "slow")),
         make_record("mmlu", "nf4", status="skipped", reasons=("no network",)),
-        make_record("mmlu", "int8", status="failed", reasons=("is told elsewhere",)),
-        SIZES[2].model_copy(update={"verdicts": (undecided,)}),
-        SIZES[0],
+        make_record("mmlu", "int8", status="failed", reasons=("listed as failed",)),
     ]
-    assert list_notes(records) == [
+    run = make_run(*records, remarks=("interrupted: 6 of 7 measurements made",))
+    assert show_section(run, "Notes") == [
+        "interrupted: 6 of 7 measurements made",
         "* flagged: no peak (m[fp32] memory, m[int8] memory, m[nf4] memory and 1 more)",
         "* flagged: slow (m[fp4] memory)",
         "skipped: no network (m[nf4] mmlu)",
-        "undecided: m[nf4] cannot be judged",
     ]
-    assert list_notes(SIZES) == []
+    assert show_section(run, "Failed") == ["m[int8] mmlu failed: listed as failed"]
+    assert show_section(make_run(*SIZES), "Notes") == []
 
 
-def test_a_flagged_number_is_marked_where_it_stands() -> None:
-    suite = make_suite("footprint")
+def test_a_flagged_number_is_marked() -> None:
     fine = make_record("footprint", "fp32", values={"total_bytes": 4_000_000})
     odd = make_record("footprint", "nf4", values={"total_bytes": 1_000_000}, status="flagged")
-    text = render_matrix(suite, [fine, odd])
-    assert "4.00 " in text
+    text = show(make_run(fine, odd))
+    assert "4.00\n" in text
     assert "1.00*" in text
+
+
+# The tables of -v
+
+
+def test_details_have_a_table_per_cell_and_one_per_cell_and_batch_size() -> None:
+    shared = {"load_s": 1.25, "load_quantise_s": None}
+    timed = {"ttft_s[1]": 0.0125, "ttft_s[8]": 1.5, "mbu[1]": 0.5, "mbu[8]": None}
+    records = [
+        make_record("throughput", "fp32", values={**shared, **timed}),
+        make_record("throughput", "nf4", values={"load_s": 2.0, "ttft_s[1]": 0.02}),
+    ]
+    _, cells, batches = show_tables(make_run(*records), details=True)
+    assert cells == [
+        "            load",
+        "throughput     s",
+        "m[fp32]     1.25",
+        "m[nf4]      2.00",
+    ]
+    assert batches == [
+        "                            TTFT",
+        "throughput  batch size        ms   MBU",
+        "m[fp32]              1     12.50  0.50",
+        "m[fp32]              8  1,500.00     —",
+        "m[nf4]               1     20.00     —",
+    ]
+
+
+def test_a_value_of_a_named_card_is_a_column_of_the_details() -> None:
+    values = {"weights_bytes": 5e6, "largest_context[8GB]": 2048, "largest_batch[24GB]": 7}
+    _, lines = show_tables(make_run(make_record("memory", values=values)), details=True)
+    assert [line.split() for line in lines] == [
+        ["weights", "context", "batch"],
+        ["memory", "MB", "on", "8GB", "on", "24GB"],
+        ["m[fp32]", "5.0", "2,048", "7"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [(5e6, "failed"), (None, "ok")], ids=["failed", "unavailable"]
+)
+def test_what_has_no_number_has_no_details(value: Any, status: str) -> None:
+    record = make_record("memory", values={"weights_bytes": value}, status=status)
+    assert len(show_tables(make_run(record), details=True)) == 1

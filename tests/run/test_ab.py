@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from harness.records.record import Record, Value
-from harness.report.ab import render_ratios
+from harness.report.ab import show_ratios
+from harness.report.terminal import write_terminal
 from harness.run.ab import (
     Plan,
     Sample,
@@ -238,7 +239,8 @@ def test_the_better_side_is_named_only_where_the_interval_leaves_one_out() -> No
         steady, erratic = 1 + pair / 100, 1.0 + pair % 2
         samples += [sample(pair, "A", rate=10 * steady, time=erratic)]
         samples += [sample(pair, "B", rate=12 * steady, time=3 - erratic)]
-    lines = render_ratios(plan, compare_sides(samples), ["a note"], 6).splitlines()
+    shown = show_ratios(plan, compare_sides(samples), ["a note"], 6)
+    lines = write_terminal(shown).splitlines()
     assert next(line for line in lines if line.startswith("rate")).endswith("B")
     assert next(line for line in lines if line.startswith("time")).endswith("—")
     assert lines[-1] == "a note"
@@ -252,7 +254,8 @@ def test_a_single_whole_pair_is_counted_and_has_no_ratio() -> None:
     )  # fmt: skip
     samples = [sample(0, "A", rate=10.0), sample(0, "B", rate=12.0), sample(1, "B", rate=12.0)]
     assert count_pairs(samples) == 1
-    text = render_ratios(plan, compare_sides(samples), [], count_pairs(samples))
+    shown = show_ratios(plan, compare_sides(samples), [], count_pairs(samples))
+    text = write_terminal(shown)
     assert "no ratio: an interval needs 2 whole pairs" in text
     assert "1 of 4 pairs of fresh processes" in text
     assert "warning" not in text

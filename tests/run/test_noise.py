@@ -13,12 +13,11 @@ from harness.descriptions import OptionsBase, vary_batch
 from harness.metrics.choice_values import CHOICE_VALUES
 from harness.records.record import Record, Value
 from harness.records.run_file import read_run
-from harness.report.flips import find_worst, render_flips
-from harness.report.matrix import list_notes, render_matrix
 from harness.verdicts.pairing import complete_records, is_noise
 from tests.support.projects import Project
-from tests.support.records import make_record
+from tests.support.records import make_record, make_run
 from tests.support.suite_files import check_marked, suite_text
+from tests.support.summaries import finish, show_section, show_tables
 from tests.verdicts.test_pairing import make_suite
 
 
@@ -76,17 +75,17 @@ def test_without_a_second_reference_there_is_no_floor() -> None:
 
 
 def test_the_matrix_shows_the_floor_and_marks_what_is_beneath() -> None:
-    records = complete(REFERENCE, AGAIN, perplexity("nf4", 1.0005))
-    lines = render_matrix(make_suite(), records).splitlines()
+    run = finish(make_suite(), [REFERENCE, AGAIN, perplexity("nf4", 1.0005)])
+    [lines] = show_tables(run)
     again, candidate = (next(x for x in lines if name in x) for name in ("fp32] again", "nf4"))
     assert "1.0010" in again
     assert "noise floor" in again
     assert "~1.0005" in candidate
-    assert "~ noise: no farther from the reference than the reference from itself" in list_notes(
-        records
+    assert "~ noise: no farther from the reference than the reference from itself" in show_section(
+        run, "Notes"
     )
-    wider = complete(REFERENCE, AGAIN, perplexity("nf4", 1.2))
-    assert "~" not in render_matrix(make_suite(), wider)
+    wider = finish(make_suite(), [REFERENCE, AGAIN, perplexity("nf4", 1.2)])
+    assert "~" not in "".join(show_tables(wider)[0])
 
 
 class _Batches(OptionsBase):
@@ -117,19 +116,23 @@ def test_the_table_of_changed_answers() -> None:
     candidate = make_record(
         "mmlu",
         "nf4",
-        items={"right": "00111110", "chosen": "BBAAAAAC", "subjects": subjects},
+        items={
+            "right": "00111110",
+            "chosen": "BBAAAAAC",
+            "tied": "10000000",
+            "subjects": subjects,
+        },
         values={"items": 8, "ties": 1},
     )
-    _, compared = complete(reference, candidate)
-    assert find_worst(compared) == [("rivers", 0.5), ("kings", 0.5)]
-    text = render_flips([reference, compared])
-    assert "m[nf4] mmlu" in text
-    assert text.splitlines()[1].split()[2:] == [
-        *["8", "37.5%", "3", "0", "1"],
+    _, lines = show_tables(finish(make_suite(), [reference, candidate]))
+    assert lines[1].split() == [
+        *["m[nf4]", "mmlu", "8", "37.5%", "3", "0", "1"],
         *["rivers", "50.0,", "kings", "50.0"],
     ]
-    assert "m[fp32]" not in text
-    assert render_flips([reference]) == ""
+    assert len(lines) == 2
+    _, narrow = show_tables(finish(make_suite(), [reference, candidate]), width=100)
+    assert "worst" not in narrow[0]
+    assert len(show_tables(make_run(reference))) == 1
 
 
 def test_noise_takes_a_reference(tmp_path: Path) -> None:

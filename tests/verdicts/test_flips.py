@@ -13,8 +13,11 @@ import pytest
 from harness.errors import InputError
 from harness.records.questions import Item, keep_questions
 from harness.records.record import Record
-from harness.report.ledger import describe_ledger, render_flips_ledger
+from harness.report.document import Document
+from harness.report.ledger import describe_ledger, make_ledger
+from harness.report.markdown import write_markdown
 from harness.report.plain import CUT, clean, shorten
+from harness.report.terminal import write_terminal
 from harness.verdicts.flips import Change, Counts, Flip, Ledger, list_flips
 from tests.support.projects import ROOT, Project, find_records
 from tests.support.records import make_record
@@ -24,11 +27,13 @@ LONG = "Long " + "x " * 450 + "end?"
 QUIZ = ROOT / "harness/builtin/tiny-world/quiz/test"
 
 
-def choice_record(precision: str, answers: str, gold: str, **items: Any) -> Record:
+def choice_record(
+    precision: str, answers: str, gold: str, task: str = "mmlu", **items: Any
+) -> Record:
     """``answers`` chosen where ``gold`` is right; ``-`` is an item that was not scored."""
     right = "".join("-" if a == "-" else "01"[a == g] for a, g in zip(answers, gold, strict=True))
     rows = {"chosen": answers, "right": right, "subjects": {"s": len(gold)}, **items}
-    return make_record("mmlu", precision, protocol=HASH, items=rows)
+    return make_record(task, precision, protocol=HASH, items=rows)
 
 
 def ledger_of(a: Record, b: Record) -> Ledger:
@@ -52,8 +57,8 @@ def test_harmful_flips_are_those_right_in_a_and_wrong_in_b() -> None:
     assert [flip.number for flip in ledger.harmful] == [0, 3]
     assert ledger.harmful[0] == Flip(0, "s", (Change("acc", "A", "B"),))
     # Items that either side left out are in no count: 4 and 5 here.
-    assert ledger.counts == (Counts("acc", 4, 2, 1, 0, 0),)
-    assert ledger_of(b, a).counts == (Counts("acc", 4, 1, 2, 0, 0),)
+    assert ledger.counts == (Counts("acc", 4, 2, 1, 0, 0, changed=3),)
+    assert ledger_of(b, a).counts == (Counts("acc", 4, 1, 2, 0, 0, changed=3),)
 
 
 def test_margins_and_shift_are_differences_of_log_likelihoods() -> None:
@@ -82,17 +87,23 @@ def test_ties_of_either_side_stand_apart_and_are_counted_apart() -> None:
     ledger = ledger_of(a, b)
     assert [flip.number for flip in ledger.harmful] == [2]
     assert [flip.number for flip in ledger.tied] == [0, 1]
-    assert ledger.counts == (Counts("acc", 6, 1, 2, 2, 1),)
+    assert ledger.counts == (Counts("acc", 6, 1, 2, 2, 1, changed=6),)
 
 
 def normed_pair() -> tuple[Record, Record]:
     """Item 0 is lost by acc, 1 by acc_norm, 2 by both with another wrong answer, 3 by neither."""
     gold = "AAAA"
     first = choice_record(
-        "fp32", gold, gold, chosen_norm=gold, right_norm="1111", log_likelihoods=[[-2, -3, -4]] * 4
+        "fp32",
+        gold,
+        gold,
+        "hellaswag",
+        chosen_norm=gold,
+        right_norm="1111",
+        log_likelihoods=[[-2, -3, -4]] * 4,
     )
     second = choice_record(
-        "nf4", "BABA", gold, chosen_norm="ACCA", right_norm="1001",
+        "nf4", "BABA", gold, "hellaswag", chosen_norm="ACCA", right_norm="1001",
         log_likelihoods=[[-4, -3, -5], [-3, -4, -5], [-4, -3, -5], [-2, -3, -4]],
     )  # fmt: skip
     return first, second
@@ -128,8 +139,8 @@ def test_generated_answers_are_shown_as_they_are_in_the_order_of_the_data() -> N
     b = gsm8k_record("nf4", ["70", "8", None], "010")
     ledger = ledger_of(a, b)
     assert ledger.counts == (
-        Counts("exact_match", 3, 2, 0, 0, 0),
-        Counts("exact_match_flexible", 3, 0, 0, 0, 0),
+        Counts("exact_match", 3, 2, 0, 0, 0, changed=2),
+        Counts("exact_match_flexible", 3, 0, 0, 0, 0, changed=0),
     )
     assert ledger.harmful == (
         Flip(0, None, (Change("exact_match", "7", "70"),), (), (), "fp32 says 7", "nf4 says 70"),
@@ -156,8 +167,8 @@ def test_one_word_falls_against_itself() -> None:
 def test_a_measurement_without_right_and_wrong_has_no_ledger() -> None:
     record = make_record("perplexity", items={"chunk_nll": [1.0]})
     assert list_flips(record, record) is None
-    assert render_flips_ledger(record, record, nothing, nothing, 3) == ""
-    assert render_flips_ledger(record, record, nothing, nothing, 3, "json") == "null"
+    assert make_ledger(record, record, nothing, nothing, 3) is None
+    assert describe_ledger(record, record, nothing, nothing, 3) is None
 
 
 BASE = choice_record("fp32", "AAA", "AAA", log_likelihoods=[[-1.0, -2.0]] * 3, tied="000")
@@ -193,14 +204,25 @@ def test_items_that_do_not_match_are_refused_and_a_report_says_why(
 ) -> None:
     with pytest.raises(InputError, match=message) as refusal:
         list_flips(BASE, other)
-    text = render_flips_ledger(BASE, other, nothing, nothing, 3)
-    assert text == f"no ledger of flips: {refusal.value}"
+    assert show(BASE, other, nothing, nothing, 3) == f"No ledger of flips: {refusal.value}"
     described = describe_ledger(BASE, other, nothing, nothing, 3)
     assert described is not None
     assert described["unavailable"] == str(refusal.value)
 
 
 # How they are shown
+
+
+def show(a: Record, b: Record, read_a: Any, read_b: Any, limit: int, **more: Any) -> str:
+    section = make_ledger(a, b, read_a, read_b, limit, **more)
+    assert section is not None
+    return write_terminal(Document("", (section,)))
+
+
+def show_markdown(a: Record, b: Record, read_a: Any, read_b: Any, limit: int) -> str:
+    section = make_ledger(a, b, read_a, read_b, limit)
+    assert section is not None
+    return write_markdown(Document("", (section,)))
 
 
 @pytest.fixture
@@ -220,10 +242,11 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Record, Recor
 
 def test_text_shows_question_options_and_who_chose_what(pair: Any) -> None:
     a, b, read = pair
-    text = render_flips_ledger(a, b, read, nothing, 2, sides=("fp32", "nf4"))
+    text = show(a, b, read, nothing, 2, sides=("fp32", "nf4"))
     assert text.splitlines()[:4] == [
         "m[fp32] → m[nf4] mmlu: right in fp32, wrong in nf4",
-        "acc: 2 of 3 items, 0 the other way; ties apart: 1 and 0",
+        "acc (share of items right; [subject]: of one): 2 of 3 items, 0 the other way; ties, "
+        "counted separately: 1 and 0",
         "",
         "1. s/1, moved by 2.000 nats",
     ]
@@ -236,11 +259,11 @@ def test_text_shows_question_options_and_who_chose_what(pair: Any) -> None:
         "   acc: fp32 says A (1.000 nats over B), nf4 says B (0.500 nats over A)",
         "   First?",
         "   Is *it*?",
-        "                      fp32        nf4",
-        "   ✓ A. one 0       -1.000     -2.000  ← fp32 (acc)",
-        "     B. two | 0     -2.000     -1.500  ← nf4 (acc)",
+        "   option        fp32     nf4  chosen by",
+        "   A. one 0 ✓  -1.000  -2.000  fp32 (acc)",
+        "   B. two | 0  -2.000  -1.500  nf4 (acc)",
         "",
-        "ties, which batch shape alone can flip:",
+        "ties, which the batch size alone can flip:",
     ]
     assert text.index("ties, which") < text.index("1. s/2, moved by 0.500 nats")
     assert "\x1b" not in text
@@ -249,30 +272,32 @@ def test_text_shows_question_options_and_who_chose_what(pair: Any) -> None:
 
 def test_what_is_not_shown_is_counted(pair: Any) -> None:
     a, b, read = pair
-    assert "… 1 more; --flips 2 shows all" in render_flips_ledger(a, b, read, read, 1)
-    counts = render_flips_ledger(a, b, read, read, 0)
+    assert "… 1 more; --flips 2 shows all" in show(a, b, read, read, 1)
+    counts = show(a, b, read, read, 0)
     assert "2 of 3 items" in counts
     assert "s/1" not in counts
-    assert "more" not in render_flips_ledger(a, b, read, read, 2)
+    assert "more" not in show(a, b, read, read, 2)
 
 
-def test_markdown_is_a_table_of_escaped_cells(pair: Any) -> None:
+def test_markdown_has_an_escaped_table_of_options_per_item(pair: Any) -> None:
     a, b, read = pair
-    lines = render_flips_ledger(a, b, read, read, 5, "md").splitlines()
-    table = [line for line in lines if line.startswith("| ")]
-    assert lines[0] == r"#### m\[fp32\] → m\[nf4\] mmlu: right in run A, wrong in run B"
-    assert table[0] == "| item | question | right answer | run A | run B | nats moved |"
-    assert table[3] == (
-        r"| s/0 | First? Is \*it\*? | A. one 0 | A. one 0 (acc): A -1.000, B -2.000 "
-        r"| B. two \| 0 (acc): A -2.000, B -1.500 | 1.500 |"
-    )
-    assert len(table) == 2 + 2 + 2 + 1
+    lines = show_markdown(a, b, read, read, 5).splitlines()
+    assert lines[0] == r"### m\[fp32\] → m\[nf4\] mmlu: right in run A, wrong in run B"
+    entry = lines.index(r"**2\. s/0, moved by 1.500 nats**")
+    assert lines[entry + 4 : entry + 10] == [
+        r"First?<br>Is \*it\*?",
+        "",
+        "| option | run A | run B | chosen by |",
+        "| :-- | --: | --: | :-- |",
+        "| A. one 0 ✓ | -1.000 | -2.000 | run A (acc) |",
+        r"| B. two \| 0 | -2.000 | -1.500 | run B (acc) |",
+    ]
     assert "\x1b" not in "".join(lines)
 
 
-def test_json_holds_everything_whole(pair: Any) -> None:
+def test_plain_data_hold_everything_whole(pair: Any) -> None:
     a, b, read = pair
-    found = json.loads(render_flips_ledger(a, b, nothing, read, 1, "json"))
+    found = json.loads(json.dumps(describe_ledger(a, b, nothing, read, 1)))
     assert (found["unavailable"], found["questions_unavailable"]) == (None, None)
     assert found["counts"][0]["harmful"] == 2
     (flip,) = found["harmful"]
@@ -285,28 +310,25 @@ def test_json_holds_everything_whole(pair: Any) -> None:
     assert found["tied"][0]["question"] == "\x1b[31mRed?"
 
 
-@pytest.mark.parametrize("form", ["text", "md", "json"])
-def test_without_questions_the_numbers_stand_and_it_says_what_is_missing(
-    pair: Any, form: Any
-) -> None:
+def test_without_questions_the_numbers_are_shown_and_what_is_missing(pair: Any) -> None:
     a, b, _ = pair
-    shown = render_flips_ledger(a, b, nothing, nothing, 1, form)
-    assert f"prompts unavailable: items/{a.items['questions']} is not there" in shown
-    assert ("item 1 (s)" in shown) is (form != "json")
-    assert "-2.5" in shown
-    assert "First" not in shown
+    data = json.dumps(describe_ledger(a, b, nothing, nothing, 1))
+    texts = (show(a, b, nothing, nothing, 1), show_markdown(a, b, nothing, nothing, 1))
+    for shown in (*texts, data):
+        assert f"prompts unavailable: items/{a.items['questions']} is not there" in shown
+        assert "-2.5" in shown
+        assert "First" not in shown
+    assert all("item 1 (s)" in text for text in texts)
 
 
-def test_acc_norm_and_its_answers_are_named(pair: Any) -> None:
-    text = render_flips_ledger(*normed_pair(), nothing, nothing, 9)
+def test_acc_norm_and_its_answers_are_named() -> None:
+    text = show(*normed_pair(), nothing, nothing, 9)
     entry = text[text.index("item 2 (s)") :]
     assert "acc: run A says A (1.000 nats over B), run B says B (1.000 nats over A)\n" in entry
-    assert "before division by their lengths" in entry
-    assert "← run A (acc, acc_norm)" in entry
-    assert "← run B (acc)\n" in entry
-    assert "← run B (acc_norm)" in entry
-    markdown = render_flips_ledger(*normed_pair(), nothing, nothing, 9, "md")
-    assert r"B (acc); C (acc\_norm): A -4.000, B -3.000, C -5.000" in markdown
+    assert "acc_norm (acc by log-likelihood per character; [subject]: of one): 2 of 4" in text
+    assert "run A (acc, acc_norm)" in entry
+    assert "run B (acc)\n" in entry
+    assert "run B (acc_norm)" in entry
 
 
 def test_generated_texts_and_single_words_are_shown(
@@ -318,7 +340,7 @@ def test_generated_texts_and_single_words_are_shown(
     read = {f"items/{name}": (tmp_path / "questions" / name).read_bytes()}.get
     a, b = gsm8k_record("fp32", ["7"], "1"), gsm8k_record("nf4", [None], "0")
     b = b.model_copy(update={"items": {**b.items, "questions": name}})
-    text = render_flips_ledger(a, b, nothing, read, 1)
+    text = show(a, b, nothing, read, 1)
     assert text.splitlines()[4:] == [
         "1. gsm8k/0",
         "   exact_match: run A says 7, run B says nothing",
@@ -327,22 +349,16 @@ def test_generated_texts_and_single_words_are_shown(
         "   run A: fp32 says 7",
         "   run B: nf4 says None",
     ]
-    assert "| gsm8k/0 | How many? | Count. #### 7 | 7 (exact\\_match): fp32 says 7 |" in (
-        render_flips_ledger(a, b, nothing, read, 1, "md")
-    )
     a, b = lambada_record("fp32", "1", [-0.5]), lambada_record("nf4", "0", [-1.5])
-    text = render_flips_ledger(a, b, nothing, nothing, 1)
+    text = show(a, b, nothing, nothing, 1)
     assert "acc: run A is right, run B says something else" in text
     assert "log-likelihood of the right answer: run A -0.500, run B -1.500" in text
 
 
 def test_a_record_without_log_likelihoods_still_shows_its_answers() -> None:
     a, b = choice_record("fp32", "A", "A"), choice_record("nf4", "C", "A")
-    text = render_flips_ledger(a, b, nothing, nothing, 1)
-    assert "acc: run A says A, run B says C" in text
-    assert "| item 0 (s) | — | — | A (acc) | C (acc) | — |" in (
-        render_flips_ledger(a, b, nothing, nothing, 1, "md")
-    )
+    text = show(a, b, nothing, nothing, 1)
+    assert "1. item 0 (s)\n   acc: run A says A, run B says C" in text
 
 
 @pytest.mark.parametrize(
@@ -410,6 +426,7 @@ def check_flips(folder: Path, a: Record, b: Record, quiz: dict[str, Any]) -> Non
         assert change["b"] == b.items["chosen"][flip["number"]] != letter
 
 
+@pytest.mark.e2e
 def test_the_prompts_shown_are_those_of_the_flipped_items(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     project.write("suites/q.yaml", SUITE)

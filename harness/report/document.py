@@ -1,0 +1,128 @@
+"""A report as data: sections, tables, lines and pictures, which a writer draws.
+
+Builders make a `Document` from records once. Texts are as the data has them: a writer makes them
+harmless for the place where they are shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Style = Literal["plain", "faint", "good", "doubtful", "bad"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: its text, and what it means to a reader."""
+
+    text: str
+    style: Style = "plain"
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A title, which may have several lines, and a cell per row.
+
+    ``numbers`` are aligned to the right. A ``flexible`` column is cut, or left out, where a
+    terminal is too narrow for it.
+    """
+
+    title: str
+    cells: tuple[Cell, ...]
+    numbers: bool = True
+    flexible: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns that name the rows, and blocks of columns that belong together.
+
+    Where not all columns fit, a writer draws several tables: each begins with ``keys``, and a block
+    is divided only where it is too wide by itself.
+    """
+
+    keys: tuple[TableColumn, ...]
+    blocks: tuple[tuple[TableColumn, ...], ...]
+
+    @property
+    def columns(self) -> tuple[TableColumn, ...]:
+        return (*self.keys, *(column for block in self.blocks for column in block))
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Sentences or facts, one to a line."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A text whose own line ends are shown; ``long`` lines are folded in a terminal."""
+
+    text: str
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG image, and the text that stands for it where no image can be shown."""
+
+    svg: str
+    alternative: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Parts under a title. An ``entry`` is one of a list: set close together and indented."""
+
+    title: str
+    parts: tuple[Part, ...]
+    entry: bool = False
+
+
+Part = Table | Lines | Paragraph | Picture | Section
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report; the title is empty where it is part of another text."""
+
+    title: str
+    parts: tuple[Part, ...]
+
+
+def make_table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    words: Collection[str],
+    keys: int = 1,
+) -> Table:
+    """A table of plain texts. ``words`` are the titles of columns that hold no numbers."""
+    columns = [
+        TableColumn(title, tuple(Cell(row[i]) for row in rows), numbers=title not in words)
+        for i, title in enumerate(titles)
+    ]
+    return Table(tuple(columns[:keys]), (tuple(columns[keys:]),))
+
+
+def list_lines(title: str, lines: Sequence[str]) -> tuple[Section, ...]:
+    """A section of the lines; nothing where there are none."""
+    return (Section(title, (Lines(tuple(lines)),)),) if lines else ()
+
+
+def split_columns(
+    table: Table, fits: Callable[[Sequence[TableColumn]], bool]
+) -> list[list[TableColumn]]:
+    """The columns of each table to draw, so that each ``fits`` where that is possible at all."""
+    tables = [list(table.keys)]
+    for block in table.blocks:
+        if len(tables[-1]) > len(table.keys) and not fits([*tables[-1], *block]):
+            tables.append(list(table.keys))
+        for column in block:
+            if len(tables[-1]) > len(table.keys) and not fits([*tables[-1], column]):
+                tables.append(list(table.keys))
+            tables[-1].append(column)
+    return tables

@@ -1,0 +1,103 @@
+"""A `Document` as text for a terminal or a log."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from textwrap import indent, wrap
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from harness.report.document import (
+    Document,
+    Lines,
+    Paragraph,
+    Part,
+    Picture,
+    Section,
+    Style,
+    Table,
+    TableColumn,
+    split_columns,
+)
+from harness.report.plain import LONGEST, clean, on_one_line
+
+WIDTH = 140  # where the terminal's own is not asked for
+_PROSE_WIDTH = 100
+_NARROWEST = 40
+_STYLES: dict[Style, str] = {
+    "plain": "",
+    "faint": "dim",
+    "good": "green",
+    "doubtful": "yellow",
+    "bad": "bold red",
+}
+
+
+def write_terminal(document: Document, width: int = WIDTH, colour: bool = False) -> str:
+    """The parts below each other, without the document's title and without a last line end.
+
+    Tables that ``width`` characters cannot hold are divided; sentences are not folded.
+    """
+    return "\n\n".join(_write(part, width, colour) for part in document.parts)
+
+
+def _write(part: Part, width: int, colour: bool) -> str:
+    match part:
+        case Table():
+            return _draw(part, max(width, _NARROWEST), colour)
+        case Lines(lines):
+            return "\n".join(on_one_line(line, LONGEST) for line in lines)
+        case Paragraph(text, long):
+            given = clean(text).split("\n")
+            folded = (row for line in given for row in wrap(line, _PROSE_WIDTH) or [""])
+            return "\n".join(folded if long else given)
+        case Picture():
+            return clean(part.alternative)
+        case Section(title, parts, entry):
+            shown = [_write(part, width, colour) for part in parts]
+            body = indent("\n".join(shown), "   ") if entry else "\n\n".join(shown)
+            return "\n".join(filter(None, (on_one_line(title, LONGEST), body)))
+
+
+def _draw(table: Table, width: int, colour: bool) -> str:
+    """The table, or as many below each other as the width asks for."""
+    unbounded = Console(file=io.StringIO(), width=10_000)
+
+    def measure(columns: Sequence[TableColumn]) -> int:
+        return unbounded.measure(_make_grid(columns)).maximum
+
+    flexible = [column for column in table.columns if column.flexible]
+    rigid = tuple(tuple(c for c in block if not c.flexible) for block in table.blocks)
+    parts = split_columns(Table(table.keys, rigid), lambda columns: measure(columns) <= width)
+    for column in flexible:
+        if measure([*parts[-1], TableColumn(column.title, ())]) <= width:
+            parts[-1].append(column)
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
+    )
+    for number, columns in enumerate(parts):
+        if number:
+            console.print()
+        console.print(_make_grid(columns), crop=False)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return "\n".join(line.rstrip() for line in output.getvalue().rstrip("\n").split("\n"))
+
+
+def _make_grid(columns: Sequence[TableColumn]) -> Grid:
+    grid = Grid(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(
+            Text(clean(column.title)),
+            justify="right" if column.numbers else "left",
+            no_wrap=True,
+            overflow="ellipsis" if column.flexible else "fold",
+            vertical="bottom",
+        )
+    for cells in zip(*(column.cells for column in columns)):
+        # Text: a name with [8] in it is not rich's markup.
+        grid.add_row(*(Text(on_one_line(c.text, LONGEST), style=_STYLES[c.style]) for c in cells))
+    return grid
