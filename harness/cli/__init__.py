@@ -54,9 +54,9 @@ def harness() -> None:
 def cache(context: click.Context) -> None:
     """Show what the harness keeps, and how much room it takes.
 
-    References are records that spare measuring the reference again, tokens are texts as a model's
-    tokens, distributions are what a reference says at every token of a text, questions are the
-    items of tasks, for a reader. All of it is made again when it is needed.
+    References are records that spare measuring the reference again, distributions are a
+    reference's distribution at every token of a text, questions are the items of tasks, for a
+    reader. All of it is made again when it is needed.
     """
     if context.invoked_subcommand is None:
         _show_cache()
@@ -65,7 +65,7 @@ def cache(context: click.Context) -> None:
 @cache.command()
 @click.argument("kind", required=False)
 def clear(kind: str | None) -> None:
-    """Remove everything kept, or one KIND: references, tokens, distributions or questions."""
+    """Remove everything kept, or one KIND: references, distributions or questions."""
     from harness.machine.cache import KINDS
     from harness.machine.cache import clear as clear_cache
 

@@ -1,7 +1,7 @@
-"""What lies in the cache folder, how much it may take, and how it is removed.
+"""What is in the cache folder, how much it may hold, and how it is removed.
 
-Every run may use, fill and clear the folder at the same time: what is stored appears whole by a
-rename and goes by one. Knows nothing of what is stored.
+Several runs may use, fill and clear the folder at the same time: what is stored appears whole by a
+rename, and is renamed before it is removed. Does not know what the entries contain.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 from harness.errors import InputError
 from harness.machine.places import cache_folder
 
-KINDS = ("references", "tokens", "distributions", "questions")
+KINDS = ("references", "distributions", "questions")
 LIMIT_VARIABLE = "PRECISION_HARNESS_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
 # Records and questions are small, and removing a record costs a whole measurement.
-_REMOVED_FOR_ROOM = ("tokens", "distributions")
+_REMOVED_FOR_ROOM = ("distributions",)
 # Between two cells of a run no process holds the reference's distribution: what was used within
-# this time may belong to such a run.
+# this time may belong to a run that goes on.
 IN_USE_S = 3600.0
 
 
@@ -32,7 +32,7 @@ IN_USE_S = 3600.0
 class Entry:
     """A file or a folder of the cache; ``last_used`` in seconds since the epoch.
 
-    ``unfinished`` is being written, or was when its process died.
+    ``unfinished``: it is being written, or its writer died.
     """
 
     kind: str
@@ -43,12 +43,12 @@ class Entry:
 
     @property
     def in_use(self) -> bool:
-        """Used within the last hour, so perhaps still by a run that goes on."""
+        """Used within the last hour, so perhaps by a run that goes on."""
         return time.time() - self.last_used < IN_USE_S
 
 
 def list_entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
-    """Everything stored, the longest unused first; what disappears meanwhile is left out."""
+    """Everything stored, the longest unused first; skips what disappears meanwhile."""
     found = []
     for kind in kinds:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -59,7 +59,7 @@ def list_entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
 
 
 def mark_used(path: Path) -> None:
-    """Say that something stored was used just now; where that cannot be written it is not."""
+    """Note that an entry is used now; without effect where that cannot be written."""
     with contextlib.suppress(OSError):
         os.utime(path)
 
@@ -67,7 +67,7 @@ def mark_used(path: Path) -> None:
 def limit_bytes() -> int:
     """How much the folder may hold, ``$PRECISION_HARNESS_CACHE_LIMIT`` or 20 GiB.
 
-    Raises `InputError` for what is no size.
+    Raises `InputError` where the variable is not a size.
     """
     given = os.environ.get(LIMIT_VARIABLE)
     if not given:
@@ -84,11 +84,11 @@ def limit_bytes() -> int:
 
 
 def make_room(needed: int, what: str, advice: str) -> None:
-    """Remove the longest unused until ``needed`` bytes more fit the limit and the disk.
+    """Remove the longest unused distributions until ``needed`` more bytes fit limit and disk.
 
-    What was used within the last hour stays even where the limit is passed by it: a run of several
-    models must not lose what it is about to read. Raises `InputError`, with ``what`` is to be
-    stored and the ``advice``, where it alone is larger than the limit or the disk has no room.
+    What was used within the last hour stays, even where that passes the limit: a run of several
+    models must not lose what it is about to read. Raises `InputError`, naming ``what`` is to be
+    stored and the ``advice``, where that alone is larger than the limit or the disk has no room.
     """
     limit = limit_bytes()
     if needed > limit:
@@ -116,7 +116,7 @@ def make_room(needed: int, what: str, advice: str) -> None:
 
 
 def clear(kinds: Iterable[str] = KINDS) -> tuple[list[Entry], list[Entry]]:
-    """Remove all of these kinds; returns what was removed and what another run still writes."""
+    """Remove these kinds; returns what was removed and what another run is still writing."""
     entries = list_entries(kinds)
     written = [entry for entry in entries if entry.unfinished and entry.in_use]
     removed = [entry for entry in entries if entry not in written and remove(entry.path)]
@@ -124,7 +124,7 @@ def clear(kinds: Iterable[str] = KINDS) -> tuple[list[Entry], list[Entry]]:
 
 
 def remove(path: Path) -> bool:
-    """Take a file or a folder away, out of sight first; False where another process did."""
+    """Remove a file or a folder, out of sight first; False where another process already did."""
     try:
         grave = Path(tempfile.mkdtemp(prefix=".removed-", dir=path.parent))
         try:
@@ -148,16 +148,13 @@ def format_bytes(number: float) -> str:
 
 
 def _inspect(kind: str, path: Path) -> Entry:
-    own = path.stat()
+    own, unfinished = path.stat(), path.name.startswith(".")
     if not path.is_dir():
-        # Files are read without a word; where the disk notes it, that counts as use.
-        return Entry(
-            kind, path, own.st_size, max(own.st_mtime, own.st_atime), path.name.startswith(".")
-        )
+        # Reading a record marks nothing; where the disk notes access times, that counts as use.
+        return Entry(kind, path, own.st_size, max(own.st_mtime, own.st_atime), unfinished)
     parts = []
     for part in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
             parts.append(part.stat())
-    last = max([own.st_mtime, *(part.st_mtime for part in parts)])
-    size = sum(part.st_size for part in parts)
-    return Entry(kind, path, size, last, path.name.startswith("."))
+    last_used = max([own.st_mtime, *(part.st_mtime for part in parts)])
+    return Entry(kind, path, sum(part.st_size for part in parts), last_used, unfinished)

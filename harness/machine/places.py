@@ -1,4 +1,4 @@
-"""Where the harness keeps what it can make again."""
+"""Where the harness keeps files that it can make again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values of `divergence`: their names, and how they come of per-token numbers. Pure."""
+"""The values of `divergence`, and how they are computed from per-token numbers. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.descriptions import Column, Margin, ValueSpec
+from harness.descriptions import Margin, ValueSpec
 from harness.metrics.windows import Window
 from harness.records.record import Value
 from harness.records.values import make_values, qualify
@@ -49,16 +49,15 @@ DIVERGENCE_VALUES = {
     "delta_p_rms": _paired("", "lower", "root mean square of that difference", sampled="items"),
     "tokens": ValueSpec("tokens", None, "tokens scored"),
     "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens without a finite divergence"),
-    "stored_bytes": ValueSpec("bytes", None, "what the reference's distribution takes on disk"),
+    "stored_bytes": ValueSpec("bytes", None, "size of the reference's distribution on disk"),
 }  # fmt: skip
-HEADLINE = (Column("KL", "kl_mean", ".4f"), Column("top-1", "top1_agreement", ".3f"))
 # numpy's default: linear between the two nearest ranks.
 _PERCENTILES = {"kl_median": 50, "kl_p90": 90, "kl_p99": 99, "kl_p999": 99.9, "kl_max": 100}
 
 
 @dataclass(frozen=True)
 class PerToken:
-    """Arrays (tokens,) in float64, in the order of the windows; see `_token_divergence.Apart`."""
+    """Arrays (tokens,) in float64, in the windows' order; see `harness.scoring.compare_logits`."""
 
     kl: npt.NDArray[np.float64]
     agrees: npt.NDArray[np.float64]
@@ -74,10 +73,10 @@ class PerToken:
 def summarise(
     tokens: PerToken, windows: Sequence[Window], context: int
 ) -> tuple[dict[str, Value], dict[str, list[float]]]:
-    """The values, and each window's sums for later comparisons.
+    """The values, and each window's sums for comparisons between runs.
 
-    Standard errors are those of means whose tokens are dependent within a window. A quarter that
-    no scored token lies in has no values.
+    Standard errors take tokens of one window as dependent. A quarter without scored tokens has no
+    values.
     """
     import numpy as np
 
@@ -117,7 +116,7 @@ def summarise(
 
 
 def find_quarters(windows: Sequence[Window], context: int) -> npt.NDArray[np.int64]:
-    """0 to 3 for each scored token: by how many tokens of ``context`` it had before it."""
+    """0 to 3 for each scored token, by how much of ``context`` was in front of it."""
     import numpy as np
 
     before = [

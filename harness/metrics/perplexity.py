@@ -1,37 +1,27 @@
 """perplexity: exp of the mean negative log-likelihood of a text, in nats per token.
 
-Incomparable across protocols, contexts, tokenizers and texts, which is why all of them are stored
-with the number. The windows of a long text go to the device batch by batch, and their logits exist
-a bounded slice at a time.
+Numbers under different protocols, contexts, tokenizers or texts cannot be compared, so all of these
+are stored with the number.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
 from harness.descriptions import Column, Margin, MeasureContext, Metric, ValueSpec
-from harness.errors import InputError
-from harness.metrics.windows import (
-    Protocol,
-    Window,
-    WindowOptions,
-    plan_windows,
-    start_token,
-    step_of,
-)
-from harness.records.record import Measured, Record, Validity, Value
+from harness.metrics.text_windows import WindowOptions, open_windows
+from harness.metrics.windows import Protocol, Window
+from harness.records.record import Measured, Record, Status, Validity, Value
 from harness.records.values import make_values, to_value
 from harness.statistics.estimates import clustered_mean, clustered_ratio, exp_capped
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
     from harness.engines.base import Engine
     from harness.scoring.tokenised import TokenisedText
@@ -77,61 +67,45 @@ VALUES = {
         margin=_MARGIN,
     ),
 }
-# Protocols whose windows start with a token of the tokenizer's rather than the text's.
-STARTED = ("lm-eval", "llamacpp")
-HEADLINE = (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f", stderr=True))
+# Unknown where a token has no finite NLL; the last two are for protocol lm-eval only.
+_RATES = ("ppl", "nll", "bits_per_byte", "word_perplexity", "byte_perplexity")
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """Score every window of the tokenised text, sum in float64.
+    """Score every window of the tokenised text, sum in float64; errors as `open_windows`."""
+    text = open_windows(engine, options, context)
+    sums: list[float] = []
+    nonfinite = 0
+    slow_because: str | None = None
 
-    Raises `InputError` for a context beyond the model's, a text too short for the protocol and a
-    tokenizer without the tokens it needs.
-    """
-    from harness.scoring.tokenised import tokenise_text
+    def score(rows: torch.Tensor, scored: int) -> None:
+        nonlocal nonfinite, slow_because
+        scores = engine.score_windows(rows, scored)
+        slow_because = scores.slow_because
+        nonfinite += int((~scores.nll.isfinite()).sum())
+        sums.extend(scores.nll.sum(dim=1).tolist())
 
-    limit = engine.max_context
-    if limit is not None and options.context > limit:
-        raise InputError(
-            f"context {options.context} is longer than the {limit} tokens that "
-            f"{engine.job.model.name} was made for"
-        )
-    text = tokenise_text(engine, options.text, context)
-    windows, first = _plan(engine, options, text)
-    scores = _score_windows(engine, text.ids, windows, options.batch_size, context)
-    protocol = {
-        **options.model_dump(exclude={"batch_size"}, mode="json"),
-        "stride": step_of(options.protocol, options.context, options.stride),
-        "text_sha256": text.text_sha256,
-        "text_tokens": len(text.ids),
-        "tokenizer_sha256": engine.job.files.tokenizer_sha256,
-    }
-    if options.protocol in STARTED:
-        protocol["start_token"] = first
-    chunk_tokens = [window.scored for window in windows]
-    tokens = sum(chunk_tokens)
-    counts = {"tokens": tokens, "nonfinite_tokens": scores.nonfinite}
-    items = {"chunk_tokens": chunk_tokens, "batch_size": scores.batch_size}
-    reasons = (scores.fallback,) if scores.fallback else ()
-    if scores.nonfinite:
-        lost = f"{scores.nonfinite} of {tokens} tokens have a NaN or infinite log-likelihood"
-        unknown = dict.fromkeys(("ppl", "nll", "bits_per_byte"))
-        if options.protocol == "lm-eval":
-            unknown |= dict.fromkeys(("word_perplexity", "byte_perplexity"))
-        return Measured(
-            values=make_values(VALUES, {**unknown, **counts}),
-            protocol=protocol,
-            items=items,
-            validity=Validity(status="invalid", reasons=(lost, *reasons)),
-        )
-    numbers, spread = _summarise(scores.sums, windows, text, options.protocol)
+    batch_size = text.run(options.batch_size, context, score)
+    tokens = sum(text.scored)
+    items: dict[str, Any] = {"chunk_tokens": text.scored, "batch_size": batch_size}
+    reasons = [slow_because] if slow_because else []
+    numbers: dict[str, float | None] = {"tokens": tokens, "nonfinite_tokens": nonfinite}
+    spread: dict[str, float | None] = {}
+    status: Status = "flagged" if reasons else "ok"
+    if nonfinite:
+        status = "invalid"
+        reasons.insert(0, f"{nonfinite} of {tokens} tokens have a NaN or infinite log-likelihood")
+        names = _RATES if options.protocol == "lm-eval" else _RATES[:3]
+        numbers = dict.fromkeys(names) | numbers
+    else:
+        items = {"chunk_nll": sums, **items}
+        rates, spread = _summarise(sums, text.windows, text.text, options.protocol)
+        numbers = rates | numbers
     return Measured(
-        values=make_values(
-            VALUES, {**numbers, **counts}, spread, dict.fromkeys(numbers, len(windows))
-        ),
-        protocol=protocol,
-        items={"chunk_nll": scores.sums, **items},
-        validity=Validity(status="flagged" if reasons else "ok", reasons=reasons),
+        values=make_values(VALUES, numbers, spread, dict.fromkeys(spread, len(text.windows))),
+        protocol=text.protocol,
+        items=items,
+        validity=Validity(status=status, reasons=tuple(reasons)),
     )
 
 
@@ -148,69 +122,13 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     return make_values(VALUES, {"ratio": exp_capped(difference)}, n={"ratio": 1})
 
 
-def _plan(engine: Engine, options: Options, text: TokenisedText) -> tuple[list[Window], int | None]:
-    """The text's windows and the token the protocol starts them with."""
-    tokens, tokenizer = len(text.ids), engine.require_tokenizer()
-    first = start_token(options.protocol, tokenizer, int(text.ids[0])) if tokens else None
-    windows = plan_windows(tokens, options.protocol, options.context, options.stride, first)
-    found = f"text {options.text.path!r} has {tokens} token{'s' * (tokens != 1)}"
-    if not windows and options.protocol == "llamacpp":
-        raise InputError(
-            f"{found}; protocol 'llamacpp' needs two whole chunks, {2 * options.context}: "
-            "take a longer text or a shorter context"
-        )
-    if not windows:
-        raise InputError(f"{found}; nothing can be scored")
-    return windows, first
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """Per window the sum of its scored tokens' NLL in nats, and how it was come by."""
-
-    sums: list[float]
-    nonfinite: int
-    batch_size: int
-    fallback: str | None
-
-
-def _score_windows(
-    engine: Engine,
-    ids: npt.NDArray[np.int32],
-    windows: list[Window],
-    size: int,
-    context: MeasureContext,
-) -> _Scores:
-    """Neighbouring windows of one shape together, fewer where memory runs out."""
-    import numpy as np
-    import torch
-
-    from harness.engines.shared.batches import run_in_batches
-
-    sums: list[float] = []
-    nonfinite = 0
-    slow_because: str | None = None
-
-    def run(batch: Sequence[Window]) -> None:
-        nonlocal nonfinite, slow_because
-        rows = torch.from_numpy(np.stack([window.sequence(ids) for window in batch]))
-        scores = engine.score_windows(rows, batch[0].scored)
-        nll, slow_because = scores.nll, scores.slow_because
-        nonfinite += int((~nll.isfinite()).sum())
-        sums.extend(nll.sum(dim=1).tolist())
-        context.progress(len(sums), len(windows), "windows")
-
-    for _, same in groupby(windows, key=lambda window: window.shape):
-        size = run_in_batches(list(same), size, run)
-    return _Scores(sums, nonfinite, size, slow_because)
-
-
 def _summarise(
     sums: list[float], windows: list[Window], text: TokenisedText, protocol: Protocol
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """Values and their standard errors over windows; per byte and word as the text has them.
+    """Values, and their standard errors over windows.
 
-    ``lm-eval`` counts the bytes and words of the whole text, the others the scored tokens' bytes.
+    ``lm-eval`` divides by the bytes and words of the whole text, the others by the bytes of the
+    scored tokens.
     """
     nll, stderr = clustered_mean(sums, [window.scored for window in windows])
     numbers: dict[str, float | None] = {"ppl": exp_capped(nll), "nll": nll, "bits_per_byte": None}
@@ -238,7 +156,7 @@ def _summarise(
 
 
 def _scored_bytes(windows: list[Window], ends: npt.NDArray[np.int64]) -> list[int]:
-    """UTF-8 bytes of each window's scored tokens, of which there is at least one."""
+    """UTF-8 bytes of each window's scored tokens; every window has at least one."""
     import numpy as np
 
     stops = np.array([window.stop for window in windows])
@@ -253,7 +171,7 @@ METRIC = Metric(
     options=Options,
     values=VALUES,
     measure=measure,
-    headline=HEADLINE,
+    headline=(Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f", stderr=True)),
     needs=frozenset({"score_windows"}),
     compare=compare,
 )

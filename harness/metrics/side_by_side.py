@@ -1,13 +1,12 @@
-"""side_by_side: the suite's own prompts, answered greedily, beside the reference's answers.
+"""side_by_side: the suite's own prompts answered greedily, compared with the reference's answers.
 
-The texts are for reading; the numbers tell how soon they part, and whether a precision has begun to
-repeat itself or to say nothing. Where two models part early, neither need be worse.
+The texts are for reading. The numbers say how soon two answers differ, and whether a precision
+repeats itself or says nothing. An early difference does not mean that one of the answers is worse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 class Options(OptionsBase):
     """``prompts`` are answered with at most ``max_new_tokens`` tokens, the likeliest at each step.
 
-    As many go together as fit into ``batch_tokens`` with their answers, fewer where memory runs
-    out.
+    A batch holds at most ``batch_tokens`` tokens, answers included, fewer where memory runs out.
     """
 
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
@@ -50,19 +48,15 @@ VALUES = {
     "first_difference_median": ValueSpec(
         "tokens",
         "higher",
-        "tokens until the answer leaves the reference's; an equal one counts its whole length",
+        "tokens before the first difference from the reference's answer; an equal one: its length",
         paired=True,
         neutral=None,
     ),
 }
-HEADLINE = (
-    Column("same\ntext", "identical_rate", ".0%"),
-    Column("1st diff", "first_difference_median", "g"),
-)
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """Answer every prompt; prompts, answers and their tokens are kept in ``items``."""
+    """Answer every prompt; prompts, answers and their tokens go into ``items``."""
     from harness.scoring.answers import generate_texts
     from harness.scoring.prompts import prompt_protocol
     from harness.scoring.scores.repetition import Repetition
@@ -112,57 +106,26 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """Where each answer leaves the reference's to the same prompt; none without such pairs."""
-    found = compare_texts(candidate.items.get("tokens", ()), reference.items.get("tokens", ()))
-    if not found.numbers:
-        return {}
-    return make_values(VALUES, found.numbers, found.stderr, dict.fromkeys(found.numbers, found.n))
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Paired numbers over ``n`` answers, and the standard errors of those that have one."""
-
-    numbers: dict[str, int | float | None]
-    stderr: dict[str, float | None]
-    n: int
-
-
-def compare_texts(
-    ours: Sequence[Sequence[int] | None], theirs: Sequence[Sequence[int] | None]
-) -> Agreement:
-    """Token ids per answer against the reference's; None stands for no answer, and is left out."""
-    pairs = [
-        (list(a), list(b))
-        for a, b in zip(ours, theirs, strict=False)
-        if a is not None and b is not None
-    ]
+    """How far each answer agrees with the reference's, by token; empty where none has a partner."""
+    ours, theirs = (side.items.get("tokens", ()) for side in (candidate, reference))
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if None not in (a, b)]
     if not pairs:
-        return Agreement({}, {}, 0)
-    same = [a == b for a, b in pairs]
-    middle = median(first_difference(a, b) for a, b in pairs)
-    return Agreement(
-        {"identical_rate": fmean(same), "first_difference_median": middle},
-        {"identical_rate": share_stderr(sum(same), len(same))},
-        len(pairs),
-    )
+        return {}
+    same = [list(a) == list(b) for a, b in pairs]
+    numbers = {
+        "identical_rate": fmean(same),
+        "first_difference_median": median(first_difference(a, b) for a, b in pairs),
+    }
+    stderr = {"identical_rate": share_stderr(sum(same), len(same))}
+    return make_values(VALUES, numbers, stderr, dict.fromkeys(numbers, len(pairs)))
 
 
 def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """How many tokens two answers have in common before they part, or one of them ends."""
+    """How many tokens two answers have in common before they differ, or one of them ends."""
     for i, (a, b) in enumerate(zip(ours, theirs, strict=False)):
         if a != b:
             return i
     return min(len(ours), len(theirs))
-
-
-def repeated_share(tokens: Sequence[int], n: int = 4) -> float | None:
-    """1 - distinct n-grams / n-grams of one answer, None for fewer than n tokens.
-
-    The seq-rep-n of Welleck et al. 2020, https://arxiv.org/abs/1908.04319, who take n = 4 too.
-    """
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 METRIC = Metric(
@@ -170,7 +133,10 @@ METRIC = Metric(
     options=Options,
     values=VALUES,
     measure=measure,
-    headline=HEADLINE,
+    headline=(
+        Column("same\ntext", "identical_rate", ".0%"),
+        Column("1st diff", "first_difference_median", "g"),
+    ),
     needs=frozenset({"answer"}),
     compare=compare,
 )

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
-
-from harness.descriptions import OptionsBase
 from harness.errors import InputError
-from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,33 +14,11 @@ if TYPE_CHECKING:
 Protocol = Literal["sliding", "disjoint", "lm-eval", "llamacpp"]
 
 
-class WindowOptions(OptionsBase):
-    """A text in windows: ``context`` and ``stride`` in tokens, ``stride`` for ``sliding`` alone."""
-
-    text: DataSource
-    protocol: Protocol = "sliding"
-    context: int = Field(1024, ge=2)
-    stride: int | None = Field(None, ge=1)
-    batch_size: int = Field(8, ge=1)
-    BATCH: ClassVar[str | None] = "batch_size"
-
-    @model_validator(mode="after")
-    def _check_stride(self) -> WindowOptions:
-        if self.protocol != "sliding" and self.stride is not None:
-            raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
-        if self.stride is not None and self.stride > self.context:
-            raise ValueError(
-                f"stride {self.stride} is larger than context {self.context}: "
-                "tokens between windows would never be scored"
-            )
-        return self
-
-
 @dataclass(frozen=True)
 class Window:
-    """Tokens ``start`` to ``stop`` of a text, the last ``scored`` of which count.
+    """Tokens ``start`` to ``stop`` of a text; the last ``scored`` of them are scored.
 
-    ``before`` is put in front of them, ``first`` in place of their first one.
+    The token ``before`` is put in front of them, the token ``first`` in place of their first one.
     """
 
     start: int
@@ -64,17 +38,17 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Length of the sequence, and how many of its tokens count: those alike go together."""
+        """Length of the sequence and number of scored tokens; equal ones can share a batch."""
         return self.stop - self.start + (self.before is not None), self.scored
 
 
 def step_of(protocol: Protocol, context: int, stride: int | None) -> int:
-    """How far one window's end is from the next's; half the context where none is given."""
+    """Tokens between the ends of two windows; half the context where no ``stride`` is given."""
     return stride or max(1, context // 2) if protocol == "sliding" else context
 
 
 def start_token(protocol: Protocol, tokenizer: Any, first: int) -> int | None:
-    """The token a protocol starts its windows with; ``first`` is the tokenised text's own first.
+    """The token a protocol starts its windows with; ``first`` is the first token of the text.
 
     ``lm-eval``: the tokenizer's BOS, else its EOS; raises `InputError` where it has neither.
     ``llamacpp``: BOS where the tokenizer puts it before a text, else None.
@@ -98,16 +72,15 @@ def plan_windows(
     stride: int | None = None,
     start_token: int | None = None,
 ) -> list[Window]:
-    """Windows over a text of ``tokens`` tokens, each token scored at most once; [] where too short.
+    """Windows over a text of ``tokens`` tokens, each scored at most once; [] for a short text.
 
     - ``sliding``: https://huggingface.co/docs/transformers/perplexity
-    - ``disjoint``: every token but each window's first, as the GPTQ papers have it, except that
-      their code drops a last window that is not full: here it counts (of one token it has nothing
-      to score)
+    - ``disjoint``: every token but each window's first, as in the GPTQ papers. Their code drops a
+      last window that is not full; here it counts, unless it has only one token
     - ``lm-eval``: `get_rolling_token_windows` and `make_disjoint_window` of lm-evaluation-harness
       0.4.13: every token; the last window reaches back until it is full
-    - ``llamacpp``: `perplexity` of llama.cpp's tools/perplexity: whole chunks only, two at least;
-      of each the tokens behind its position context/2
+    - ``llamacpp``: `perplexity` of llama.cpp's tools/perplexity: whole chunks only, at least two;
+      in each chunk the tokens behind position context/2
     """
     if protocol == "lm-eval":
         return _plan_rolling(tokens, context, start_token)

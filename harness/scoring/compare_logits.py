@@ -1,4 +1,4 @@
-"""How far two models' distributions are apart, token by token."""
+"""How far apart two models' distributions are, token by token."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 
 @dataclass(frozen=True)
 class Apart:
-    """Per token (n,), float64: KL(ref‖q) in nats, 1 where both like the same token best, Δp.
+    """Per token (n,), float64: ``kl`` is KL(reference‖candidate) in nats.
 
-    ``delta_p`` is the candidate's probability of the true token minus the reference's.
+    ``agrees`` is 1 where both have the same likeliest token; ``delta_p`` is the candidate's
+    probability of the true token minus the reference's.
     """
 
     kl: torch.Tensor
@@ -22,8 +23,9 @@ class Apart:
 def compare_logits(reference: torch.Tensor, other: torch.Tensor, targets: torch.Tensor) -> Apart:
     """How far ``other`` (n, vocabulary) is from ``reference``, over the whole vocabulary.
 
-    In float64: in float32 the difference of two log-probabilities of size 16 is off by 1e-6. What
-    the reference gives no probability adds nothing; what only the other gives none adds infinity.
+    ``targets`` (n,) are the true tokens. In float64: in float32 the difference of two
+    log-probabilities of size 16 is off by 1e-6. A token without probability under the reference
+    adds nothing to the KL; one without probability under the candidate alone makes it infinite.
     """
     with torch.inference_mode():
         agrees = (reference.argmax(-1) == other.argmax(-1)).double()
@@ -38,7 +40,7 @@ def compare_logits(reference: torch.Tensor, other: torch.Tensor, targets: torch.
 
 
 def count_nonfinite(rows: torch.Tensor, kind: str) -> int:
-    """Rows of states or logits that give no distribution; -inf among logits is a fair one."""
+    """Rows of ``states`` or ``logits`` that give no distribution; -inf is allowed among logits."""
     if kind == "logits":
         rows = rows.amax(-1, keepdim=True)  # NaN where one is
     return int((~rows.isfinite()).any(-1).sum())

@@ -1,10 +1,7 @@
 """The reference's distribution at every scored token of a text, kept on disk for the candidates.
 
-What goes into the output head and the head itself give the logits again, in width / vocabulary of
-their space; a model that changes its logits behind the head has them kept whole, in float32. A
-folder of the cache holds one distribution: chunks of at most 64 MiB, the head and a manifest. It is
-named by what determines it and by what it holds, appears whole, and is never changed. The top of
-this file is torch-free.
+The states that go into the output head, and the head itself, give the logits again in width /
+vocabulary of their space. A model that changes its logits behind the head has them kept whole.
 """
 
 from __future__ import annotations
@@ -13,169 +10,106 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
 
 from harness.errors import InputError
 from harness.machine.cache import make_room, mark_used, remove
-from harness.machine.places import cache_folder
+from harness.scoring.distribution_folder import (
+    HEAD,
+    MANIFEST,
+    ROWS,
+    DamagedError,
+    Layout,
+    Manifest,
+    find_damage,
+    folder_of,
+    hash_files,
+    read_manifest,
+)
 
-if TYPE_CHECKING:
-    import torch
-
-FORMAT = 1
-_CHUNK_BYTES = 64 << 20
-_NAME = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
-_HEAD, _MANIFEST = "head.safetensors", "manifest.json"
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Layout(_Frozen):
-    """What each row holds: ``states`` (rows, width) for a head, or ``logits`` (rows, vocabulary).
-
-    ``reason`` says why it is logits. ``matmul`` is torch's float32 matmul precision, without which
-    a head gives other logits again.
-    """
-
-    kind: Literal["states", "logits"]
-    width: int
-    vocabulary: int
-    dtype: str
-    item_bytes: int
-    head_bytes: int
-    matmul: str
-    reason: str | None = None
-
-    def count_bytes(self, rows: int) -> int:
-        """Bytes of ``rows`` rows and the head, but for a few hundred per file."""
-        return rows * self.width * self.item_bytes + self.head_bytes
-
-
-class StoredFile(_Frozen):
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-class Manifest(_Frozen):
-    """All there is to know of one stored distribution."""
-
-    format: int
-    created: str
-    layout: Layout
-    rows: int
-    chunks: tuple[StoredFile, ...]
-    head: StoredFile | None
-    facts: dict[str, Any]
-
-    @property
-    def files(self) -> tuple[StoredFile, ...]:
-        return self.chunks if self.head is None else (*self.chunks, self.head)
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.bytes for file in self.files)
-
-
-def find_damage(name: str) -> str | None:
-    """What is wrong with a stored distribution, every byte read; None where it is whole.
-
-    A whole one counts as used: who asks is about to read it.
-    """
-    try:
-        manifest = _read_manifest(name)
-        for file in manifest.files:
-            _check_file(name, file)
-    except _Damage as damage:
-        return str(damage)
-    mark_used(_folder() / name)
-    return None
+Head = dict[str, torch.Tensor]
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 
 
 class DistributionWriter:
     """Takes rows as they are computed; a context manager that leaves nothing unfinished behind."""
 
-    def __init__(self, layout: Layout, rows: int, facts: Mapping[str, Any], what: str) -> None:
-        """Make room for ``rows`` rows of ``layout``; ``facts`` are all that determines them.
+    def __init__(
+        self, layout: Layout, rows: int, head: Head | None, facts: Mapping[str, Any], what: str
+    ) -> None:
+        """Make room for ``rows`` rows and the ``head``: weight (vocabulary, width), maybe a bias.
 
-        Raises `InputError` where they are too large for the cache or the disk.
+        ``facts`` are all that determines the rows, as JSON-able values. Raises `InputError` with
+        ``what`` is stored where it is too large for the cache or the disk.
         """
-        advice = "score fewer tokens (`limit:`) or a shorter text"
-        make_room(layout.count_bytes(rows), f"the reference's distribution over {what}", advice)
-        self._layout, self._facts, self._expected = layout, dict(facts), rows
-        text = json.dumps([FORMAT, layout.kind, self._facts], sort_keys=True)
-        self._key = hashlib.sha256(text.encode()).hexdigest()[:32]
-        self._chunk_rows = max(1, _CHUNK_BYTES // (layout.width * layout.item_bytes))
-        self._waiting: list[torch.Tensor] = []
-        self._chunks: list[StoredFile] = []
-        self._head: StoredFile | None = None
+        self._layout, self._rows, self._head, self._facts = layout, rows, head, dict(facts)
+        item = getattr(torch, layout.dtype).itemsize
+        self._bytes = rows * layout.width * item
+        make_room(
+            self._bytes + sum(tensor.nbytes for tensor in (head or {}).values()),
+            f"the reference's distribution over {what}",
+            "score fewer tokens (`limit:`) or a shorter text",
+        )
+        key = json.dumps([layout.kind, self._facts], sort_keys=True)
+        self._key = hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def __enter__(self) -> DistributionWriter:
         with _explain_write():
-            _folder().mkdir(parents=True, exist_ok=True)
-            self._partial = _folder() / f".{self._key}-{uuid.uuid4().hex[:8]}"
-            self._partial.mkdir()
+            self._partial = folder_of(f".{self._key}-{uuid.uuid4().hex[:8]}")
+            self._partial.mkdir(parents=True)
+            self._file = (self._partial / ROWS).open("wb")
+            self._file.write(self._make_header())
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._file.close()
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def append(self, rows: torch.Tensor) -> None:
         """Keep ``rows`` (n, width) behind the ones before."""
-        import torch
-
-        while len(rows):
-            space = self._chunk_rows - sum(map(len, self._waiting))
-            # A copy: on a CPU a part would keep the whole, and inference tensors are the model's.
-            self._waiting.append(rows[:space].to("cpu", copy=True))
-            rows = rows[space:]
-            if sum(map(len, self._waiting)) == self._chunk_rows:
-                self._write_chunk(torch.cat(self._waiting))
-
-    def keep_head(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """The output head that turns states into logits: (vocabulary, width), (vocabulary,)."""
-        tensors = {"weight": weight.detach()}
-        if bias is not None:
-            tensors["bias"] = bias.detach()
-        self._head = self._write(_HEAD, tensors, rows=len(weight))
+        with _explain_write():
+            content = rows.detach().to("cpu").contiguous().view(torch.uint8)
+            self._file.write(content.numpy().data)
 
     def finish(self) -> tuple[str, int]:
         """Put the distribution in its place; returns its name and its bytes."""
-        import torch
-
-        if self._waiting:
-            self._write_chunk(torch.cat(self._waiting))
-        manifest = Manifest(
-            format=FORMAT,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            layout=self._layout,
-            rows=sum(chunk.rows for chunk in self._chunks),
-            chunks=tuple(self._chunks),
-            head=self._head,
-            facts=self._facts,
-        )
-        assert manifest.rows == self._expected, (manifest.rows, self._expected)
-        content = hashlib.sha256(" ".join(file.sha256 for file in manifest.files).encode())
-        name = f"{self._key}-{content.hexdigest()[:16]}"
         with _explain_write():
-            (self._partial / _MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-            self._put_in_place(_folder() / name)
-        return name, manifest.bytes
+            size = self._file.tell() - len(self._make_header())
+            assert size == self._bytes, (size, self._bytes)
+            self._file.close()
+            files = [ROWS]
+            if self._head is not None:
+                files.append(HEAD)
+                tensors = {name: t.detach().contiguous() for name, t in self._head.items()}
+                save_file(tensors, self._partial / HEAD)
+                # safetensors lets only the owner read; a cache may be shared.
+                (self._partial / HEAD).chmod((self._partial / ROWS).stat().st_mode & 0o777)
+            manifest = Manifest(
+                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                layout=self._layout,
+                rows=self._rows,
+                bytes={file: (self._partial / file).stat().st_size for file in files},
+                sha256=hash_files(self._partial / file for file in files),
+                facts=self._facts,
+            )
+            (self._partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+            name = f"{self._key}-{manifest.sha256[:16]}"
+            self._put_in_place(name)
+        return name, sum(manifest.bytes.values())
 
-    def _put_in_place(self, place: Path) -> None:
+    def _put_in_place(self, name: str) -> None:
+        place = folder_of(name)
         if place.is_dir():
-            if find_damage(place.name) is None:
+            if find_damage(name) is None:
                 return  # the very same content
             remove(place)
         try:
@@ -184,159 +118,65 @@ class DistributionWriter:
             if not place.is_dir():  # else another run was first, with the same content
                 raise
 
-    def _write_chunk(self, rows: torch.Tensor) -> None:
-        self._waiting = []
-        name = f"{self._layout.kind}-{len(self._chunks):05}.safetensors"
-        self._chunks.append(self._write(name, {self._layout.kind: rows}, len(rows)))
-
-    def _write(self, name: str, tensors: dict[str, torch.Tensor], rows: int) -> StoredFile:
-        from safetensors.torch import save_file
-
-        path = self._partial / name
-        with _explain_write():
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
-            # safetensors lets only the owner read; a cache may be shared.
-            path.chmod(self._partial.stat().st_mode & 0o666)
-            with path.open("rb") as file:
-                sha256 = _hash(file)
-            return StoredFile(name=name, rows=rows, bytes=path.stat().st_size, sha256=sha256)
+    def _make_header(self) -> bytes:
+        """The beginning of a safetensors file of one tensor: a length, JSON, spaces up to 8."""
+        tensor = {
+            "dtype": _DTYPES[self._layout.dtype],
+            "shape": [self._rows, self._layout.width],
+            "data_offsets": [0, self._bytes],
+        }
+        text = json.dumps({self._layout.kind: tensor}, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text
 
 
 class StoredDistribution:
-    """Reads what `DistributionWriter` kept, a chunk in memory at a time, the head on a device."""
+    """Reads a distribution in parts; its output head is held on a device."""
 
     def __init__(self, name: str, device: str) -> None:
         """Raises `InputError` where the distribution is not there or not whole."""
-        self.name, self._device = name, device
-        with _explain_damage(name):
-            self.manifest = _read_manifest(name)
-            self._head = self._load_head()
-        self.layout = self.manifest.layout
-        self._chunk: tuple[int, torch.Tensor] | None = None
+        self.name, self._device, self._folder = name, device, folder_of(name)
+        try:
+            manifest = read_manifest(name)
+            file: Any = safe_open(self._folder / ROWS, framework="pt")
+            self._rows = file.get_slice(manifest.layout.kind)
+            self._head: Head | None = None
+            if HEAD in manifest.bytes:
+                self._head = load_file(self._folder / HEAD, device=device)
+        except (DamagedError, OSError, SafetensorError) as error:
+            raise InputError(
+                f"the reference's distribution {name[:8]} is damaged or gone: {error}. Run again: "
+                "the reference is then measured anew (`harness cache clear distributions` removes "
+                "them all)"
+            ) from error
+        self.layout, self.facts = manifest.layout, manifest.facts
 
     def read_rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows ``start`` to ``stop`` (n, width), on the device, in the dtype they were kept in."""
-        import torch
-
-        size = self.manifest.chunks[0].rows
-        parts = []
-        while start < stop:
-            index, first = divmod(start, size)
-            last = min(size, first + stop - start)
-            parts.append(self._read_chunk(index)[first:last])
-            start += last - first
-        return torch.cat(parts).to(self._device)
+        mark_used(self._folder)
+        rows: torch.Tensor = self._rows[start:stop]
+        return rows.to(self._device)
 
     def logits_of(self, rows: torch.Tensor) -> torch.Tensor:
         """The reference's logits (n, vocabulary) of rows (n, width), as its own cell has them."""
-        import torch
-        from torch.nn.functional import linear
-
         if self._head is None:
             return rows
         # A candidate in TF32 must not lend the reference its rounding, nor the other way round.
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.layout.matmul)
         try:
-            return linear(rows[None], self._head["weight"], self._head.get("bias"))[0]
+            return functional.linear(rows[None], self._head["weight"], self._head.get("bias"))[0]
         finally:
             torch.set_float32_matmul_precision(before)
-
-    def _load_head(self) -> dict[str, torch.Tensor] | None:
-        from safetensors.torch import load_file
-
-        head = self.manifest.head
-        if head is None:
-            return None
-        _check_file(self.name, head)
-        return dict(load_file(_folder() / self.name / head.name, device=self._device))
-
-    def _read_chunk(self, index: int) -> torch.Tensor:
-        from safetensors.torch import load
-
-        if self._chunk is None or self._chunk[0] != index:
-            self._chunk = None
-            chunk = self.manifest.chunks[index]
-            with _explain_damage(self.name), _open(self.name, chunk) as file:
-                content = file.read()
-                _check_hash(chunk, hashlib.sha256(content).hexdigest())
-            mark_used(_folder() / self.name)
-            self._chunk = index, load(content)[self.layout.kind]
-        return self._chunk[1]
-
-
-class _Damage(Exception):  # noqa: N818 - a state of the cache
-    """Says in words what of a stored distribution is missing or wrong."""
-
-
-def _folder() -> Path:
-    return cache_folder() / "distributions"
-
-
-def _read_manifest(name: str) -> Manifest:
-    if not _NAME.fullmatch(name):
-        raise _Damage(f"{name!r} is no name of one")
-    path = _folder() / name / _MANIFEST
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise _Damage("it is not there") from error
-    except (OSError, ValidationError) as error:
-        raise _Damage(f"its {_MANIFEST} cannot be read") from error
-    if manifest.format != FORMAT:
-        raise _Damage(f"its format is {manifest.format}, expected {FORMAT}")
-    return manifest
-
-
-def _check_file(name: str, file: StoredFile) -> None:
-    with _open(name, file) as opened:
-        _check_hash(file, _hash(opened))
-
-
-def _open(name: str, file: StoredFile) -> IO[bytes]:
-    """The file, opened; its size checked, because a truncated one needs no reading."""
-    path = _folder() / name / file.name
-    try:
-        size = path.stat().st_size
-        if size != file.bytes:
-            raise _Damage(f"{file.name} has {size} of {file.bytes} bytes")
-        return path.open("rb")
-    except OSError as error:
-        raise _Damage(f"{file.name} cannot be read: {error.strerror}") from error
-
-
-def _hash(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _check_hash(file: StoredFile, sha256: str) -> None:
-    if sha256 != file.sha256:
-        raise _Damage(f"{file.name} is not what was written (its SHA-256 differs)")
-
-
-@contextlib.contextmanager
-def _explain_damage(name: str) -> Iterator[None]:
-    try:
-        yield
-    except _Damage as damage:
-        raise InputError(
-            f"the reference's distribution {name[:8]} is damaged or gone: {damage}. Run again: the "
-            "reference is then measured anew (`harness cache clear distributions` removes them all)"
-        ) from damage
 
 
 @contextlib.contextmanager
 def _explain_write() -> Iterator[None]:
-    from safetensors import SafetensorError
-
     try:
         yield
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"cannot keep the reference's distribution in {_folder()}: "
+            f"cannot keep the reference's distribution in {folder_of()}: "
             f"{getattr(error, 'strerror', None) or error}; "
             "set PRECISION_HARNESS_CACHE to a folder that can be written"
         ) from error

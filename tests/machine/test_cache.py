@@ -46,11 +46,11 @@ def names(folder: Path) -> set[str]:
 def test_everything_is_listed_the_longest_unused_first(folder: Path) -> None:
     put(folder, "distributions/new", 10, 60)
     put(folder, "references/old.json", 3, 5 * HOUR)
-    put(folder, "tokens/.t.npz.12", 7, 3 * HOUR)
+    put(folder, "questions/.q.gz.12", 7, 3 * HOUR)
     found = [(e.kind, e.path.name, e.bytes, e.unfinished, e.in_use) for e in list_entries()]
     assert found == [
         ("references", "old.json", 3, False, False),
-        ("tokens", ".t.npz.12", 7, True, False),
+        ("questions", ".q.gz.12", 7, True, False),
         ("distributions", "new", 10, False, True),
     ]
 
@@ -82,10 +82,10 @@ def test_a_limit_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, giv
 
 
 def fill(folder: Path) -> None:
-    """50 bytes: a record, tokens, two distributions and the remains of a third."""
+    """50 bytes: a record, questions, two distributions and the remains of a third."""
     put(folder, "references/oldest.json", 10, 9 * HOUR)
     put(folder, "distributions/.dead", 10, 8 * HOUR)
-    put(folder, "tokens/old.npz", 10, 7 * HOUR)
+    put(folder, "questions/old.gz", 10, 7 * HOUR)
     put(folder, "distributions/older", 10, 6 * HOUR)
     put(folder, "distributions/fresh", 10, HOUR - 60)
 
@@ -96,10 +96,9 @@ def fill(folder: Path) -> None:
         (50, set()),
         (51, {".dead"}),
         (60, {".dead"}),
-        (61, {".dead", "old.npz"}),
-        (71, {".dead", "old.npz", "older"}),
-        # Used within the last hour: it stays, and the limit is passed.
-        (100, {".dead", "old.npz", "older"}),
+        (61, {".dead", "older"}),
+        # Used within the last hour: it stays, and the limit is passed. Small kinds stay always.
+        (100, {".dead", "older"}),
     ],
 )
 def test_the_longest_unused_goes_first_until_there_is_room(
@@ -140,11 +139,11 @@ def test_a_full_disk_makes_room_and_refuses_where_that_is_not_enough(
 
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: Usage())
     make_room(10, "it", "do less")
-    assert {".dead", "old.npz", "older"} <= names(folder)
+    assert {".dead", "old.gz", "older"} <= names(folder)
     make_room(11, "it", "do less")
     assert ".dead" not in names(folder)
     with pytest.raises(
-        InputError, match=rf"the disk of {folder} has 40 B left: do less, see `harn"
+        InputError, match=rf"the disk of {folder} has 30 B left: do less, see `harn"
     ):
         make_room(41, "it", "do less")
     assert "fresh" in names(folder)
@@ -153,8 +152,8 @@ def test_a_full_disk_makes_room_and_refuses_where_that_is_not_enough(
 def test_all_or_one_kind_is_cleared_but_for_what_is_being_written(folder: Path) -> None:
     fill(folder)
     put(folder, "distributions/.writing", 4, 10)
-    removed, _ = clear(["tokens"])
-    assert [entry.path.name for entry in removed] == ["old.npz"]
+    removed, _ = clear(["questions"])
+    assert [entry.path.name for entry in removed] == ["old.gz"]
     removed, written = clear()
     assert [entry.path.name for entry in written] == [".writing"]
     assert sum(entry.bytes for entry in removed) == 40
@@ -170,7 +169,7 @@ def test_who_reads_goes_on_reading_what_is_removed(folder: Path) -> None:
 
 
 def test_what_another_process_removed_is_no_error(folder: Path) -> None:
-    path = put(folder, "tokens/t.npz", 10)
+    path = put(folder, "questions/q.gz", 10)
     assert remove(path)
     assert not remove(path)
     assert not remove(folder / "nowhere" / "x")

@@ -1,4 +1,4 @@
-"""divergence: exact over the whole vocabulary, beside a few lines of numpy; what it refuses."""
+"""divergence: exact over the whole vocabulary, checked against numpy; what it refuses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 
 from harness.engines.base import Engine
 from harness.errors import InputError
-from harness.metrics.divergence import VALUES, Options, compare, is_intact, measure
+from harness.metrics.divergence import METRIC, Options, compare, is_intact, measure
 from harness.metrics.divergence_values import PerToken, find_quarters, summarise
 from harness.metrics.windows import Window, plan_windows
 from harness.records.record import Measured, Record
@@ -309,8 +309,8 @@ def test_another_tokenizer_is_refused(model: Engine, folder: Path, tmp_path: Pat
     with pytest.raises(InputError) as refused:
         run(bare, folder, keep(model, folder))
     text = str(refused.value)
-    assert "text 'text.txt' is 300 tokens for m[bf16]" in text
-    assert "other 301 for the reference m[fp32]" in text
+    assert "text 'text.txt' has 300 tokens for m[bf16]" in text
+    assert "301 other ones for the reference m[fp32]" in text
     assert all(sha in text for sha in shas)
 
 
@@ -447,7 +447,7 @@ def test_every_value_is_declared(model: Engine, other: Engine, folder: Path) -> 
     reference = keep(model, folder)
     measured = run(other, folder, reference)
     names = {name.partition("[")[0] for name in (*measured.values, *reference.values)}
-    assert names == set(VALUES) - {"kl_increase"}  # which is between runs
+    assert names == set(METRIC.values) - {"kl_increase"}  # which is between runs
     ours = make_record("divergence", measured=measured)
     assert compare(ours, reference) == {}
     between = compare(ours, ours)["kl_increase"]
@@ -489,6 +489,7 @@ def test_limits_may_bound_a_mean_or_its_quarter(
         load_suite(path)
 
 
+@pytest.mark.e2e
 def test_reference_and_candidate_meet_on_the_disk_only(folder: Path, tmp_path: Path) -> None:
     """Two processes; then a run in which what the first one left is damaged: measured again."""
     project = Project(tmp_path)
@@ -506,7 +507,7 @@ def test_reference_and_candidate_meet_on_the_disk_only(folder: Path, tmp_path: P
     first = run_candidate()
     (kept,) = (tmp_path / "harness-cache" / "distributions").iterdir()
     assert first["m[fp32]::divergence"].items["distribution"] == kept.name
-    chunk = kept / "states-00000.safetensors"
+    chunk = kept / "rows.safetensors"
     chunk.write_bytes(chunk.read_bytes()[:-1])
     again = run_candidate()
     assert again["m[fp32]::divergence"].reused_from is None

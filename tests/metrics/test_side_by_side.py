@@ -10,15 +10,15 @@ from pydantic import ValidationError
 
 from harness.engines.base import Engine
 from harness.metrics.side_by_side import (
-    HEADLINE,
+    METRIC,
     VALUES,
     Options,
     compare,
     first_difference,
     measure,
-    repeated_share,
 )
 from harness.records.record import Measured, Record
+from harness.scoring.scores.repetition import repeated_share
 from harness.verdicts.pairing import complete_record, is_noise
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.records import make_record
@@ -194,7 +194,7 @@ def test_only_a_difference_in_answers_is_measured_against_the_noise_floor(
 
 
 def test_the_headline_shows_both_comparisons() -> None:
-    assert [(c.title, format(0.5, c.format)) for c in HEADLINE] == [
+    assert [(c.title, format(0.5, c.format)) for c in METRIC.headline] == [
         ("same\ntext", "50%"),
         ("1st diff", "0.5"),
     ]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from harness.errors import InputError
-from harness.scoring import distributions as _distributions
-from harness.scoring.distributions import (
-    DistributionWriter,
-    Layout,
-    StoredDistribution,
-    find_damage,
-)
+from harness.scoring.distribution_folder import Layout, find_damage
+from harness.scoring.distributions import DistributionWriter, StoredDistribution
 
 FACTS = {"weights": "abc", "context": 8}
 
@@ -28,55 +25,60 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "distributions"
 
 
-def make_layout(states: torch.Tensor, vocabulary: int = 16, **fields: Any) -> Layout:
-    given = {
-        "kind": "states",
-        "width": states.shape[1],
-        "vocabulary": vocabulary,
-        "dtype": str(states.dtype),
-        "item_bytes": states.dtype.itemsize,
-        "head_bytes": vocabulary * states.shape[1] * states.dtype.itemsize,
-        "matmul": "highest",
-        **fields,
-    }
-    return Layout(**given)
+def make_layout(rows: torch.Tensor, vocabulary: int = 16, **fields: Any) -> Layout:
+    dtype = str(rows.dtype).removeprefix("torch.")
+    given = {"kind": "states", "width": rows.shape[1], "dtype": dtype, "matmul": "highest"}
+    return Layout(**given | {"vocabulary": vocabulary} | fields)
 
 
 def make_states(rows: int = 10, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(rows, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
+def make_head(dtype: torch.dtype = torch.float32, bias: bool = False) -> dict[str, torch.Tensor]:
+    weight = torch.linspace(-1, 1, 64).reshape(16, 4).to(dtype)
+    return {"weight": weight} | ({"bias": torch.arange(16.0).to(dtype)} if bias else {})
+
+
+def write(states: torch.Tensor, head: dict[str, torch.Tensor], **facts: Any) -> DistributionWriter:
+    return DistributionWriter(make_layout(states), len(states), head, FACTS | facts, "10 tokens")
+
+
 def store(
     states: torch.Tensor, parts: tuple[int, ...] = (), bias: bool = False, **facts: Any
 ) -> str:
     """Keep ``states``, handed over in parts of these sizes; returns the name."""
-    weight = torch.linspace(-1, 1, 64).reshape(16, 4).to(states.dtype)
-    with DistributionWriter(make_layout(states), len(states), FACTS | facts, "10 tokens") as writer:
-        writer.keep_head(weight, torch.arange(16.0).to(states.dtype) if bias else None)
+    with write(states, make_head(states.dtype, bias), **facts) as writer:
         for part in states.split(list(parts) or [len(states)]):
             writer.append(part)
         return writer.finish()[0]
 
 
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of three rows."""
-    monkeypatch.setattr(_distributions, "_CHUNK_BYTES", 3 * 4 * 4)
-
-
-@pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("parts", [(10,), (1, 9), (3, 3, 4), (2, 2, 2, 2, 2), (4, 6)])
-def test_rows_come_back_whatever_the_chunks(cache: Path, parts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("parts", [(10,), (1, 9), (2, 2, 2, 2, 2)])
+def test_rows_come_back_however_they_were_handed_over(cache: Path, parts: tuple[int, ...]) -> None:
     states = make_states()
     name = store(states, parts)
     files = sorted(path.name for path in (cache / name).iterdir())
-    chunks = [f"states-0000{i}.safetensors" for i in range(4)]
-    assert files == ["head.safetensors", "manifest.json", *chunks]
+    assert files == ["head.safetensors", "manifest.json", "rows.safetensors"]
     stored = StoredDistribution(name, "cpu")
-    assert [chunk.rows for chunk in stored.manifest.chunks] == [3, 3, 3, 1]
     for start in range(10):
         for stop in range(start + 1, 11):
             assert torch.equal(stored.read_rows(start, stop), states[start:stop])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_rows_are_a_file_as_safetensors_writes_it(cache: Path, dtype: torch.dtype) -> None:
+    states = make_states(dtype=dtype)
+    written = (cache / store(states) / "rows.safetensors").read_bytes()
+    assert written == save({"states": states})
+
+
+def test_rows_of_a_view_on_the_device_are_kept(cache: Path) -> None:
+    """Neither a part of a larger tensor nor one of inference mode is kept as something else."""
+    with torch.inference_mode():
+        wide = torch.arange(80.0).reshape(10, 8)
+        part = wide[:, ::2]
+    assert torch.equal(StoredDistribution(store(part), "cpu").read_rows(0, 10), part)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -84,9 +86,8 @@ def test_rows_come_back_whatever_the_chunks(cache: Path, parts: tuple[int, ...])
 def test_states_and_head_give_the_logits_again(dtype: torch.dtype, bias: bool) -> None:
     states = make_states(dtype=dtype)
     stored = StoredDistribution(store(states, bias=bias), "cpu")
-    weight = torch.linspace(-1, 1, 64).reshape(16, 4).to(dtype)
-    offset = torch.arange(16.0).to(dtype) if bias else None
-    expected = torch.nn.functional.linear(states, weight, offset)
+    head = make_head(dtype, bias)
+    expected = torch.nn.functional.linear(states, head["weight"], head.get("bias"))
     found = stored.logits_of(stored.read_rows(0, 10))
     assert found.dtype is dtype
     assert torch.equal(found, expected)
@@ -94,8 +95,8 @@ def test_states_and_head_give_the_logits_again(dtype: torch.dtype, bias: bool) -
 
 def test_whole_logits_need_no_head() -> None:
     logits = make_states()
-    layout = make_layout(logits, 4, kind="logits", head_bytes=0, reason="why")
-    with DistributionWriter(layout, 10, FACTS, "10 tokens") as writer:
+    layout = make_layout(logits, 4, kind="logits", reason="why")
+    with DistributionWriter(layout, 10, None, FACTS, "10 tokens") as writer:
         writer.append(logits)
         name, size = writer.finish()
     assert size == pytest.approx(10 * 4 * 4, abs=200)
@@ -104,7 +105,7 @@ def test_whole_logits_need_no_head() -> None:
     assert torch.equal(stored.logits_of(stored.read_rows(2, 5)), logits[2:5])
 
 
-def test_a_name_stands_for_what_determines_it_and_what_it_holds() -> None:
+def test_a_name_is_made_of_what_determines_it_and_what_it_holds() -> None:
     states = make_states()
     name = store(states)
     assert store(states, (5, 5)) == name
@@ -115,7 +116,7 @@ def test_a_name_stands_for_what_determines_it_and_what_it_holds() -> None:
 
 def test_nothing_unfinished_stays(cache: Path) -> None:
     states = make_states()
-    writer = DistributionWriter(make_layout(states), 10, FACTS, "10 tokens")
+    writer = write(states, make_head())
     with pytest.raises(KeyboardInterrupt), writer:  # noqa: PT012 - what the writer cleans up after
         writer.append(states)
         assert [path.name[0] for path in cache.iterdir()] == ["."]
@@ -123,84 +124,61 @@ def test_nothing_unfinished_stays(cache: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-def test_what_is_kept_is_as_open_as_the_folder(cache: Path) -> None:
+def test_files_are_as_open_as_the_folder(cache: Path) -> None:
     """A cache shared by a group: safetensors itself lets only the owner read."""
     name = store(make_states())
     modes = {path.stat().st_mode & 0o777 for path in (cache / name).iterdir()}
     assert modes == {(cache / name).stat().st_mode & 0o666}
 
 
-def cut(folder: Path) -> None:
-    path = folder / "states-00000.safetensors"
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def flip(folder: Path) -> None:
-    path = folder / "states-00000.safetensors"
+def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
 
 
-def flip_head(folder: Path) -> None:
-    path = folder / "head.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+def spoil_manifest(path: Path) -> None:
+    (path.parent / "manifest.json").write_text('{"format": 1}')
 
 
-def lose(folder: Path) -> None:
-    (folder / "states-00000.safetensors").unlink()
+def lose_all(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
 
 
-def lose_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
-def spoil_manifest(folder: Path) -> None:
-    (folder / "manifest.json").write_text('{"format": 1}')
-
-
-def age(folder: Path) -> None:
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
-
-
-def lose_all(folder: Path) -> None:
-    folder.rename(folder.with_name("elsewhere"))
-
-
-DAMAGE: list[tuple[Callable[[Path], None], str]] = [
-    (cut, r"states-00000\.safetensors has 2\d\d of 2\d\d bytes"),
-    (flip, r"states-00000\.safetensors is not what was written \(its SHA-256 differs\)"),
-    (flip_head, r"head\.safetensors is not what was written"),
-    (lose, r"states-00000\.safetensors cannot be read: No such file or directory"),
-    (lose_manifest, "it is not there"),
-    (spoil_manifest, r"its manifest\.json cannot be read"),
-    (age, "its format is 0, expected 1"),
-    (lose_all, "it is not there"),
+CHANGED = "its SHA-256 is not that of what was written"
+DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
+    ("rows", cut, r"rows\.safetensors has 2\d\d of 2\d\d bytes"),
+    ("rows", flip, CHANGED),
+    ("head", flip, CHANGED),
+    ("rows", Path.unlink, r"rows\.safetensors: No such file or directory"),
+    ("head", Path.unlink, r"head\.safetensors: No such file or directory"),
+    ("rows", spoil_manifest, r"its manifest\.json is not a manifest of format 2"),
+    ("rows", lose_all, r"manifest\.json: No such file or directory"),
 ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), DAMAGE)
-def test_damage_is_found_told_and_mended(
-    cache: Path, spoil: Callable[[Path], None], message: str
+@pytest.mark.parametrize(("file", "spoil", "message"), DAMAGE)
+def test_damage_is_found_reported_and_repaired(
+    cache: Path, file: str, spoil: Callable[[Path], None], message: str
 ) -> None:
     states = make_states()
     name = store(states)
     assert find_damage(name) is None
-    spoil(cache / name)
-    found = find_damage(name)
-    assert found is not None
+    spoil(cache / name / f"{file}.safetensors")
+    assert re.fullmatch(message, find_damage(name) or "")
     with pytest.raises(InputError, match=rf"distribution {name[:8]} is damaged or gone: {message}"):
-        StoredDistribution(name, "cpu").read_rows(0, 1)
+        StoredDistribution(name, "cpu")
     assert store(states) == name
     assert find_damage(name) is None
     assert [path.name for path in cache.iterdir() if path.name[0] != "e"] == [name]
 
 
-def test_a_name_from_elsewhere_is_not_looked_for() -> None:
-    assert find_damage("../../x") == "'../../x' is no name of one"
+def test_a_name_that_is_a_path_is_refused() -> None:
+    assert find_damage("../../x") == "'../../x' is not a name of one"
 
 
 def test_reading_counts_as_use(cache: Path) -> None:
@@ -226,8 +204,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     """10 rows of 4 numbers and a head of 16 x 4, 4 bytes each: 416 bytes."""
     states = make_states()
     monkeypatch.setenv("PRECISION_HARNESS_CACHE_LIMIT", "416B")
-    DistributionWriter(make_layout(states), 10, FACTS, "10 tokens")
+    write(states, make_head())
     monkeypatch.setenv("PRECISION_HARNESS_CACHE_LIMIT", "415B")
     with pytest.raises(InputError, match="distribution over 10 tokens takes 416 B, the cache may"):
-        DistributionWriter(make_layout(states), 10, FACTS, "10 tokens")
+        write(states, make_head())
     assert not cache.exists()

@@ -3,7 +3,5 @@
     from harness.scoring.scores.exact_match import ExactMatch
     ExactMatch().compute(predictions=["1,000"], references=["1000"], regexes_to_ignore=[","])
 
-They need no hub and write nothing: unless asked otherwise they keep their inputs in memory. Nothing
-here is a measurement, so unlike metrics and tasks these files import `evaluate` at their top; the
-worker imports them where it scores.
+They need no hub, and they write nothing: unless asked otherwise they keep their inputs in memory.
 """

@@ -1,7 +1,7 @@
-"""exact_match: the share of predictions that are the reference, to the letter.
+"""exact_match: the share of predictions that equal the reference, to the letter.
 
-`evaluate`'s exact_match with the same options in the same order, which is lm-evaluation-harness's
-too; beside the share it gives its standard error and each pair's outcome.
+`evaluate`'s exact_match with the same options in the same order, as lm-evaluation-harness uses it.
+It also gives the standard error of the share and the outcome of each pair.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class ExactMatch(OfflineMetric):
       ASCII punctuation, then without ASCII digits.
 
     Gives ``exact_match`` from 0 to 1, ``exact_match_stderr`` (None for fewer than two pairs) and
-    ``matches``, a bool per pair. No pair at all gives None and no matches.
+    ``matches``, a bool per pair. Without any pair: None, and no matches.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
-            description="The share of predictions that are the reference, to the letter.",
+            description="The share of predictions that equal the reference, to the letter.",
             citation="",
             inputs_description="predictions, references: texts",
             features=datasets.Features({"predictions": text, "references": text}),

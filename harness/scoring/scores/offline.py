@@ -1,4 +1,4 @@
-"""What the scores share: an `evaluate.Metric` that leaves no file behind."""
+"""The base of the scores: an `evaluate.Metric` that leaves no file behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import evaluate
 class OfflineMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """Inputs stay in memory, so that neither the user's cache nor another process is touched.
 
-    ``keep_in_memory=False`` and the other arguments of `evaluate.Metric` restore its own ways, as
-    a distributed evaluation needs.
+    ``keep_in_memory=False`` and the other arguments of `evaluate.Metric` bring back its own
+    behaviour, which a distributed evaluation needs.
     """
 
     def __init__(self, *args: Any, keep_in_memory: bool | None = None, **kwargs: Any) -> None:

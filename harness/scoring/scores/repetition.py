@@ -1,4 +1,4 @@
-"""repetition: how much of each answer it has said before."""
+"""repetition: how much of each answer repeats what it said before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import evaluate
 
-from harness.metrics.side_by_side import repeated_share
 from harness.scoring.scores.offline import OfflineMetric
 
 
@@ -18,8 +17,8 @@ class Repetition(OfflineMetric):
     """``compute(predictions=[token ids of each answer])``, with ``ngram`` (default 4).
 
     Gives ``repetition_rate``, the mean over the answers of 1 - distinct n-grams / n-grams
-    (seq-rep-n, see `repeated_share`), its standard error ``repetition_rate_stderr`` and ``n``, how
-    many answers are long enough to have one. None without such.
+    (seq-rep-n, see `repeated_share`), its standard error ``repetition_rate_stderr`` and ``n``, the
+    number of answers that are long enough to have one. None where no answer is.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -41,3 +40,12 @@ class Repetition(OfflineMetric):
             ),
             "n": len(shares),
         }
+
+
+def repeated_share(tokens: Sequence[int], n: int = 4) -> float | None:
+    """1 - distinct n-grams / n-grams of one answer; None for an answer of fewer than n tokens.
+
+    The seq-rep-n of Welleck et al. 2020, https://arxiv.org/abs/1908.04319, who take n = 4 too.
+    """
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else None

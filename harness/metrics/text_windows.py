@@ -1,0 +1,136 @@
+"""A text in windows of one model's tokens: what the metrics over texts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from harness.descriptions import MeasureContext, OptionsBase
+from harness.errors import InputError
+from harness.metrics.windows import Protocol, Window, plan_windows, start_token, step_of
+from harness.suite.data_source import DataSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+
+    from harness.engines.base import Engine
+    from harness.scoring.tokenised import TokenisedText
+
+# Protocols whose windows may start with a token that is not the text's.
+_STARTED = ("lm-eval", "llamacpp")
+
+
+class WindowOptions(OptionsBase):
+    """A text in windows: ``context`` and ``stride`` in tokens, ``stride`` for ``sliding`` alone."""
+
+    text: DataSource
+    protocol: Protocol = "sliding"
+    context: int = Field(1024, ge=2)
+    stride: int | None = Field(None, ge=1)
+    batch_size: int = Field(8, ge=1)
+    BATCH: ClassVar[str | None] = "batch_size"
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> WindowOptions:
+        if self.protocol != "sliding" and self.stride is not None:
+            raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
+        if self.stride is not None and self.stride > self.context:
+            raise ValueError(
+                f"stride {self.stride} is larger than context {self.context}: "
+                "tokens between windows would never be scored"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class TextWindows:
+    """``windows`` over ``ids`` (tokens,), the tokens of ``text`` that are used.
+
+    ``protocol`` is everything about the text and its windows that a number depends on.
+    """
+
+    text: TokenisedText
+    ids: npt.NDArray[np.int32]
+    windows: list[Window]
+    protocol: dict[str, Any]
+
+    @property
+    def scored(self) -> list[int]:
+        """Scored tokens of each window."""
+        return [window.scored for window in self.windows]
+
+    def stack(self, windows: list[Window]) -> torch.Tensor:
+        """Sequences of windows of one shape, as rows (windows, n)."""
+        import numpy as np
+        import torch
+
+        return torch.from_numpy(np.stack([window.sequence(self.ids) for window in windows]))
+
+    def run(
+        self, size: int, context: MeasureContext, score: Callable[[torch.Tensor, int], None]
+    ) -> int:
+        """``score(rows, scored)`` on the windows in order, at most ``size`` of one shape at a time.
+
+        Batches shrink where memory runs out; returns the size that fitted. ``score`` must keep
+        nothing of a batch that it does not finish.
+        """
+        from harness.engines.shared.batches import run_in_batches
+
+        done = 0
+
+        def run_batch(batch: Any) -> None:
+            nonlocal done
+            score(self.stack(batch), batch[0].scored)
+            done += len(batch)
+            context.progress(done, len(self.windows), "windows")
+
+        for _, same in groupby(self.windows, key=lambda window: window.shape):
+            size = run_in_batches(list(same), size, run_batch)
+        return size
+
+
+def open_windows(
+    engine: Engine, options: WindowOptions, context: MeasureContext, limit: int | None = None
+) -> TextWindows:
+    """Tokenise the text and plan its windows; only the first ``limit`` tokens where that is given.
+
+    Raises `InputError` for a context beyond the model's, a text too short for the protocol and a
+    tokenizer without the tokens it needs.
+    """
+    from harness.scoring.tokenised import tokenise_text
+
+    longest = engine.max_context
+    if longest is not None and options.context > longest:
+        raise InputError(
+            f"context {options.context} is longer than the {longest} tokens that "
+            f"{engine.job.model.name} was made for"
+        )
+    text = tokenise_text(engine, options.text, context)
+    ids = text.ids[:limit]
+    tokenizer = engine.require_tokenizer()
+    first = start_token(options.protocol, tokenizer, int(ids[0])) if len(ids) else None
+    windows = plan_windows(len(ids), options.protocol, options.context, options.stride, first)
+    if not windows:
+        found = f"text {options.text.path!r} has {len(ids)} token{'s' * (len(ids) != 1)}"
+        if options.protocol == "llamacpp":
+            raise InputError(
+                f"{found}; protocol 'llamacpp' needs two whole chunks, {2 * options.context}: "
+                "take a longer text or a shorter context"
+            )
+        raise InputError(f"{found}; nothing can be scored")
+    protocol = {
+        **options.model_dump(exclude={"batch_size"}, mode="json"),
+        "stride": step_of(options.protocol, options.context, options.stride),
+        "text_sha256": text.text_sha256,
+        "text_tokens": len(text.ids),
+        "tokenizer_sha256": engine.job.files.tokenizer_sha256,
+    }
+    if options.protocol in _STARTED:
+        protocol["start_token"] = first
+    return TextWindows(text, ids, windows, protocol)
