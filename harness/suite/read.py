@@ -18,8 +18,7 @@ from harness.suite.explain import describe_found, read_as, validate
 from harness.suite.limits import Limit, LimitEntry, Scope, check_contradictions
 from harness.suite.models import Heading, MeasurementSpec, PrecisionSpec, Suite
 from harness.suite.suite_file import PrecisionEntry, suite_file_model
-from harness.suite.yaml_file import Location, YamlFile
-from harness.suite.yaml_syntax import Problem
+from harness.suite.yaml_file import Location, Problem, YamlFile
 
 
 class SuiteError(ValueError):

@@ -7,7 +7,7 @@ with anchors and merge keys (``<<``). Refuses duplicate keys and tags. Knows not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
 from typing import Any, NamedTuple
 
 import yaml
@@ -15,28 +15,39 @@ from yaml.constructor import ConstructorError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yaml.reader import ReaderError
 
-from harness.suite.yaml_syntax import (
-    MAX_DEPTH,
-    Loader,
-    Problem,
-    TooLargeError,
-    describe_syntax_error,
-    end_of,
-)
-
 Location = tuple["str | int", ...]
 
 _CORE = "tag:yaml.org,2002:"
-_MERGE = _CORE + "merge"
+_TEXT, _MERGE = _CORE + "str", _CORE + "merge"
+_WORDS = {"int": "the number", "float": "the number", "bool": "the boolean", "null": "null"}
+_MAX_DEPTH = 60
 _MAX_VALUES = 200_000  # a few nested aliases can stand for more values than fit in memory
 
 
-class _Built(NamedTuple):
-    """A node's value, the number of values in it with aliases expanded, and its depth."""
+class _Loader(yaml.SafeLoader):
+    """The safe loader, but dates are text, and 1e-3 is a number as in YAML 1.2."""
 
-    value: Any
-    size: int = 1
-    depth: int = 0
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML declares it
+        first: [pair for pair in pairs if not pair[0].endswith((":timestamp", ":value"))]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    _CORE + "float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+class Problem(NamedTuple):
+    """One mistake and its position, from 1; sorts by position."""
+
+    line: int
+    column: int
+    message: str
+
+
+class _TooLargeError(Exception):
+    """The file is valid YAML but cannot be read."""
 
 
 class YamlFile:
@@ -50,25 +61,29 @@ class YamlFile:
         self.value: Any = None
         self.problems: list[Problem] = []
         self._root: Node | None = None
-        self._built: dict[int, _Built | None] = {}  # by the node's id; None: not yet finished
-        self._refused: set[int] = set()
+        self._count = 0
+        self._refused: set[int] = set()  # ids of nodes
         try:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             before = content[: error.start].decode("utf-8", errors="replace")
-            message = f"not UTF-8 text: byte 0x{content[error.start]:02x}; save the file as UTF-8"
-            self.problems.append(Problem(*end_of(before), message))
+            byte = content[error.start]
+            self._add_after(before, f"not UTF-8 text: byte 0x{byte:02x}; save the file as UTF-8")
             return
         try:
-            self._loader = Loader(text)
+            self._loader = _Loader(text)
             self._root = self._loader.get_single_node()
-            if self._root is not None:
-                self.value = self._build(self._root).value
+            self.value = None if self._root is None else self._build(self._root, 0)
         except ReaderError as error:
-            message = f"the character U+{error.character:04X} is not allowed"
-            self.problems.append(Problem(*end_of(text[: error.position]), message))
+            code = f"U+{error.character:04X}"
+            self._add_after(text[: error.position], f"the character {code} is not allowed")
         except yaml.MarkedYAMLError as error:
-            self.problems.append(describe_syntax_error(error, text))
+            self.problems.append(_describe_syntax_error(error, text))
+        except RecursionError:
+            place = text[: self._loader.get_mark().index]
+            self._add_after(place, f"nested more than {_MAX_DEPTH} deep")
+        except _TooLargeError as error:
+            self._refuse(*error.args)
 
     def place(self, location: Location, of_key: bool = False) -> tuple[int, int]:
         """Line and column, from 1, of the value (or key) there, or else of its nearest parent."""
@@ -77,14 +92,13 @@ class YamlFile:
         left_out = isinstance(node, ScalarNode) and node.value == "" and not node.style
         if key is not None and (left_out or (of_key and len(path) > len(location))):
             node = key
-        return (node.start_mark.line + 1, node.start_mark.column + 1) if node else (1, 1)
+        return _start(node) if node else (1, 1)
 
     def text(self, location: Location) -> str | None:
         """A scalar as it is written in the file, before it became a number or a boolean."""
         path = self._walk(location)
         node = path[-1][1]
-        found = len(path) > len(location) and isinstance(node, ScalarNode)
-        return str(node.value) if found and node is not None else None
+        return node.value if isinstance(node, ScalarNode) and len(path) > len(location) else None
 
     def report(
         self,
@@ -98,143 +112,98 @@ class YamlFile:
 
         ``key`` or ``value_of`` is a key in that mapping to point at, or to the value of.
         """
-        inside = [part for part in (key, value_of) if part is not None]
-        path = (*location, *inside)
-        if not any(id(node) in self._refused for _, node in self._walk(path)):
-            place = self.place(path, of_key=key is not None)
+        inside = key or value_of
+        target = (*location, inside) if inside else location
+        if not any(id(node) in self._refused for _, node in self._walk(target)):
+            place = self.place(target, of_key=key is not None)
             self.problems.append(Problem(*place, _prefix(location, message)))
 
     def _walk(self, location: Location) -> list[tuple[Node | None, Node | None]]:
         """Key and value nodes along a location, from the top, as far as it goes."""
         path: list[tuple[Node | None, Node | None]] = [(None, self._root)]
         for part in location:
-            step = _find_child(path[-1][1], part)
-            if step is None:
-                break
-            path.append(step)
+            node = path[-1][1]
+            if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+                path.append((None, node.value[part]))
+            elif isinstance(node, MappingNode):
+                path += [pair for pair in node.value if pair[0].value == part]
         return path
 
-    def _build(self, node: Node) -> _Built:
-        """The value of a node; of one that several aliases name, built once."""
-        if id(node) in self._built:
-            built = self._built[id(node)]
-            if built is None:
-                raise _too_large(node, "this anchor contains an alias of itself")
-            return built
-        self._built[id(node)] = None
+    def _build(self, node: Node, depth: int) -> Any:
+        """The value of a node; resolves its merge keys and drops its duplicate keys."""
+        self._count += 1
+        if self._count > _MAX_VALUES:
+            message = f"more than {_MAX_VALUES:,} values after expanding aliases"
+            raise _TooLargeError(node, message)
+        if depth > _MAX_DEPTH:
+            message = f"nested more than {_MAX_DEPTH} deep, perhaps by an alias of itself"
+            raise _TooLargeError(node, message)
         if isinstance(node, ScalarNode):
-            built = _Built(self._read_scalar(node))
-        elif node.tag not in (_CORE + "map", _CORE + "seq"):
-            self._refuse_tag(node)
-            built = _Built(None)
-        elif isinstance(node, MappingNode):
-            built = self._build_mapping(node)
-        else:
-            items = [self._build(item) for item in node.value]
-            built = _measure([item.value for item in items], items)
-        if built.size > _MAX_VALUES:
-            raise _too_large(node, f"more than {_MAX_VALUES:,} values after expanding aliases")
-        if built.depth > MAX_DEPTH:
-            raise _too_large(node, f"nested more than {MAX_DEPTH} deep through aliases")
-        self._built[id(node)] = built
-        return built
+            return self._read_scalar(node)
+        if node.tag not in (_CORE + "map", _CORE + "seq"):
+            return self._refuse_tag(node)
+        if isinstance(node, SequenceNode):
+            return [self._build(item, depth + 1) for item in node.value]
+        entries = self._read_entries(node, depth)
+        node.value = list(entries.values())
+        return {key: self._build(value, depth + 1) for key, (_, value) in entries.items()}
 
-    def _build_mapping(self, node: MappingNode) -> _Built:
-        own: dict[str, _Built] = {}
-        merged: list[_Built] = []
-        seen: dict[str, Node] = {}
+    def _read_entries(self, node: Node, depth: int) -> dict[str, tuple[Node, Node]]:
+        """Key and value node of each entry of a mapping, with those that merge keys bring in."""
+        entries: dict[str, tuple[Node, Node]] = {}
+        merged: list[Node] = []
         for key_node, value_node in node.value:
-            key = self._read_key(key_node)
-            if key is None:
-                continue
-            if key in seen:
-                mark = seen[key].start_mark
-                first = f"first given at {mark.line + 1}:{mark.column + 1}"
-                self._refuse(key_node, f"duplicate key {key!r}; {first}")
-                continue
-            seen[key] = key_node
-            if key_node.tag != _MERGE:
-                own[key] = self._build(value_node)
-                continue
-            for source in _merge_sources(value_node):
-                if isinstance(source, MappingNode):
-                    merged.append(self._build(source))
-                else:
-                    self._refuse(source, "`<<` takes a mapping or a list of mappings")
-        value = {key: built.value for key, built in own.items()}
-        for inherited in merged:  # the first is the strongest
-            value |= {k: v for k, v in inherited.value.items() if k not in value}
-        return _measure(value, [*own.values(), *merged])
-
-    def _read_key(self, node: Node) -> str | None:
-        if isinstance(node, ScalarNode) and node.tag in (_CORE + "str", _MERGE):
-            return str(node.value)
-        kind = _name_kind(node)
-        found = f", found {kind} {node.value}".rstrip() + "; put it in quotes" if kind else ""
-        self._refuse(node, f"keys must be text{found}")
-        return None
+            if key_node.tag == _MERGE:
+                merged += value_node.value if isinstance(value_node, SequenceNode) else [value_node]
+            elif not isinstance(key_node, ScalarNode) or key_node.tag != _TEXT:
+                kind = _WORDS.get(key_node.tag.removeprefix(_CORE))
+                found = f", found {kind} {key_node.value}".rstrip() if kind else ""
+                self._refuse(key_node, f"keys must be text{found}; put it in quotes")
+            elif key_node.value in entries:
+                line, column = _start(entries[key_node.value][0])
+                first = f"first given at {line}:{column}"
+                self._refuse(key_node, f"duplicate key {key_node.value!r}; {first}")
+            else:
+                entries[key_node.value] = (key_node, value_node)
+        for source in merged:  # the first is the strongest
+            if isinstance(self._build(source, depth + 1), dict):
+                inherited = {pair[0].value: pair for pair in source.value}
+                entries |= {key: pair for key, pair in inherited.items() if key not in entries}
+            else:
+                self._refuse(source, "`<<` takes a mapping or a list of mappings")
+        return entries
 
     def _read_scalar(self, node: ScalarNode) -> Any:
-        if node.tag == _CORE + "str":
-            return node.value
-        if _name_kind(node) is None:
-            self._refuse_tag(node)
-            return None
         kind = node.tag.removeprefix(_CORE)
+        if node.tag == _TEXT:
+            return node.value
+        if kind not in _WORDS:
+            return self._refuse_tag(node)
         try:
             value = getattr(self._loader, f"construct_yaml_{kind}")(node)
         except (ValueError, KeyError, ConstructorError):
-            self._refuse(node, f"cannot read {node.value[:40]!r} as !!{kind}")
-            return None
+            return self._refuse(node, f"cannot read {node.value[:40]!r} as !!{kind}")
         if isinstance(value, float) and not math.isfinite(value):
-            self._refuse(node, f"expected a finite number, found {node.value}")
+            return self._refuse(node, f"expected a finite number, found {node.value}")
         return value
 
-    def _refuse_tag(self, node: Node) -> None:
+    def _refuse_tag(self, node: Node) -> Any:
         tag = node.tag.replace(_CORE, "!!", 1)
         held = "a suite holds plain text, numbers, lists and mappings"
-        self._refuse(node, f"the tag {tag} is not allowed: {held}")
+        return self._refuse(node, f"the tag {tag} is not allowed: {held}")
 
-    def _refuse(self, node: Node, message: str) -> None:
+    def _refuse(self, node: Node, message: str) -> Any:
+        """Note a mistake in the YAML; the node's value is None."""
         self._refused.add(id(node))
-        mark = node.start_mark
-        self.problems.append(Problem(mark.line + 1, mark.column + 1, message))
+        self.problems.append(Problem(*_start(node), message))
+
+    def _add_after(self, text: str, message: str) -> None:
+        lines = text.split("\n")
+        self.problems.append(Problem(len(lines), len(lines[-1]) + 1, message))
 
 
-def _measure(value: Any, parts: list[_Built]) -> _Built:
-    size = 1 + sum(part.size for part in parts)
-    return _Built(value, size, 1 + max((part.depth for part in parts), default=0))
-
-
-def _name_kind(node: Node) -> str | None:
-    """What YAML takes a plain scalar for, in words; None for what a suite may not hold."""
-    words = {"int": "the number", "float": "the number", "bool": "the boolean", "null": "null"}
-    return words.get(node.tag.removeprefix(_CORE))
-
-
-def _merge_sources(node: Node) -> list[Node]:
-    return list(node.value) if isinstance(node, SequenceNode) else [node]
-
-
-def _find_child(node: Node | None, part: str | int) -> tuple[Node | None, Node] | None:
-    """Key and value of an entry, perhaps one that a merge key brings in."""
-    if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return None, node.value[part]
-    if isinstance(node, MappingNode):
-        for key, value in node.value:
-            if key.value == part and key.tag != _MERGE:
-                return key, value
-        return next(_find_merged(node, part), None)
-    return None
-
-
-def _find_merged(node: MappingNode, part: str | int) -> Iterator[tuple[Node | None, Node]]:
-    for key, value in node.value:
-        if key.tag == _MERGE:
-            for source in _merge_sources(value):
-                found = _find_child(source, part)
-                if found is not None:
-                    yield found
+def _start(node: Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1
 
 
 def _prefix(location: Location, message: str) -> str:
@@ -243,5 +212,24 @@ def _prefix(location: Location, message: str) -> str:
     return f"{path[1:]}: {message}" if path else message
 
 
-def _too_large(node: Node, message: str) -> TooLargeError:
-    return TooLargeError(problem=message, problem_mark=node.start_mark)
+def _describe_syntax_error(error: yaml.MarkedYAMLError, text: str) -> Problem:
+    """PyYAML's error, with the remedy for the common ones."""
+    mark = error.problem_mark or error.context_mark
+    assert mark is not None, "the scanner, the parser and the composer mark their errors"
+    line = [*text.splitlines(), ""][mark.line]
+    indent = line[: len(line) - len(line.lstrip())]
+    found = line[mark.column : mark.column + 1]
+    if "\t" in indent + found:
+        column = indent.index("\t") if "\t" in indent else mark.column
+        message = "a tab: YAML forbids tabs for indentation; use spaces"
+        return Problem(mark.line + 1, column + 1, message)
+    if "but found another document" in str(error.problem):
+        return Problem(mark.line + 1, 1, "a second document starts here; a suite is one document")
+    message = f"not valid YAML: {error.problem}"
+    if error.context:
+        start = error.context_mark
+        where = f", started at {start.line + 1}:{start.column + 1}" if start else ""
+        message += f" ({error.context}{where})"
+    if found and found in "[]{}:*&%@`!|>":
+        message += f"; text that contains {found!r} goes in quotes"
+    return Problem(mark.line + 1, mark.column + 1, message)

@@ -143,8 +143,8 @@ def test_a_missing_or_binary_suite_is_a_usage_error(tmp_path: Path) -> None:
 BAD_MODELS = {
     "weightless": "has no weights (*.safetensors)",
     "pickled": "holds only pickle weights (pytorch_model.bin); only safetensors are loaded",
-    "truncated": "model.safetensors is truncated",
-    "corrupt": "model.safetensors has a corrupt header",
+    "truncated": "model.safetensors is truncated or corrupt: incomplete",
+    "corrupt": "model.safetensors is truncated or corrupt: invalid JSON",
     "strange-words": "vocabulary mismatch: the tokenizer has token ids up to 262, the model's",
     "wordless": "no tokenizer",
 }

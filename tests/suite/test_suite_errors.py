@@ -66,7 +66,7 @@ def test_a_file_that_is_not_utf8_is_refused_at_the_byte(tmp_path: Path) -> None:
         ("name: s\n▼---\nname: t\n", ["a second document"]),
         ("name: a▼\x01b\n", ["U+0001"]),
         ("name: ▼&x [*x]\n", ["alias of itself"]),
-        ("name: " + "[" * 59 + "▼" + "[" * 50_000, ["nested more than 60 deep"]),
+        ("name: " + "[" * 60 + "▼" + "[" * 9 + "]" * 69, ["nested more than 60 deep"]),
     ],
     ids=shorten,
 )
@@ -74,6 +74,11 @@ def test_what_is_no_yaml_suite_is_refused_where_it_breaks(
     tmp_path: Path, marked: str, parts: list[str]
 ) -> None:
     check_marked(tmp_path, marked, *parts)
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    [message] = errors_of(tmp_path, "name: " + "[" * 5_000)
+    assert "nested more than 60 deep" in message
 
 
 def test_aliases_that_multiply_are_refused_at_once(tmp_path: Path) -> None:
