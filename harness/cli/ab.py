@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from harness.catalog import describe_unknown, load_measurement
+from harness.catalog import load_measurement
+from harness.cli.names import check_name
 from harness.errors import InputError
 from harness.report.ab import dump_ratios, show_ratios
 from harness.report.terminal import write_terminal
@@ -29,7 +30,17 @@ from harness.suite.models import Suite
 from harness.suite.read import load_suite
 
 
-def run_ab(
+@click.command(name="ab")
+@click.argument("suite", type=click.Path(path_type=Path))
+@click.option("--precision", "precisions", multiple=True, help="one for each side, or one for both")
+@click.option("--python", "pythons", multiple=True, help="the interpreter of each side")
+@click.option("--model", help="where the suite has several")
+@click.option("--measure", "measurement", default="throughput", show_default=True)
+@click.option("--pairs", default=6, show_default=True, type=click.IntRange(min=2))
+@click.option("--device", default="auto", show_default=True)
+@click.option("--output", type=click.Path(path_type=Path), help="default: in results/ab/")
+@click.option("--format", "form", default="text", type=click.Choice(["text", "json"]))
+def command(
     suite: Path,
     precisions: Sequence[str],
     pythons: Sequence[str],
@@ -40,7 +51,11 @@ def run_ab(
     output: Path | None,
     form: str,
 ) -> int:
-    """The command; returns the exit status. Raises `InputError` for what cannot be compared."""
+    """Compare two precisions, or two Python environments, in pairs of fresh processes.
+
+    Give --precision twice, or --precision once and --python twice. Exits with 1 where a side could
+    not be measured.
+    """
     loaded = _load(suite)
     plan = Plan(
         suite=suite,
@@ -53,9 +68,15 @@ def run_ab(
     started = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     path = output or Path("results/ab") / loaded.name / f"{started}.json"
     samples: list[Sample] = []
+
+    def follow(sample: Sample) -> None:
+        samples.append(sample)
+        status = sample.record.validity.status
+        click.echo(f"pair {sample.pair + 1} of {pairs}, {sample.side}: {status}", err=True)
+
     problem, status = "", 0
     try:
-        run_plan(plan, path, lambda sample: _tell(sample, plan, samples))
+        run_plan(plan, path, follow)
     except SideError as error:
         problem, status = str(error), 1
     except KeyboardInterrupt:
@@ -86,11 +107,11 @@ def _pick_model(suite: Suite, given: str | None) -> str:
         raise InputError(
             f"{suite.path} has several models: choose with --model ({', '.join(names)})"
         )
-    return names[0] if given is None else _known("model", given, names)
+    return names[0] if given is None else check_name("model", given, names)
 
 
 def _pick_measurement(suite: Suite, given: str) -> str:
-    name = _known("measurement", given, [m.name for m in suite.measurements])
+    name = check_name("measurement", given, [m.name for m in suite.measurements])
     if load_measurement(name).needs_reference:
         raise InputError(f"{name} compares with a reference itself; ab measures each side alone")
     return name
@@ -101,7 +122,7 @@ def _make_sides(
 ) -> tuple[Side, Side]:
     """Two precisions in this environment, or one in two environments."""
     known = [precision.name for precision in suite.precisions]
-    names = [_known("precision", name, known) for name in precisions]
+    names = [check_name("precision", name, known) for name in precisions]
     if len(names) == 2 and not pythons:
         return Side("A", names[0], sys.executable), Side("B", names[1], sys.executable)
     if len(names) == 1 and len(pythons) == 2:
@@ -111,18 +132,4 @@ def _make_sides(
     raise InputError(
         "give --precision twice, or --precision once and --python twice; found "
         f"--precision {len(names)} times and --python {len(pythons)} times"
-    )
-
-
-def _known(what: str, given: str, known: Sequence[str]) -> str:
-    if given not in known:
-        raise InputError(describe_unknown(what, given, known))
-    return given
-
-
-def _tell(sample: Sample, plan: Plan, samples: list[Sample]) -> None:
-    samples.append(sample)
-    click.echo(
-        f"pair {sample.pair + 1} of {plan.pairs}, {sample.side}: {sample.record.validity.status}",
-        err=True,
     )

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import click
 
-from harness.records.run_sources import find_runs
+from harness.records.find_runs import find_runs
 from harness.verdicts.bless import bless_runs
 
 
-def run_bless(runs: Sequence[str], reason: str, root: Path) -> int:
-    """The command. Raises `InputError` for runs that cannot be blessed."""
+@click.command(name="bless")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--reason", required=True, help="why these numbers are the new ones")
+@click.option("--root", default=".", type=click.Path(path_type=Path), help="where results/ lies")
+def command(runs: Sequence[str], reason: str, root: Path) -> None:
+    """Make thresholds of RUNS: later runs on this device are judged by them.
+
+    Several runs of one commit show how much runs differ by themselves.
+    """
     found = [one.run for name in runs for one in find_runs(name, root)]
     path, result = bless_runs(found, reason, root)
     for line in result.list_lines(str(path)):
         click.echo(line)
-    return 0

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 
 from harness.errors import InputError
-from harness.records.run_sources import Found, find_runs, name_device
+from harness.records.find_runs import Found, find_runs, name_device
 from harness.report.comparison import (
     JudgedRun,
     NamedComparison,
@@ -30,7 +30,19 @@ Form = Literal["text", "md", "json"]
 _STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
 
 
-def run_compare(
+@click.command(name="compare")
+@click.argument("a")
+@click.argument("b")
+@click.option("--allow", multiple=True, metavar="FIELD", help="a field that may differ: flagged")
+@click.option("--format", "form", default="text", type=click.Choice(["text", "md", "json"]))
+@click.option("--on-inconclusive", default="warn", type=click.Choice(["warn", "fail"]))
+@click.option(
+    "--flips", default=0, type=click.IntRange(min=0), help="show so many items that B lost"
+)
+@click.option(
+    "--root", default=".", type=click.Path(path_type=Path), help="the repository of revisions"
+)
+def command(
     a: str,
     b: str,
     allow: Sequence[str],
@@ -39,9 +51,10 @@ def run_compare(
     flips: int,
     root: Path,
 ) -> int:
-    """The command; returns the exit status: 0 pass, 1 regressed, 2 inconclusive, 3 incomparable.
+    """Compare B with A, each a run file, a folder of them, or a git revision.
 
-    Raises `InputError` for a side that is no run, or two sides without a suite in common.
+    Exits with 0 where nothing got worse, 1 where something did, 2 where something is open under
+    --on-inconclusive fail, 3 where the runs are incomparable, 4 for wrong input.
     """
     allow = [name.strip() for given in allow for name in given.split(",") if name.strip()]
     if Path(b).is_file() and names_thresholds(b, root):

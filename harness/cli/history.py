@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
-from harness.catalog import describe_unknown
+from harness.cli.names import check_name
 from harness.errors import InputError
 from harness.records.values import base_name
-from harness.report.history import Group, History, dump_json, render_markdown, render_text
+from harness.report.history import Group, History, dump_history, show_history
+from harness.report.markdown import write_markdown
+from harness.report.terminal import write_terminal
 from harness.verdicts.history import Observation, Series, divide
 from harness.verdicts.history_files import (
     Reading,
@@ -21,19 +23,29 @@ from harness.verdicts.history_files import (
     read_folder,
 )
 
-_RENDER = {"text": render_text, "md": render_markdown, "json": dump_json}
 _NAMED_FILES = 5
 
 
-def run_history(
+@click.command(name="history")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--metric", "metrics", multiple=True, help="such as perplexity.ppl; default: judged")
+@click.option("--cell", "cells", multiple=True, help="such as tiny-world[nf4]; default: all")
+@click.option("--suite", "suites", multiple=True, help="default: all")
+@click.option("--last", type=click.IntRange(min=1), help="only so many runs of a suite and device")
+@click.option("--format", "form", default="text", type=click.Choice(["text", "md", "json"]))
+def command(
     folder: Path,
     metrics: Sequence[str],
     cells: Sequence[str],
     suites: Sequence[str],
     last: int | None,
     form: str,
-) -> int:
-    """The command; returns 0. Raises `InputError` for a folder without a readable run file."""
+) -> None:
+    """Show how values changed over the run files in FOLDER, and with which commits.
+
+    A single lucky or unlucky run is no change. Series without one are summed up, unless the metric
+    is named.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of run files, found none of that name")
     wanted = Wanted(tuple(suites), tuple(cells), tuple(metrics))
@@ -49,24 +61,25 @@ def run_history(
             f"and {reading.others} JSON files of another kind"
         )
     _check_names(wanted, reading)
-    click.echo(_RENDER[form](_summarise(str(folder), reading, last, bool(metrics))))
-    return 0
+    found = _summarise(str(folder), reading, last, bool(metrics))
+    if form == "json":
+        click.echo(dump_history(found))
+    else:
+        write = write_markdown if form == "md" else write_terminal
+        click.echo(write(show_history(found)))
 
 
 def _check_names(wanted: Wanted, reading: Reading) -> None:
     """Raises `InputError` for a name that no run file holds, with the closest that there is."""
     for what, names in (("suite", wanted.suites), ("cell", wanted.cells)):
         for name in names:
-            if name not in reading.known[what]:
-                known = reading.known[what]
-                raise InputError(f"{describe_unknown(what, name, known)} in these run files")
+            check_name(what, name, reading.known[what], " in these run files")
     for name in wanted.metrics:
         metrics = reading.known["metric"]
         bases = {base_name(metric) for metric in metrics}
         if name not in metrics | bases:
             alike = {metric for metric in metrics if base_name(metric) == base_name(name)}
-            known = alike or bases
-            raise InputError(f"{describe_unknown('metric', name, known)} in these run files")
+            check_name("metric", name, alike or bases, " in these run files")
 
 
 def _summarise(folder: str, reading: Reading, last: int | None, named: bool) -> History:

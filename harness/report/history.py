@@ -1,4 +1,4 @@
-"""Histories for a person, for a pull request and for a program. Pure."""
+"""Values over time: for a person, for a pull request and for a program. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from harness.report.markdown import draw_table, escape
-from harness.report.plain import clean
-from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Series
+from harness.report.document import Document, Lines, Part, Section, list_lines, make_table
+from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Segment, Series
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40
 _BREAK = "│"
+_TITLES = ("cell", "value", "runs", "first → last")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Group:
 
 @dataclass(frozen=True)
 class History:
-    """What a folder holds; ``left_out`` counts what has no number, ``others`` foreign files.
+    """What a folder holds; ``left_out`` counts records and values without a number.
 
-    ``named`` is True where the metrics were named: then quiet series are shown as well.
+    ``others`` counts JSON files that are no run files. ``named`` is True where the metrics were
+    named: then series without a change are shown as well.
     """
 
     folder: str
@@ -46,54 +47,16 @@ class History:
     named: bool
 
 
-def render_text(history: History) -> str:
-    """A line per series that shifted, a line per shift beneath it, the quiet ones summed up."""
-    blocks = []
-    for group in history.groups:
-        shown = _pick_shown(group, history.named)
-        names = [f"{series.cell}  {series.metric}" for series in shown]
-        trends = [draw_trend(series) for series in shown]
-        wide, long = (max(map(len, column), default=0) for column in (names, trends))
-        lines = []
-        for name, trend, series in zip(names, trends, shown):
-            lines.append(f"{name:{wide}}  {trend:{long}}  {_describe_ends(series)}")
-            lines += [f"  {_describe_change(series, shift)}" for shift in _list_changes(series)]
-        parts = (lines, _list_notes(group, shown))
-        told = ["\n".join(part) for part in parts if part]
-        blocks.append("\n\n".join([_describe_group(group), *told]))
-    return clean("\n\n".join([*blocks, *_list_left_out(history)]))
+def show_history(history: History) -> Document:
+    """A row per series whose level changed, a line per change; the quiet series are summed up."""
+    counts = [f"{what}: {count}" for what, count in sorted(history.left_out.items())]
+    counts += [f"JSON files that are no run files: {history.others}"] if history.others else []
+    left_out = [Lines((f"left out: {', '.join(counts)}",))] if counts else []
+    return Document("", (*(_show_group(one, history.named) for one in history.groups), *left_out))
 
 
-def render_markdown(history: History) -> str:
-    """The same for GitHub."""
-    blocks = []
-    for group in history.groups:
-        shown = _pick_shown(group, history.named)
-        rows = [
-            tuple(
-                map(
-                    escape,
-                    (
-                        series.cell,
-                        series.metric,
-                        draw_trend(series),
-                        _describe_ends(series),
-                        "; ".join(_describe_change(series, s) for s in _list_changes(series))
-                        or "—",
-                    ),
-                )
-            )
-            for series in shown
-        ]
-        titles = ("cell", "value", "runs", "first → last", "shifts")
-        notes = "\n".join(f"- {escape(note)}" for note in _list_notes(group, shown))
-        table = draw_table(titles, rows, [False] * len(titles)) if rows else ""
-        blocks += [escape(_describe_group(group)), *filter(None, (table, notes))]
-    return clean("\n\n".join([*blocks, *map(escape, _list_left_out(history))]))
-
-
-def dump_json(history: History) -> str:
-    """Every series with its nights, those without a shift too."""
+def dump_history(history: History) -> str:
+    """Every series with its runs as JSON, those without a change too."""
     groups = [
         {**asdict(group), "series": [_to_json(series) for series in group.series]}
         for group in history.groups
@@ -103,10 +66,10 @@ def dump_json(history: History) -> str:
 
 
 def draw_trend(series: Series) -> str:
-    """A bar per night, each segment on a scale of its own; medians where there are too many."""
+    """A bar per run, each segment on a scale of its own; medians where there are too many."""
     count = sum(len(segment.observations) for segment in series.segments)
     return _BREAK.join(
-        _draw_bars([night.value for night in segment.observations], _WIDEST / max(count, _WIDEST))
+        _draw_bars([one.value for one in segment.observations], _WIDEST / max(count, _WIDEST))
         for segment in series.segments
     )
 
@@ -121,20 +84,30 @@ def _draw_bars(values: Sequence[float], scale: float) -> str:
     return "".join(_BARS[round((h - low) / (high - low) * (len(_BARS) - 1))] for h in heights)
 
 
-def _pick_shown(group: Group, named: bool) -> list[Series]:
-    return [series for series in group.series if named or series.is_notable]
+def _show_group(group: Group, named: bool) -> Section:
+    shown = [series for series in group.series if named or series.is_notable]
+    quiet = [series for series in group.series if series not in shown]
+    noun = "run" if group.runs == 1 else "runs"
+    dirty = f" ({group.dirty} of a changed work tree, marked +)" if group.dirty else ""
+    days = " to ".join(dict.fromkeys((_day(group.first), _day(group.last))))
+    parts: list[Part] = []
+    if shown:
+        rows = [(s.cell, s.metric, draw_trend(s), _describe_ends(s)) for s in shown]
+        parts.append(make_table(_TITLES, rows, words=_TITLES, keys=2))
+    changes = [
+        f"{series.cell} {series.metric} at {_describe_change(series, point)}"
+        for series in shown
+        for point in _list_changes(series)
+    ]
+    notes = [*_count_quiet(quiet), *_list_new_segments(group)]
+    parts += [*list_lines("Changes of level", changes), *([Lines(tuple(notes))] if notes else [])]
+    title = f"{group.suite} on {group.device}: {group.runs} {noun}, {days}{dirty}"
+    return Section(title, tuple(parts))
 
 
 def _list_changes(series: Series) -> Iterator[ChangePoint]:
     for segment in series.segments:
         yield from segment.change_points
-
-
-def _describe_group(group: Group) -> str:
-    noun = "run" if group.runs == 1 else "runs"
-    dirty = f" ({group.dirty} of a changed work tree, marked +)" if group.dirty else ""
-    days = " to ".join(dict.fromkeys((_day(group.first), _day(group.last))))
-    return f"{group.suite} on {group.device}: {group.runs} {noun}, {days}{dirty}"
 
 
 def _describe_ends(series: Series) -> str:
@@ -147,59 +120,47 @@ def _describe_ends(series: Series) -> str:
     return f"{_number(newest[0].value)} → {_number(newest[-1].value)}{unit}{more}"
 
 
-def _describe_change(series: Series, shift: ChangePoint) -> str:
-    change = "" if shift.change is None else f"{_percent(shift.change)}, "
-    levels = f"{_number(shift.before)} → {_number(shift.after)}"
-    within = series.margin is not None and abs(shift.after - shift.before) <= series.margin.of(
-        shift.before
-    )
-    verdict = series.judge(shift) + (" within the margin" if within else "")
-    told = f"{_where(shift.observation)}: {change}{verdict} ({levels})"
-    if shift.same_commit:
-        told += "; the same commit as before"
-    elif shift.previous.sha is not None:
-        told += f"; before it {_commit(shift.previous)}"
-    before, after = shift.previous.conditions, shift.observation.conditions
-    news = [f"{name} {before.get(name)} → {after.get(name)}" for name in shift.changed]
-    return told + (f"; new: {', '.join(news)}" if news else "")
+def _describe_change(series: Series, point: ChangePoint) -> str:
+    change = "" if point.change is None else f"{_percent(point.change)}, "
+    levels = f"{_number(point.before)} → {_number(point.after)}"
+    moved = abs(point.after - point.before)
+    within = series.margin is not None and moved <= series.margin.of(point.before)
+    meaning = series.judge(point) + (" within the margin" if within else "")
+    text = f"{_where(point.observation)}: {change}{meaning} ({levels})"
+    if point.same_commit:
+        text += "; the same commit as before"
+    elif point.previous.sha is not None:
+        text += f"; before it {_commit(point.previous)}"
+    before, after = point.previous.conditions, point.observation.conditions
+    news = [f"{name} {before.get(name)} → {after.get(name)}" for name in point.changed]
+    return text + (f"; new: {', '.join(news)}" if news else "")
 
 
-def _list_notes(group: Group, shown: Sequence[Series]) -> list[str]:
-    """The quiet series in one line, and where series begin anew."""
-    quiet = [series for series in group.series if series not in shown]
-    lines = []
-    if quiet:
-        small = sum(series.has_change_points for series in quiet)
-        short = sum(series.is_short for series in quiet)
-        told = [f"{len(quiet) - small - short} without a shift"]
-        told += [f"{small} with shifts within their margin"] if small else []
-        if short:
-            told.append(f"{short} too short for one (fewer than {FEWEST_OBSERVATIONS} runs)")
-        lines.append(f"{len(quiet)} quiet series: {', '.join(told)}")
-    return lines + _list_breaks(group)
+def _count_quiet(quiet: Sequence[Series]) -> Iterator[str]:
+    """The series that are not shown, in one line."""
+    if not quiet:
+        return
+    small = sum(series.has_change_points for series in quiet)
+    short = sum(series.is_short for series in quiet)
+    counts = [f"{len(quiet) - small - short} without a change"]
+    counts += [f"{small} with changes within their margin"] if small else []
+    counts += [f"{short} with fewer than {FEWEST_OBSERVATIONS} runs, too few"] if short else []
+    yield f"{len(quiet)} quiet series: {', '.join(counts)}"
 
 
-def _list_breaks(group: Group) -> list[str]:
-    """A line per night that series begin anew at, with the fields that differ."""
-    fields: dict[tuple[str, str], Counter[str]] = {}  # by time and place
+def _list_new_segments(group: Group) -> Iterator[str]:
+    """A line per run from which on series are not comparable with before, and why."""
+    fields: dict[tuple[str, str], Counter[str]] = {}  # by time and commit
     for series in group.series:
         for earlier, later in pairwise(series.segments):
-            night = later.observations[0]
-            before, after = earlier.observations[-1].identity, night.identity
-            found = fields.setdefault((night.utc, _where(night)), Counter())
+            first = later.observations[0]
+            before, after = earlier.observations[-1].identity, first.identity
+            found = fields.setdefault((first.utc, _where(first)), Counter())
             for name in later.changed:
                 found[f"{name} {_short(before.get(name))} → {_short(after.get(name))}"] += 1
-    return [
-        f"begun anew at {where}, not comparable with before: "
-        + ", ".join(f"{told} ({count} series)" for told, count in found.items())
-        for (_, where), found in sorted(fields.items())
-    ]
-
-
-def _list_left_out(history: History) -> list[str]:
-    told = [f"{what}: {count}" for what, count in sorted(history.left_out.items())]
-    told += [f"JSON files that are no run files: {history.others}"] if history.others else []
-    return [f"left out: {', '.join(told)}"] if told else []
+    for (_, where), counted in sorted(fields.items()):
+        differing = ", ".join(f"{text} ({count} series)" for text, count in counted.items())
+        yield f"begun anew at {where}, not comparable with before: {differing}"
 
 
 def _to_json(series: Series) -> dict[str, Any]:
@@ -210,52 +171,48 @@ def _to_json(series: Series) -> dict[str, Any]:
         "better": series.better,
         "margin": asdict(series.margin) if series.margin else None,
         "notable": series.is_notable,
-        "stretches": [
+        "segments": [_segment_to_json(series, segment) for segment in series.segments],
+    }
+
+
+def _segment_to_json(series: Series, segment: Segment) -> dict[str, Any]:
+    return {
+        "changed": segment.changed,
+        "observations": [
+            {**_name_run(one), "value": one.value, "outlier": one in segment.outliers}
+            for one in segment.observations
+        ],
+        "change_points": [
             {
-                "changed": segment.changed,
-                "nights": [
-                    {
-                        "run": night.run,
-                        "utc": night.utc,
-                        "sha": night.sha,
-                        "dirty": night.dirty,
-                        "value": night.value,
-                        "outlier": night in segment.outliers,
-                    }
-                    for night in segment.observations
-                ],
-                "shifts": [_change_to_json(series, shift) for shift in segment.change_points],
+                **_name_run(point.observation),
+                "previous_sha": point.previous.sha,
+                "before": point.before,
+                "after": point.after,
+                "change": point.change,
+                "meaning": series.judge(point),
+                "new_conditions": {
+                    name: [
+                        point.previous.conditions.get(name),
+                        point.observation.conditions.get(name),
+                    ]
+                    for name in point.changed
+                },
             }
-            for segment in series.segments
+            for point in segment.change_points
         ],
     }
 
 
-def _change_to_json(series: Series, shift: ChangePoint) -> dict[str, Any]:
-    return {
-        "run": shift.observation.run,
-        "utc": shift.observation.utc,
-        "sha": shift.observation.sha,
-        "dirty": shift.observation.dirty,
-        "previous_sha": shift.previous.sha,
-        "before": shift.before,
-        "after": shift.after,
-        "change": shift.change,
-        "meaning": series.judge(shift),
-        "new_conditions": {
-            name: [shift.previous.conditions.get(name), shift.observation.conditions.get(name)]
-            for name in shift.changed
-        },
-    }
+def _name_run(one: Observation) -> dict[str, Any]:
+    return {"run": one.run, "utc": one.utc, "sha": one.sha, "dirty": one.dirty}
 
 
-def _commit(observation: Observation) -> str:
-    sha = observation.sha[:10] if observation.sha else "no commit"
-    return sha + ("+" if observation.dirty else "")
+def _commit(one: Observation) -> str:
+    return (one.sha[:10] if one.sha else "no commit") + ("+" if one.dirty else "")
 
 
-def _where(observation: Observation) -> str:
-    return f"{_commit(observation)} {_day(observation.utc)}"
+def _where(one: Observation) -> str:
+    return f"{_commit(one)} {_day(one.utc)}"
 
 
 def _day(utc: str) -> str:

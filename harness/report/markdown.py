@@ -6,7 +6,7 @@ Every text is escaped, so that a model's name or an error's message is shown and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from harness.report.document import (
     Cell,
@@ -66,16 +66,9 @@ def _write(part: Part) -> str:
 
 def _draw(columns: Sequence[TableColumn]) -> str:
     titles = [_break_lines(column.title) for column in columns]
+    marks = ["--:" if column.numbers else ":--" for column in columns]
     rows = [list(map(_show, cells)) for cells in zip(*(column.cells for column in columns))]
-    return draw_table(titles, rows, [column.numbers for column in columns])
-
-
-def draw_table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[bool]
-) -> str:
-    """A table of escaped cells; the columns marked as ``numbers`` are aligned to the right."""
-    marks = ["--:" if right else ":--" for right in numbers]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, marks, *rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (titles, marks, *rows))
 
 
 def _show(cell: Cell) -> str:

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
-from harness.records.record import Record, Verdict
-from harness.records.run_file import Run
-from harness.records.run_sources import (
+from harness.records.find_runs import (
     Found,
     find_runs,
     list_at_revision,
@@ -20,6 +18,8 @@ from harness.records.run_sources import (
     read_at_revision,
     resolve_revision,
 )
+from harness.records.record import Record, Verdict
+from harness.records.run_file import Run
 from harness.statistics.estimates import Outcome
 from harness.verdicts.compare import Compared, compare_pair
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter

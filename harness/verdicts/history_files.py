@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple
 
 from harness.catalog import UnknownNameError, load_measurement
 from harness.descriptions import ValueSpec
+from harness.records.find_runs import name_device
 from harness.records.identity import identify_series, list_suspects
 from harness.records.record import Record, Value
 from harness.records.run_file import Run, read_run
-from harness.records.run_sources import name_device
 from harness.records.values import base_name
 from harness.verdicts.history import Observation
 

@@ -58,7 +58,7 @@ def test_clearing_takes_one_kind_or_all(folder: Path, capsys: pytest.CaptureFixt
     put(folder / "tokens" / ".t.npz.7", 5)
     assert main(["cache", "clear", "tokens"]) == 0
     assert capsys.readouterr().out == (
-        "removed 1 entry, 2 KiB\nleft 1 entry, 5 B: another run is writing\n"
+        "removed 1 entry, 2 KiB\nkept 1 entry, 5 B: another run is writing\n"
     )
     assert (folder / "references" / "a.json").exists()
     assert main(["cache", "clear"]) == 0

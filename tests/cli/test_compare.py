@@ -67,7 +67,7 @@ def test_boards_of_one_family_are_different_devices(tmp_path: Path, capsys: Capt
     """The 3090 and the 4090 are no first and second run of a second."""
     for name in ("cuda-rtx-3090", "cuda-rtx-4090"):
         save(SAME, tmp_path / "s" / f"20260101T000000Z-abcdef1234-{name}.json")
-    from harness.records.run_sources import find_runs
+    from harness.records.find_runs import find_runs
 
     assert len(find_runs(str(tmp_path), tmp_path)) == 2
 

@@ -71,7 +71,7 @@ def read(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
 def list_values(data: Any) -> list[float]:
     (group,) = data["groups"]
     (series,) = group["series"]
-    return [night["value"] for stretch in series["stretches"] for night in stretch["nights"]]
+    return [night["value"] for one in series["segments"] for night in one["observations"]]
 
 
 def write_shift(folder: Path) -> None:
@@ -87,21 +87,25 @@ def test_a_shift_is_told_with_its_commit_date_and_direction(
     assert (code, err) == (0, "")
     assert out.splitlines() == [
         "smoke on cpu-intel-xeon: 10 runs, 2026-01-01 to 2026-01-10",
-        "",
+        "cell    value           runs        first → last",
         "m[nf4]  perplexity.ppl  ▁▁▁▁▁▁████  5 → 5.5",
-        "  c006000000 2026-01-07: +10 %, worse (5 → 5.5); before it c005000000",
         "",
-        "1 quiet series: 1 without a shift",
+        "Changes of level",
+        "m[nf4] perplexity.ppl at c006000000 2026-01-07: +10 %, worse (5 → 5.5); before it "
+        "c005000000",
+        "",
+        "1 quiet series: 1 without a change",
     ]
 
 
 def test_the_same_as_markdown_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_shift(tmp_path)
     _, out, _ = history(capsys, tmp_path, "--format", "md")
-    assert "| m\\[nf4\\] | perplexity.ppl | ▁▁▁▁▁▁████ | 5 → 5.5 | c006000000 2026-01-07: " in out
+    assert "| m\\[nf4\\] | perplexity.ppl | ▁▁▁▁▁▁████ | 5 → 5.5 |" in out
+    assert "- m\\[nf4\\] perplexity.ppl at c006000000 2026-01-07: +10 %, worse" in out
     data = read(capsys, tmp_path)
     first, second = data["groups"][0]["series"]
-    (shift,) = first["stretches"][0]["shifts"]
+    (shift,) = first["segments"][0]["change_points"]
     assert shift["sha"].startswith("c006")
     assert shift["previous_sha"].startswith("c005")
     assert (shift["before"], shift["after"], shift["meaning"]) == (5.0, 5.5, "worse")
@@ -205,7 +209,7 @@ def test_other_weights_begin_a_series_anew(
         cell = record.cell.model_copy(update=weights)
         write_night(tmp_path, night, record.model_copy(update={"cell": cell}))
     (group,) = read(capsys, tmp_path)["groups"]
-    assert [s["changed"] for s in group["series"][0]["stretches"]] == [[], ["weights"]]
+    assert [s["changed"] for s in group["series"][0]["segments"]] == [[], ["weights"]]
 
 
 def test_another_device_is_another_series(

@@ -101,7 +101,7 @@ def test_the_summary_is_appended_with_the_matrix_and_what_does_not_pass(job: Job
     [undecided] = page.lines_below("Undecided")
     assert "throughput.decode_speedup[1]" in undecided
     assert "1 FAIL, 1 INCONCLUSIVE, 1 PASS" in text_of(page.html)
-    assert f"run file {job.run_file}" in text_of(page.html)
+    assert f"run file: {job.run_file}" in text_of(page.html)
     assert str(Path.home()) not in job.summary or str(Path.home()) == "/"
 
 

@@ -199,7 +199,7 @@ def test_a_flagged_number_is_marked() -> None:
 
 
 def test_details_have_a_table_per_cell_and_one_per_cell_and_batch_size() -> None:
-    shared = {"load_s": 1.25, "load_quantise_s": None}
+    shared = {"load_s": 1.25, "matmul_flop_per_s": None}
     timed = {"ttft_s[1]": 0.0125, "ttft_s[8]": 1.5, "mbu[1]": 0.5, "mbu[8]": None}
     records = [
         make_record("throughput", "fp32", values={**shared, **timed}),

@@ -1,0 +1,61 @@
+"""`harness cache`: what the harness keeps, and how to remove it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from harness.cli.names import check_name
+from harness.machine.cache import (
+    KINDS,
+    LIMIT_VARIABLE,
+    Entry,
+    clear,
+    format_bytes,
+    limit_bytes,
+    list_entries,
+)
+from harness.machine.places import cache_folder
+
+
+@click.group(name="cache", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Show what the harness keeps, and how much room it takes.
+
+    References are records that spare measuring the reference again, distributions are a reference's
+    probabilities at every token of a text, questions are the items of tasks, for a reader. All of
+    it is made again when it is needed.
+    """
+    if context.invoked_subcommand is None:
+        _show()
+
+
+@command.command(name="clear")
+@click.argument("kind", required=False)
+def clear_kind(kind: str | None) -> None:
+    """Remove everything kept, or one KIND: references, distributions or questions."""
+    kinds = KINDS if kind is None else (check_name("kind", kind, KINDS),)
+    removed, written = clear(kinds)
+    click.echo(f"removed {_count(removed)}")
+    if written:
+        click.echo(f"kept {_count(written)}: another run is writing")
+
+
+def _show() -> None:
+    entries, limit = list_entries(), limit_bytes()
+    click.echo(f"{cache_folder()}")
+    rows = {kind: [entry for entry in entries if entry.kind == kind] for kind in KINDS}
+    for name, own in {**rows, "total": entries}.items():
+        click.echo(f"  {name:13}  {len(own):5}  {_add_up(own):>9}")
+    click.echo(f"limit {format_bytes(limit)} ({LIMIT_VARIABLE}), the longest unused goes first")
+
+
+def _count(entries: Sequence[Entry]) -> str:
+    noun = "entry" if len(entries) == 1 else "entries"
+    return f"{len(entries)} {noun}, {_add_up(entries)}"
+
+
+def _add_up(entries: Sequence[Entry]) -> str:
+    return format_bytes(sum(entry.bytes for entry in entries))

@@ -1,0 +1,157 @@
+"""Run files by what a person calls them: a file, a folder, or a git revision that holds them.
+
+A folder and a revision give the newest run of each suite and device. A revision is read through
+git's objects: the work tree is never touched.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from harness.errors import InputError
+from harness.machine.environment import device_slug
+from harness.records.run_file import Run, parse_run
+
+RESULTS = "results"
+THRESHOLDS = "thresholds"
+_RUN_NAME = re.compile(
+    r"\d{8}T\d{6}Z-(nogit|[0-9a-f]{4,40})(-dirty)?-(?P<device>.+?)(-[2-9])?\.json"
+)
+_SUITE = re.compile(rb'"id": "([^"]*)/')  # what a run file's `run` begins with
+_HEAD_BYTES = 4096
+
+# A file by its name, at least its first bytes (all for -1); None where there is no such file.
+_Read = Callable[[str, int], bytes | None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run, its name for a person, and how to read a file stored with it (None: not there)."""
+
+    name: str
+    run: Run
+    read_beside: Callable[[str], bytes | None]
+
+
+def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
+    """The runs that ``argument`` names; revisions are those of the repository at ``root``.
+
+    Raises `InputError` for what is neither, holds none, or cannot be read.
+    """
+    path = Path(argument)
+    if path.is_file():
+        return (
+            _open(path.name, argument, lambda name, size: _read_file(path.parent / name, size)),
+        )
+    if path.is_dir():
+
+        def read(name: str, size: int) -> bytes | None:
+            return _read_file(path / name, size)
+
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*.json")]
+        nothing = "in this folder; they are called <time>-<commit>-<device>.json"
+    else:
+        revision = resolve_revision(argument, root)
+
+        def read(name: str, size: int) -> bytes | None:
+            return read_at_revision(root, revision, name)
+
+        names = list_at_revision(root, revision)
+        nothing = (
+            f"is committed under {RESULTS}/ at {revision[:10]}; commit what is to be compared by "
+            f"revision, for example under {RESULTS}/reference/"
+        )
+    newest = _pick_newest(names, read)
+    if not newest:
+        raise InputError(f"{argument}: no run file {nothing}")
+    shown = f"{path}/" if path.is_dir() else f"{argument}:"
+    return tuple(_open(name, f"{shown}{name}", read) for name in newest)
+
+
+def name_device(run: Run) -> str:
+    """The device's name as in the names of run files and thresholds."""
+    environment = run.environment
+    boards = environment.get("gpu", {}).get("devices") or ()
+    kind, _, index = run.run.device.partition(":")
+    number = int(index or 0)
+    gpu = boards[number].get("name") if kind == "cuda" and number < len(boards) else None
+    return device_slug(run.run.device, gpu, environment.get("cpu", {}).get("name") or "")
+
+
+def read_at_revision(root: Path, revision: str, path: str) -> bytes | None:
+    """A file as committed; None where the revision has none."""
+    done = _git(root, "show", f"{revision}:./{path}")
+    return done.stdout if done.returncode == 0 else None
+
+
+def resolve_revision(argument: str, root: Path) -> str:
+    """The commit's full hash. Raises `InputError` where it is neither a path nor a revision."""
+    commit = f"{argument}^{{commit}}"
+    done = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", commit)
+    if done.returncode != 0:
+        raise InputError(
+            f"{argument!r} is neither a run file or folder, nor a git revision of {root}"
+        )
+    return done.stdout.decode().strip()
+
+
+def list_at_revision(root: Path, revision: str) -> list[str]:
+    """The JSON files under ``results/`` of a commit, relative to ``root``."""
+    done = _git(root, "ls-tree", "-r", "-z", "--name-only", revision, "--", RESULTS)
+    names = done.stdout.decode("utf-8", "surrogateescape").split("\0")
+    return [name for name in names if name.endswith(".json")]
+
+
+def list_run_files(names: Iterable[str]) -> list[str]:
+    """The paths that are named as run files are, the newest first, without thresholds."""
+    paths = map(PurePosixPath, names)
+    found = [p for p in paths if _RUN_NAME.fullmatch(p.name) and THRESHOLDS not in p.parts]
+    return [str(path) for path in sorted(found, key=lambda path: path.name, reverse=True)]
+
+
+def _pick_newest(names: Iterable[str], read: _Read) -> list[str]:
+    """The newest run file of each suite and device."""
+    newest: dict[tuple[str, str], str] = {}
+    for name in list_run_files(names):
+        match = _RUN_NAME.fullmatch(PurePosixPath(name).name)
+        assert match is not None
+        head = _SUITE.search((read(name, _HEAD_BYTES) or b"")[:_HEAD_BYTES])
+        suite = head[1].decode() if head else str(PurePosixPath(name).parent)
+        newest.setdefault((suite, match["device"]), name)
+    return sorted(newest.values())
+
+
+def _open(name: str, shown: str, read: _Read) -> Found:
+    content = read(name, -1)
+    if content is None:
+        raise InputError(f"{shown}: cannot be read")
+    try:
+        run = parse_run(content, shown)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not run.records:
+        raise InputError(f"{shown}: this run has no record: nothing was measured")
+    folder = PurePosixPath(name).parent
+    return Found(shown, run, lambda other: read(str(folder / other), -1))
+
+
+def _read_file(path: Path, size: int) -> bytes | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    except OSError as error:
+        raise InputError(f"git cannot be run: {error.strerror}") from None
