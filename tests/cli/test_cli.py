@@ -44,7 +44,6 @@ def test_the_cache_is_shown_by_kind(folder: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == (
         f"{folder}\n"
         "  references         1      100 B\n"
-        "  tokens             0        0 B\n"
         "  distributions      1      4 MiB\n"
         "  questions          0        0 B\n"
         "  total              2      4 MiB\n"
@@ -54,9 +53,9 @@ def test_the_cache_is_shown_by_kind(folder: Path, capsys: pytest.CaptureFixture[
 
 def test_clearing_takes_one_kind_or_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(folder / "references" / "a.json", 100)
-    put(folder / "tokens" / "t.npz", 2048)
-    put(folder / "tokens" / ".t.npz.7", 5)
-    assert main(["cache", "clear", "tokens"]) == 0
+    put(folder / "questions" / "q.gz", 2048)
+    put(folder / "questions" / ".q.gz.7", 5)
+    assert main(["cache", "clear", "questions"]) == 0
     assert capsys.readouterr().out == (
         "removed 1 entry, 2 KiB\nkept 1 entry, 5 B: another run is writing\n"
     )
@@ -69,7 +68,7 @@ def test_clearing_takes_one_kind_or_all(folder: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cache", "clear", "token"], "unknown kind 'token'; did you mean 'tokens'?"),
+        (["cache", "clear", "question"], "unknown kind 'question'; did you mean 'questions'?"),
         (["cache", "clean"], "No such command 'clean'"),
         (["list", "precision"], "unknown kind 'precision'; did you mean 'precisions'?"),
         (["list"], "Missing argument"),
