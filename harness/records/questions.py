@@ -1,7 +1,7 @@
-"""The questions behind a record's rows: kept once for all records that ask them, not in each.
+"""The questions behind a record's rows: stored once for all records that ask them, not in each.
 
 A file holds one item per line, in the order of the rows, and is named by its content. The worker
-leaves it in the cache; the run puts it beside its run file, in `items/`, where it outlives the
+leaves it in the cache; the run copies it to `items/` next to its run file, where it outlives the
 cache. It is for reading only: without it no number is missing, and no run fails for it.
 """
 
@@ -11,21 +11,21 @@ import contextlib
 import gzip
 import hashlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.machine.files import write_atomically
 from harness.machine.places import cache_folder
 from harness.records.record import Record
 
 KEY = "questions"  # of a record's items: the name of its file
-FOLDER = "items"  # beside the run file
+FOLDER = "items"  # next to the run file
 _NAME = re.compile(r"[0-9a-f]{16}\.jsonl\.gz")
 
-# The content of a file beside a run file, by its name relative to it; None where it is not there.
+# The content of a file next to a run file, by its name relative to it; None where there is none.
 ReadBeside = Callable[[str], bytes | None]
 
 
@@ -43,16 +43,16 @@ class Item:
 
 
 class Questions:
-    """The items of one file, in the order of a record's rows; parsed as they are asked for."""
+    """The items of one file, in the order of a record's rows; each is parsed when asked for."""
 
     def __init__(self, name: str, content: bytes) -> None:
-        """Raises ValueError where the content is not what the name says."""
+        """Raises ValueError where the content does not match the name."""
         try:
             lines = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{FOLDER}/{name} is damaged: {error}") from error
         if _name(lines) != name:
-            raise ValueError(f"{FOLDER}/{name} is damaged: it holds something else than it did")
+            raise ValueError(f"{FOLDER}/{name} is damaged: its content has changed")
         self.name = name
         self._lines = lines.split(b"\n")[:-1]
 
@@ -73,13 +73,14 @@ def keep_questions(items: Iterable[Item]) -> str:
     # Half a character becomes its JSON escape, which reads as the same.
     lines = text.encode(errors="backslashreplace")
     place = _cached(_name(lines))
-    if not place.exists():
-        _write(place, gzip.compress(lines, mtime=0))
+    with contextlib.suppress(OSError):
+        if not place.exists():
+            write_atomically(place, gzip.compress(lines, mtime=0))
     return place.name
 
 
 def fetch_questions(record: Record, folder: Path) -> None:
-    """Put the record's questions beside the run files in ``folder``, where the cache has them."""
+    """Copy the record's questions next to the run files in ``folder``, where the cache has them."""
     name = record.items.get(KEY)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return
@@ -89,14 +90,14 @@ def fetch_questions(record: Record, folder: Path) -> None:
         try:
             Questions(name, content)
         except ValueError:
-            _cached(name).unlink()  # the next measurement leaves them anew
+            _cached(name).unlink()  # the next measurement leaves a new one
         else:
             if not target.exists() or target.read_bytes() != content:
-                _write(target, content)
+                write_atomically(target, content)
 
 
 def open_questions(record: Record, read_beside: ReadBeside) -> Questions | str:
-    """The record's questions, or in words why they are not to be had."""
+    """The record's questions, or in words why they are not available."""
     name = record.items.get(KEY)
     if name is None:
         return "the record names no file of them; it was measured before they were kept"
@@ -121,15 +122,3 @@ def _name(lines: bytes) -> str:
 
 def _cached(name: str) -> Path:
     return cache_folder() / "questions" / name
-
-
-def _write(place: Path, content: bytes) -> None:
-    """Atomically: who reads it sees all of it or nothing."""
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()

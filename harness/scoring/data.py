@@ -1,4 +1,10 @@
-"""Texts and item sets through `datasets`: embedded, local files or the hub. Worker only."""
+"""Texts and item sets through `datasets`: embedded, local files or the hub.
+
+`datasets` reads the hub and parquet files. Of csv and json files it would shift the cells of a row
+that has one too many, fill up short rows, turn the text '2019-01-01' into a time and 0.10 into 0.1,
+and not say which line is broken: these are read by Python's own readers, and csv cells handed on
+as a `datasets.Dataset` of texts.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +12,22 @@ import csv
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
+
+from harness.descriptions import MeasureContext
 from harness.errors import InputError, UnavailableError
 from harness.suite.data_source import DataSource
 
-if TYPE_CHECKING:
-    from harness.descriptions import MeasureContext
-
-_BUILDERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+Fields = dict[str, Any]
+_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 _TOO_DEEP = "lists or objects lie too deep in one another; an item is an object of fields"
+
+datasets.disable_progress_bars()
+datasets.logging.set_verbosity_error()
 
 
 def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
@@ -29,34 +38,19 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
     Raises `InputError`, or `UnavailableError` where the hub would be needed and is not there.
     """
     kind, place = source.locate(context.suite_folder)
-    if kind == "hub":
-        text = _join_column(load_hub(source, context, source.split or "test"), source)
-    elif Path(place).is_dir():
-        raise InputError(f"text {source.path!r} is a folder; name a file in it")
-    elif Path(place).suffix in _BUILDERS:
-        builder = _BUILDERS[Path(place).suffix]
-        options = _csv_as_text(_check_table(place)[0]) if builder == "csv" else {}
-        text = _join_column(load_files(builder, {"text": place}, **options)["text"], source)
+    if kind == "hub" or Path(place).suffix in _SUFFIXES or Path(place).is_dir():
+        column = source.column or "text"
+        text = "\n\n".join(_read_cells(read_rows(source, context, "test"), source, column))
     else:
-        text = _read_whole(place, source)
+        text = _read_utf_8(Path(place))
     if not text.strip():
         raise InputError(f"text {source.path!r} is empty")
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_text_tables(files: Mapping[str, str], columns: Sequence[str]) -> dict[str, Any]:
-    """CSV files without a heading line, every cell as the text it is.
-
-    Raises `InputError` naming file and row where the number of cells is another.
-    """
-    for path in files.values():
-        _check_table(path, len(columns))
-    return load_files("csv", files, column_names=list(columns), **_csv_as_text(columns))
-
-
-def load_rows(
+def read_rows(
     source: DataSource, context: MeasureContext, split: str
-) -> Iterator[tuple[dict[str, Any], str]]:
+) -> Iterator[tuple[Fields, str]]:
     """Each item of a set as its fields, and the words that name its file and row in an error.
 
     A local file is jsonl, json (a list of objects), csv with a heading line, or parquet; of a hub
@@ -66,195 +60,155 @@ def load_rows(
     kind, place = source.locate(context.suite_folder)
     if kind == "hub":
         split = source.split or split
-        rows = load_hub(source, context, split)
-        return ((dict(row), f"{source.path} {split}, row {n}") for n, row in enumerate(rows, 1))
-    name, suffix = Path(place).name, Path(place).suffix
-    if Path(place).is_dir():
-        raise InputError(f"data {source.path!r} is a folder; name a file in it")
-    if suffix not in _BUILDERS:
+        return _name_rows(_load_hub(source, context, split), f"{source.path} {split}")
+    path = Path(place)
+    if path.is_dir():
+        raise InputError(f"{source.path!r} is a folder; name a file in it")
+    if path.suffix not in _SUFFIXES:
         raise InputError(
-            f"data {source.path!r}: expected a file of rows, one of {', '.join(_BUILDERS)}"
+            f"data {source.path!r}: expected a file of rows, one of {', '.join(_SUFFIXES)}"
         )
-    if _BUILDERS[suffix] == "json":
-        return _read_json_rows(Path(place))
-    options, first = {}, 1
-    if suffix == ".csv":
-        heading, count = _check_table(place)
-        if count == 1:
-            raise InputError(f"{name} has a heading line and no rows")
-        if len(set(heading)) < len(heading):
-            raise InputError(f"{name}: two columns have the same heading: {', '.join(heading)}")
-        options, first = _csv_as_text(heading), 2
-    rows = load_files(_BUILDERS[suffix], {"rows": place}, **options)["rows"]
-    return ((dict(row), f"{name}, row {n}") for n, row in enumerate(rows, first))
+    if path.suffix == ".csv":
+        return read_csv(path)
+    return (
+        _name_rows(_load_parquet(path), path.name)
+        if path.suffix == ".parquet"
+        else _read_json(path)
+    )
 
 
-def load_files(builder: str, files: Mapping[str, str], **options: Any) -> dict[str, Any]:
-    """Read local files with one `datasets` builder; ``files`` maps a split name to a path."""
-    import datasets
+def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Fields, str]]:
+    """Each row of a csv file as texts by column, and the words that name it in an error.
 
-    # Kept in memory and away from the user's cache: local files change without changing name.
-    with tempfile.TemporaryDirectory() as cache, _quiet_datasets():
-        try:
-            return dict(
-                datasets.load_dataset(
-                    builder,
-                    data_files=dict(files),
-                    cache_dir=cache,
-                    keep_in_memory=True,
-                    **options,
-                )
-            )
-        except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-            cause = error.__cause__ or error
-            raise InputError(f"cannot read {', '.join(files.values())}: {cause}") from error
-
-
-def load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
-    """One split of a hub dataset, from the local cache where the hub cannot be reached."""
-    import datasets
-
-    with _quiet_datasets():
-        try:
-            return datasets.load_dataset(
-                source.path, source.name, split=split, revision=source.revision
-            )
-        except datasets.exceptions.DatasetNotFoundError as error:
-            # An OSError too, and what datasets says of anything it cannot reach.
-            if context.online:
-                raise InputError(
-                    f"no dataset {source.path!r} on the hub, or private and no token given: "
-                    "check the id or set HF_TOKEN"
-                ) from error
-            raise UnavailableError(
-                f"dataset {source.path!r} is not on this machine, and the hub cannot be reached"
-            ) from error
-        except (OSError, ConnectionError) as error:
-            where = "" if context.online else ", and the hub cannot be reached"
-            raise UnavailableError(
-                f"dataset {source.path!r} is not on this machine{where}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-        except (ValueError, datasets.exceptions.DatasetsError) as error:
-            raise InputError(f"dataset {source.path!r}: {error}") from error
-
-
-def _read_json_rows(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Line by line, by hand.
-
-    The reader of `datasets` makes a time of the string '2019-01-01', fills up missing fields and
-    does not say which line is broken.
+    The first row holds the names of the columns unless ``columns`` gives them. Raises `InputError`
+    for a file without rows and where a row has another number of cells.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name} is not UTF-8: {error}") from error
-    whole = text.lstrip().startswith("[")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(filter(None, csv.reader(file)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read {path.name}: {error}") from error
+    if not rows:
+        raise InputError(f"{path.name} is empty")
+    heading = list(columns or rows[0])
+    for number, cells in enumerate(rows, 1):
+        if len(cells) != len(heading):
+            raise InputError(
+                f"{path.name}, row {number}: expected {len(heading)} columns, found {len(cells)}"
+            )
+    if columns is None and len(rows) == 1:
+        raise InputError(f"{path.name} has a heading line and no rows")
+    if len(set(heading)) < len(heading):
+        raise InputError(f"{path.name}: two columns have the same heading: {', '.join(heading)}")
+    cells_by_column = zip(*(rows if columns else rows[1:]), strict=True)
+    table = datasets.Dataset.from_dict(
+        {name: list(cells) for name, cells in zip(heading, cells_by_column, strict=True)}
+    )
+    return _name_rows(table, path.name, 1 if columns else 2)
+
+
+def _name_rows(rows: Iterable[Fields], name: str, first: int = 1) -> Iterator[tuple[Fields, str]]:
+    return ((dict(row), f"{name}, row {number}") for number, row in enumerate(rows, first))
+
+
+def _load_parquet(path: Path) -> Any:
+    # Kept in memory and away from the user's cache: local files change without changing name.
+    with tempfile.TemporaryDirectory() as cache:
+        try:
+            return datasets.load_dataset(
+                "parquet",
+                data_files={"rows": str(path)},
+                split="rows",
+                cache_dir=cache,
+                keep_in_memory=True,
+            )
+        except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error.__cause__ or error}") from error
+
+
+def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
+    """One split of a hub dataset, from the local cache where the hub cannot be reached."""
     try:
-        rows = enumerate(json.loads(text) if whole else text.split("\n"), 1)
-    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
-        raise InputError(f"{path.name} is no JSON: {error}") from error
-    except RecursionError as error:
-        raise InputError(f"{path.name}: {_TOO_DEEP}") from error
-    for number, row in rows:
+        return datasets.load_dataset(
+            source.path, source.name, split=split, revision=source.revision
+        )
+    except datasets.exceptions.DatasetNotFoundError as error:
+        # An OSError too, and what datasets raises for anything it cannot reach.
+        if context.online:
+            raise InputError(
+                f"no dataset {source.path!r} on the hub, or private and no token given: "
+                "check the id or set HF_TOKEN"
+            ) from error
+        raise UnavailableError(
+            f"dataset {source.path!r} is not on this machine, and the hub cannot be reached"
+        ) from error
+    except (OSError, ConnectionError) as error:
+        where = "" if context.online else ", and the hub cannot be reached"
+        raise UnavailableError(
+            f"dataset {source.path!r} is not on this machine{where}: {str(error).splitlines()[0]}"
+        ) from error
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(f"dataset {source.path!r}: {error}") from error
+
+
+def _read_json(path: Path) -> Iterator[tuple[Fields, str]]:
+    """The objects of a json list, or one per line."""
+    text = _read_utf_8(path).removeprefix("\ufeff")
+    whole = text.lstrip().startswith("[")
+    rows = _parse_json(text, path.name) if whole else text.split("\n")
+    for number, row in enumerate(rows, 1):
         where = f"{path.name}, row {number}"
         if not whole:
             if not row.strip():
                 continue
-            try:
-                row = json.loads(row)
-            except ValueError as error:
-                raise InputError(f"{where}: no JSON: {error}") from error
-            except RecursionError as error:
-                raise InputError(f"{where}: {_TOO_DEEP}") from error
+            row = _parse_json(row, where)
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object {{…}} with an item's fields")
-        _check_characters(row, where)
+        for name, value in row.items():
+            _check_characters(name, value, where)
         yield row, where
 
 
-def _check_characters(row: Mapping[str, Any], where: str) -> None:
+def _parse_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
+        raise InputError(f"{where}: no JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: {_TOO_DEEP}") from error
+
+
+def _check_characters(name: str, value: Any, where: str) -> None:
     r"""JSON can write half a character, ``\ud83d``, which no text and no tokenizer can take."""
-    for name, value in row.items():
-        half = _find_half(name, value, where)
-        if half:
-            raise InputError(
-                f"{where}: field {name!a} holds {half!a}, half of a character (a lone surrogate)"
-            )
-
-
-def _find_half(name: str, value: Any, where: str) -> str | None:
     try:
         (name + json.dumps(value, ensure_ascii=False)).encode()
     except UnicodeEncodeError as error:
-        return str(error.object[error.start])
+        half = str(error.object[error.start])
+        raise InputError(
+            f"{where}: field {name!a} holds {half!a}, half of a character (a lone surrogate)"
+        ) from error
     except RecursionError as error:  # the writer's depth may be less than the reader's
         raise InputError(f"{where}: {_TOO_DEEP}") from error
-    return None
 
 
-def _check_table(path: str, columns: int | None = None) -> tuple[list[str], int]:
-    """The first row of a CSV file, and how many it has.
-
-    Its rows must all have ``columns`` cells, or as many as the first.
-
-    pandas, which reads them, shifts every cell of a row that has one too many, and fills up a row
-    that has too few.
-    """
-    first: list[str] | None = None
-    number = 0
-    place = Path(path).name
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            for number, cells in enumerate(filter(None, csv.reader(file)), 1):
-                first = cells if first is None else first
-                expected = columns or len(first)
-                if len(cells) != expected:
-                    raise InputError(
-                        f"{place}, row {number}: expected {expected} columns, found {len(cells)}"
-                    )
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read {place}: {error}") from error
-    if first is None:
-        raise InputError(f"{place} is empty")
-    return first, number
-
-
-def _csv_as_text(columns: Sequence[str]) -> dict[str, Any]:
-    """Else 0.10 would become 0.1, and 'None' or 'NA' a missing value."""
-    import datasets
-
-    text = datasets.Features({name: datasets.Value("string") for name in columns})
-    return {"features": text, "na_filter": False}
-
-
-def _join_column(rows: Any, source: DataSource) -> str:
-    column = source.column or "text"
-    if column not in rows.column_names:
-        raise InputError(
-            f"{source.path!r} has no column {column!r}; it has {', '.join(rows.column_names)}"
-        )
-    cells = list(rows[column])
-    for number, cell in enumerate(cells, 1):
-        if not isinstance(cell, str):
+def _read_cells(
+    rows: Iterable[tuple[Fields, str]], source: DataSource, column: str
+) -> Iterator[str]:
+    for fields, where in rows:
+        if column not in fields:
             raise InputError(
-                f"{source.path!r}, row {number}: column {column!r} holds {cell!r}, not a text"
+                f"{source.path!r} has no column {column!r}; it has {', '.join(fields)}"
             )
-    return "\n\n".join(cells)
+        if not isinstance(fields[column], str):
+            raise InputError(
+                f"{where}: column {column!r} holds {fields[column]!r}, expected a text"
+            )
+        yield fields[column]
 
 
-def _read_whole(place: str, source: DataSource) -> str:
+def _read_utf_8(path: Path) -> str:
     """Byte for byte: `datasets` would turn every CRLF into LF."""
     try:
-        return Path(place).read_bytes().decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"text {source.path!r} is not UTF-8: {error}") from error
-
-
-@contextmanager
-def _quiet_datasets() -> Iterator[None]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    yield
+        raise InputError(f"{path.name} is not UTF-8: {error}") from error

@@ -5,15 +5,9 @@ Clark et al. 2018, https://arxiv.org/abs/1803.05457; 1,172 test items, asked as 
 
 from __future__ import annotations
 
-from harness.descriptions import Metric
-from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
 from harness.suite.data_source import DataSource
 from harness.tasks import arc_easy
-
-VALUES = NORMED_VALUES
-HEADLINE = headline("arc-challenge", norm=True)
-compare = compare_choices
-measure = arc_easy.measure
+from harness.tasks.choice_task import choice_task
 
 
 class Options(arc_easy.Options):
@@ -22,12 +16,4 @@ class Options(arc_easy.Options):
     data: DataSource = DataSource(path="allenai/ai2_arc", name="ARC-Challenge")
 
 
-TASK = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
-    needs=frozenset({"score_targets"}),
-    compare=compare,
-)
+TASK = choice_task(__doc__, Options, arc_easy.make_question, title="arc-challenge")

@@ -6,22 +6,10 @@ The options are not shown in the prompt, as in lm-evaluation-harness.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from harness.descriptions import Metric
-from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
-from harness.records.record import Measured
-from harness.scoring.multiple_choice import Question
 from harness.suite.data_source import DataSource
-from harness.tasks.rows import Row, RowOptions, check_question, measure_rows, read_labelled
-
-if TYPE_CHECKING:
-    from harness.descriptions import MeasureContext
-    from harness.engines.base import Engine
-
-VALUES = NORMED_VALUES
-HEADLINE = headline("arc-easy", norm=True)
-compare = compare_choices
+from harness.tasks.choice_task import choice_task
+from harness.tasks.questions import Question, RowOptions
+from harness.tasks.rows import Row, check_options
 
 
 class Options(RowOptions):
@@ -30,25 +18,11 @@ class Options(RowOptions):
     data: DataSource = DataSource(path="allenai/ai2_arc", name="ARC-Easy")
 
 
-def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """The likelier answer, and the likelier per character (acc_norm)."""
-    return measure_rows(engine, options, context, VALUES, make_question)
-
-
 def make_question(row: Row) -> Question:
-    """``Question: …``, ``Answer:``, each choice behind it; answerKey is one of their labels."""
-    options, answer = read_labelled(row)
+    """``Question: …``, ``Answer:``, followed by each choice; answerKey is one of their labels."""
+    options, answer = row.labelled()
     prompt = f"Question: {row.filled('question')}\nAnswer:"
-    question = Question(row.where, "arc", prompt, options, answer)
-    return check_question(row, question, "'choices'")
+    return check_options(row, Question(row.where, "arc", prompt, options, answer), "'choices'")
 
 
-TASK = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
-    needs=frozenset({"score_targets"}),
-    compare=compare,
-)
+TASK = choice_task(__doc__, Options, make_question, title="arc-easy")

@@ -1,4 +1,4 @@
-"""hellaswag: which of four endings goes on with a description of everyday life.
+"""hellaswag: which of four endings continues a description of everyday life.
 
 Zellers et al. 2019, https://arxiv.org/abs/1905.07830; 10,042 validation items. Prompts and texts
 are cleaned as lm-evaluation-harness does it.
@@ -7,22 +7,11 @@ are cleaned as lm-evaluation-harness does it.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from harness.descriptions import Metric
-from harness.metrics.choice_values import NORMED_VALUES, compare_choices, headline
-from harness.records.record import Measured
-from harness.scoring.multiple_choice import Question
 from harness.suite.data_source import DataSource
-from harness.tasks.rows import Row, RowOptions, check_question, measure_rows
-
-if TYPE_CHECKING:
-    from harness.descriptions import MeasureContext
-    from harness.engines.base import Engine
-
-VALUES = NORMED_VALUES
-HEADLINE = headline("hellaswag", norm=True)
-compare = compare_choices
+from harness.tasks.choice_task import choice_task
+from harness.tasks.questions import Question, RowOptions
+from harness.tasks.rows import Row, check_options
 
 
 class Options(RowOptions):
@@ -31,13 +20,8 @@ class Options(RowOptions):
     data: DataSource = DataSource(path="Rowan/hellaswag")
 
 
-def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """The likelier ending, and the likelier per character (acc_norm)."""
-    return measure_rows(engine, options, context, VALUES, make_question, "validation")
-
-
 def make_question(row: Row) -> Question:
-    """``Activity: context``, each ending behind it."""
+    """``Activity: context``, followed by each ending."""
     context = f"{row.filled('ctx_a')} {row.text('ctx_b').capitalize()}"
     question = Question(
         id=row.where,
@@ -46,21 +30,13 @@ def make_question(row: Row) -> Question:
         options=tuple(map(clean_text, row.texts("endings", 4))),
         answer=row.index("label", "0123"),
     )
-    return check_question(row, question, "'endings', cleaned")
+    return check_options(row, question, "'endings', cleaned")
 
 
 def clean_text(text: str) -> str:
-    """Without WikiHow's marks in brackets; what follows one may have lost a space, as there."""
+    """Without WikiHow's marks in brackets; the text after one may have lost a space, as there."""
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
 
-TASK = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
-    needs=frozenset({"score_targets"}),
-    compare=compare,
-)
+TASK = choice_task(__doc__, Options, make_question, title="hellaswag", split="validation")

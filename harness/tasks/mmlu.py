@@ -7,27 +7,23 @@ https://github.com/hendrycks/test/issues/29): they are scored as they are, as ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from harness.descriptions import Metric
+from harness.descriptions import MeasureContext
 from harness.errors import InputError
-from harness.metrics.choice_values import CHOICE_VALUES, compare_choices, headline
-from harness.records.record import Measured
-from harness.scoring.multiple_choice import LETTERS, ChoiceOptions, Question, measure_questions
+from harness.metrics.choice_values import CHOICE_VALUES, headline
 from harness.suite.data_source import DataSource
-from harness.tasks import rows as _rows
-
-if TYPE_CHECKING:
-    from harness.descriptions import MeasureContext
-    from harness.engines.base import Engine
+from harness.tasks.choice_task import question_task
+from harness.tasks.questions import LETTERS, ItemOptions, Question
+from harness.tasks.rows import Row, check_options, load_rows
 
 
-class Options(ChoiceOptions):
+class Options(ItemOptions):
     """``shots`` dev examples precede each question; ``limit`` keeps the first n per subject.
 
     ``form``: 'letters' shows the options and scores their letters, as published; 'cloze' shows none
@@ -46,154 +42,87 @@ class Options(ChoiceOptions):
         return self.subjects or ()
 
 
-VALUES = CHOICE_VALUES
-HEADLINE = headline("mmlu")
-compare = compare_choices
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a published MMLU file."""
-
-    question: str
-    choices: tuple[str, ...]
-    answer: int
-
-
-def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """Ask every question after its subject's dev examples; the likeliest letter is the answer."""
-    subjects = load_subjects(options, context)
-    questions = [
-        question
-        for subject, (dev, test) in subjects.items()
-        for question in build_questions(
-            subject, dev, test[: options.limit], options.shots, options.form
-        )
-    ]
-    return measure_questions(
-        engine, questions, options, context, VALUES, {"subjects": list(subjects)}
-    )
-
-
-def build_questions(
-    subject: str, dev: Sequence[Row], test: Sequence[Row], shots: int, form: str = "letters"
-) -> list[Question]:
-    """The published prompt: a heading, ``shots`` answered examples, the question."""
-    letters = form == "letters"
-    if len(dev) < shots:
-        raise InputError(
-            f"mmlu: {subject} has {len(dev)} dev examples, {shots} shots were asked for"
-        )
-    title = subject.replace("_", " ")
-    heading = f"The following are multiple choice questions (with answers) about {title}.\n\n"
-    examples = "".join(
-        f"{_render(row, letters)} {_answers(row, letters)[row.answer]}\n\n" for row in dev[:shots]
-    )
-    return [
-        Question(
-            id=f"{subject}/{i}",
-            subject=subject,
-            prompt=heading + examples + _render(row, letters),
-            options=_answers(row, letters),
-            answer=row.answer,
-            asked=row.question.strip(),
-            choices=row.choices,
-        )
-        for i, row in enumerate(test)
-    ]
-
-
-def load_subjects(
-    options: Options, context: MeasureContext
-) -> dict[str, tuple[list[Row], list[Row]]]:
-    """Dev and test rows by subject, in alphabetical order of subjects."""
-    kind, place = options.data.locate(context.suite_folder)
-    if kind == "hub":
-        dev, test = (_load_hub_split(options, context, split) for split in ("dev", "test"))
-    else:
-        dev, test = (_load_folder_split(Path(place), split) for split in ("dev", "test"))
+def load_questions(options: Options, context: MeasureContext) -> list[Question]:
+    """Every question after its subject's dev examples, subjects in alphabetical order."""
+    dev, test = (load_subjects(options.data, context, split) for split in ("dev", "test"))
     wanted = sorted(options.subjects or test)
     for subject in wanted:
         if subject not in test:
             raise InputError(f"mmlu: no subject {subject!r}; there are {', '.join(sorted(test))}")
-    return {subject: (dev.get(subject, []), test[subject]) for subject in wanted}
+    return [
+        question
+        for subject in wanted
+        for question in build_questions(
+            subject, dev.get(subject, []), test[subject][: options.limit], options
+        )
+    ]
 
 
-def _answers(row: Row, letters: bool) -> tuple[str, ...]:
-    return tuple(LETTERS[: len(row.choices)]) if letters else row.choices
+def build_questions(
+    subject: str, dev: Sequence[Row], test: Sequence[Row], options: Options
+) -> list[Question]:
+    """The published prompt: a heading, ``shots`` answered examples, the question."""
+    if len(dev) < options.shots:
+        raise InputError(
+            f"mmlu: {subject} has {len(dev)} dev examples, {options.shots} shots were asked for"
+        )
+    title = subject.replace("_", " ")
+    shown = f"The following are multiple choice questions (with answers) about {title}.\n\n"
+    for row in dev[: options.shots]:
+        shown += make_question(row, options.form).render_answered()
+    asked = [make_question(row, options.form) for row in test]
+    return [
+        replace(question, id=f"{subject}/{i}", subject=subject, prompt=shown + question.prompt)
+        for i, question in enumerate(asked)
+    ]
 
 
-def _render(row: Row, letters: bool) -> str:
-    lines = [row.question.strip()]
-    if letters:
-        lines += [f"{letter}. {text}" for letter, text in zip(LETTERS, row.choices, strict=False)]
-    return "\n".join([*lines, "Answer:"])
+def make_question(row: Row, form: str = "letters") -> Question:
+    """Question, choices and answer, a letter or an index; `InputError` for a malformed row."""
+    choices, given = row.texts("choices"), row.value("answer")
+    letters = tuple(LETTERS[: len(choices)])
+    is_index = type(given) is int and 0 <= given < len(choices)
+    answer = given if is_index else row.index("answer", letters)
+    asked = row.filled("question").strip()
+    check_options(row, Question(row.where, "", asked, choices, answer), "'choices'", distinct=False)
+    lines = [f"{letter}. {text}" for letter, text in zip(letters, choices, strict=True)]
+    prompt = "\n".join([asked, *(lines if form == "letters" else ()), "Answer:"])
+    options = letters if form == "letters" else choices
+    return Question(row.where, "", prompt, options, answer, asked=asked, choices=choices)
 
 
-def _load_folder_split(folder: Path, split: str) -> dict[str, list[Row]]:
-    """``<folder>/<split>/<subject>_<split>.csv`` as published: question, A, B, C, D, answer."""
-    from harness.scoring.data import load_text_tables
+def load_subjects(source: DataSource, context: MeasureContext, split: str) -> dict[str, list[Row]]:
+    """The rows of the dev or test split by subject.
 
-    suffix = f"_{split}.csv"
-    files = {path.name.removesuffix(suffix): path for path in (folder / split).glob(f"*{suffix}")}
+    Locally they are files ``<folder>/<split>/<subject>_<split>.csv`` as published, without a
+    heading: question, A, B, C, D, answer.
+    """
+    kind, place = source.locate(context.suite_folder)
+    if kind == "hub":
+        found: dict[str, list[Row]] = {}
+        for row in load_rows(source.model_copy(update={"split": split}), context, split):
+            found.setdefault(row.text("subject"), []).append(row)
+        return found
+    from harness.scoring.data import read_csv
+
+    suffix, columns = f"_{split}.csv", ("question", *LETTERS[:4], "answer")
+    files = {path.name.removesuffix(suffix): path for path in Path(place, split).glob(f"*{suffix}")}
     if not files:
-        raise InputError(f"mmlu: no {split}/<subject>_{split}.csv files in {folder}")
-    names = ["question", *LETTERS[:4], "answer"]
-    tables = load_text_tables({subject: str(path) for subject, path in files.items()}, names)
+        raise InputError(f"mmlu: no {split}/<subject>_{split}.csv files in {place}")
     return {
         subject: [
-            _make_row(
-                _rows.Row(
-                    {**line, "choices": [line[c] for c in "ABCD"]},
-                    f"mmlu: {files[subject].name}, row {i}",
-                )
-            )
-            for i, line in enumerate(table, 1)
+            Row({**fields, "choices": [fields[letter] for letter in "ABCD"]}, where)
+            for fields, where in read_csv(path, columns)
         ]
-        for subject, table in tables.items()
+        for subject, path in files.items()
     }
 
 
-def _load_hub_split(options: Options, context: MeasureContext, split: str) -> dict[str, list[Row]]:
-    from harness.scoring.data import load_hub
-
-    return group_rows(load_hub(options.data, context, split), f"mmlu: {options.data.path} {split}")
-
-
-def group_rows(lines: Iterable[Mapping[str, Any]], place: str) -> dict[str, list[Row]]:
-    """The rows of a hub dataset by subject; ``place`` names the dataset and split in an error."""
-    found: dict[str, list[Row]] = {}
-    for i, line in enumerate(lines, 1):
-        row = _rows.Row(line, f"{place}, row {i}", own=False)
-        found.setdefault(row.text("subject"), []).append(_make_row(row))
-    return found
-
-
-def _make_row(row: _rows.Row) -> Row:
-    """Check one item; raises `InputError` naming its file, row and field."""
-    choices, answer = row.texts("choices"), row.value("answer")
-    letters = LETTERS[: len(choices)]
-    index = _find_letter(answer, letters) if isinstance(answer, str) else answer
-    if type(index) is not int or not 0 <= index < len(choices):
-        raise InputError(f"{row.where}: answer {answer!r} is not one of {', '.join(letters)}")
-    if row.own and "" in choices:
-        raise InputError(f"{row.where}: an option is empty")
-    asked = Question(row.where, "mmlu", row.filled("question"), choices, index)
-    _rows.check_question(row, asked, "'choices'", distinct=False)
-    return Row(asked.prompt, choices, index)
-
-
-def _find_letter(answer: str, letters: str) -> int:
-    """The index of a single letter; -1 for anything else."""
-    return letters.find(answer.strip()) if len(answer.strip()) == 1 else -1
-
-
-TASK = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
-    needs=frozenset({"score_targets"}),
-    compare=compare,
+TASK = question_task(
+    __doc__,
+    Options,
+    load_questions,
+    CHOICE_VALUES,
+    headline("mmlu"),
+    protocol=lambda questions: {"subjects": list(dict.fromkeys(q.subject for q in questions))},
 )

@@ -1,40 +1,23 @@
-"""winogrande: whom or what a sentence's blank stands for, one of two.
+"""winogrande: whom or what a sentence's blank means, one of two.
 
 Sakaguchi et al. 2019, https://arxiv.org/abs/1907.10641; 1,267 validation items. Partial evaluation
 (Trinh and Le 2018, https://arxiv.org/abs/1806.02847) as in lm-evaluation-harness: the sentence is
-begun with either option in the blank, and what is scored is its end, the same for both.
+begun with either option in the blank, and its end, the same for both, is scored.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from harness.descriptions import Metric
 from harness.errors import InputError
-from harness.metrics.choice_values import CHOICE_VALUES, compare_choices, headline
-from harness.records.record import Measured
-from harness.scoring.multiple_choice import Question
 from harness.suite.data_source import DataSource
-from harness.tasks.rows import Row, RowOptions, check_question, measure_rows
-
-if TYPE_CHECKING:
-    from harness.descriptions import MeasureContext
-    from harness.engines.base import Engine
-
-VALUES = CHOICE_VALUES
-HEADLINE = headline("winogrande")
-compare = compare_choices
+from harness.tasks.choice_task import choice_task
+from harness.tasks.questions import Question, RowOptions
+from harness.tasks.rows import Row, check_options
 
 
 class Options(RowOptions):
     """``data`` has the published fields: sentence with one ``_``, option1, option2, answer."""
 
     data: DataSource = DataSource(path="allenai/winogrande", name="winogrande_xl")
-
-
-def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """The option after which the sentence's end is likelier."""
-    return measure_rows(engine, options, context, VALUES, make_question, "validation")
 
 
 def make_question(row: Row) -> Question:
@@ -46,7 +29,7 @@ def make_question(row: Row) -> Question:
     if row.own and "_" in end:
         raise InputError(f"{row.where}: field 'sentence' has more than one blank, '_'")
     if row.own and not end.strip():
-        raise InputError(f"{row.where}: field 'sentence' has nothing behind its blank to score")
+        raise InputError(f"{row.where}: field 'sentence' has nothing after its blank to score")
     choices = (row.filled("option1"), row.filled("option2"))
     question = Question(
         id=row.where,
@@ -58,15 +41,9 @@ def make_question(row: Row) -> Question:
         asked=sentence,
         choices=choices,
     )
-    return check_question(row, question, "'option1', 'option2'")
+    return check_options(row, question, "'option1', 'option2'")
 
 
-TASK = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
-    needs=frozenset({"score_targets"}),
-    compare=compare,
+TASK = choice_task(
+    __doc__, Options, make_question, title="winogrande", split="validation", normed=False
 )

@@ -10,10 +10,10 @@ import pytest
 from harness.metrics.choice_values import (
     CHOICE_VALUES,
     NORMED_VALUES,
-    compare_choices,
+    compare_items,
     ratio_interval,
     split_subjects,
-    summarise_groups,
+    summarise_rows,
 )
 from harness.records.record import Value
 from harness.statistics.estimates import share_stderr
@@ -22,7 +22,7 @@ from tests.support.records import make_record
 
 def test_micro_macro_and_per_subject_by_hand() -> None:
     """Subject a: 3 of 4, b: 0 of 1. Micro 3/5, macro (0.75 + 0)/2."""
-    values = summarise_groups(CHOICE_VALUES, {"acc": "11010"}, {"a": 4, "b": 1})
+    values = summarise_rows(CHOICE_VALUES, {"right": "11010"}, {"a": 4, "b": 1})
     assert {name: value.value for name, value in values.items()} == {
         "acc": 0.6,
         "acc_macro": 0.375,
@@ -36,21 +36,21 @@ def test_micro_macro_and_per_subject_by_hand() -> None:
 
 
 def test_a_single_subject_has_no_value_of_its_own() -> None:
-    values = summarise_groups(CHOICE_VALUES, {"acc": "110"}, {"only": 3})
-    assert list(values) == ["acc", "acc_macro"]
+    values = summarise_rows(CHOICE_VALUES, {"right": "110"}, {"only": 3})
+    assert set(values) == {"acc", "acc_macro"}
     assert values["acc_macro"].value == values["acc"].value == 2 / 3
 
 
 def test_unscored_items_and_subjects_without_any_scored_are_left_out() -> None:
-    values = summarise_groups(CHOICE_VALUES, {"acc": "1-0--"}, {"a": 3, "b": 2})
+    values = summarise_rows(CHOICE_VALUES, {"right": "1-0--"}, {"a": 3, "b": 2})
     assert (values["acc"].value, values["acc"].n) == (0.5, 2)
     assert "acc[b]" not in values
     assert values["acc_macro"].value == 0.5
 
 
-def test_a_normed_accuracy_stands_beside_the_plain_one() -> None:
-    outcomes = {"acc": "1100", "acc_norm": "1110"}
-    values = summarise_groups(NORMED_VALUES, outcomes, {"a": 2, "b": 2})
+def test_a_normed_accuracy_is_reported_with_the_plain_one() -> None:
+    outcomes = {"right": "1100", "right_norm": "1110"}
+    values = summarise_rows(NORMED_VALUES, outcomes, {"a": 2, "b": 2})
     assert (values["acc"].value, values["acc_norm"].value) == (0.5, 0.75)
     assert (values["acc[b]"].value, values["acc_norm[b]"].value) == (0.0, 0.5)
     assert values["acc_macro"].value == 0.5
@@ -60,7 +60,7 @@ def pair(candidate: str, reference: str, **items: Any) -> dict[str, Value]:
     """Paired values; ``items`` are pairs of further rows: candidate's, reference's."""
     rows = {"right": (candidate, reference), **items}
     records = (make_record("mmlu", items={k: v[i] for k, v in rows.items()}) for i in (0, 1))
-    return compare_choices(*records)
+    return compare_items(NORMED_VALUES, *records)
 
 
 def test_drop_flips_and_retention_by_hand() -> None:

@@ -88,18 +88,20 @@ def rows(split: str, subject: str) -> list[list[str]]:
 
 
 def test_mmlu_is_read_as_python_s_csv_module_reads_it() -> None:
-    source = DataSource(path=str(DATA / "mmlu"))
-    subjects = mmlu.load_subjects(mmlu.Options(data=source), make_context(Path("/")))
-    assert len(subjects) == 12
-    for subject, (dev, test) in subjects.items():
-        for split, found in (("dev", dev), ("test", test)):
-            expected = [
-                mmlu.Row(cells[0], tuple(cells[1:5]), "ABCD".index(cells[5]))
-                for cells in rows(split, subject)
+    options = mmlu.Options(data=DataSource(path=str(DATA / "mmlu")))
+    dev, test = (
+        mmlu.load_subjects(options.data, make_context(Path("/")), split)
+        for split in ("dev", "test")
+    )
+    assert len(dev) == len(test) == 12
+    for split, subjects in (("dev", dev), ("test", test)):
+        for subject, found in subjects.items():
+            questions = [mmlu.make_question(row) for row in found]
+            assert [[q.asked, *q.choices, "ABCD"[q.answer]] for q in questions] == [
+                [cells[0].strip(), *cells[1:]] for cells in rows(split, subject)
             ]
-            assert found == expected
-        assert len(dev) == 5
-    assert sum(len(test) for _, test in subjects.values()) == 2681
+    assert all(len(found) == 5 for found in dev.values())
+    assert sum(len(found) for found in test.values()) == 2681
 
 
 def log_likelihoods(cell: Engine, prompt: str) -> list[float]:
@@ -121,13 +123,8 @@ def test_subjects_of_mmlu_are_scored(cells: dict[str, Engine], shots: int) -> No
     source = DataSource(path=str(DATA / "mmlu"))
     options = mmlu.Options(data=source, shots=shots, subjects=names, limit=30)
     cell = cells["fp32"]
-    measured = mmlu.measure(cell, options, make_context(Path("/")))
-    subjects = mmlu.load_subjects(options, make_context(Path("/")))
-    questions = [
-        question
-        for subject, (dev, test) in subjects.items()
-        for question in mmlu.build_questions(subject, dev, test[:30], shots)
-    ]
+    measured = mmlu.TASK.measure(cell, options, make_context(Path("/")))
+    questions = mmlu.load_questions(options, make_context(Path("/")))
     assert measured.items["subjects"] == {"abstract_algebra": 30, "global_facts": 30}
     tokenizer: Any = cell.require_tokenizer()
     lengths = [len(tokenizer(f"{q.prompt} A")["input_ids"]) - 1 for q in questions]

@@ -19,9 +19,9 @@ from harness.records.questions import (
     open_questions,
 )
 from harness.records.record import Record
-from harness.scoring.multiple_choice import Question
 from harness.suite.data_source import DataSource
 from harness.tasks import choices, gsm8k, hellaswag, lambada, mmlu, winogrande
+from harness.tasks.questions import Question
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.records import make_record
 
@@ -124,7 +124,7 @@ def test_a_place_that_cannot_be_written_is_no_error(cache: Path, tmp_path: Path)
         (lambda content: b"{}", "is damaged: Not a gzipped file"),
         (lambda content: content[: len(content) // 2], "is damaged"),
         (lambda content: content[:-12] + b"\0" * 12, "is damaged"),
-        (lambda content: gzip.compress(b"{}\n"), "is damaged: it holds something else"),
+        (lambda content: gzip.compress(b"{}\n"), "is damaged: its content has changed"),
     ],
     ids=["missing", "empty", "no gzip", "cut", "overwritten", "another's"],
 )
@@ -171,7 +171,7 @@ def measure(task: Any, cell: Engine, folder: Path, cache: Path, **given: Any) ->
     for name in ("data", "examples"):
         if isinstance(given.get(name), str):
             given[name] = DataSource(path=given[name])
-    measured = task.measure(cell, task.Options(**given), make_context(folder))
+    measured = task.TASK.measure(cell, task.Options(**given), make_context(folder))
     name = measured.items["questions"]
     questions = Questions(name, (cache / name).read_bytes())
     assert len(questions) == len(measured.items["right"])

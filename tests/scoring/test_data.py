@@ -46,7 +46,7 @@ def test_an_empty_text_is_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_a_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes("naïve".encode("latin-1"))
-    with pytest.raises(InputError, match=r"text 'text\.txt' is not UTF-8: .* position 2"):
+    with pytest.raises(InputError, match=r"text\.txt is not UTF-8: .* position 2"):
         read(tmp_path, "text.txt")
 
 
@@ -88,7 +88,7 @@ def test_a_missing_column_is_answered_with_those_there_are(tmp_path: Path, suffi
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_cell_without_text_is_refused_by_row(tmp_path: Path, suffix: str) -> None:
     write_rows(tmp_path, suffix, "text", ["one", None, "three"])
-    with pytest.raises(InputError, match=rf"'rows{suffix}', row 2: column 'text' holds None"):
+    with pytest.raises(InputError, match=rf"rows{suffix}, row 2: column 'text' holds None"):
         read(tmp_path, f"rows{suffix}")
 
 
@@ -102,5 +102,5 @@ def test_a_csv_row_with_one_cell_too_many_is_refused_by_row(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
 def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b'{"text": "x"\n')
-    with pytest.raises(InputError, match=f"cannot read .*{name}"):
+    with pytest.raises(InputError, match=rf"(cannot read .*|^){name}"):
         read(tmp_path, name)

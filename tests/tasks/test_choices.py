@@ -16,8 +16,9 @@ from harness.errors import InputError
 from harness.records.record import Measured
 from harness.suite.data_source import DataSource
 from harness.suite.read import load_suite
-from harness.tasks.choices import Options, make_question, measure, refuse_unclear_numbers
-from harness.tasks.rows import Row, build_questions
+from harness.tasks.choice_task import build_questions
+from harness.tasks.choices import TASK, Options, make_question
+from harness.tasks.rows import Row
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own-questions"
@@ -26,7 +27,7 @@ ROW = {"q": "What?", "right": "yes", "wrong": "no", "options": ["yes", "no"], "a
 
 def options(**given: Any) -> Options:
     settings = {"data": "own.jsonl", "prompt": "Q: {q}\nA:", "options": "options"}
-    return Options.model_validate({**settings, "answer": "answer", **given})
+    return Options.model_validate({**settings, "answer": "answer", "answer_is": "index", **given})
 
 
 def ask(row: dict[str, Any] | None = None, **given: Any) -> Any:
@@ -44,7 +45,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 def run(cell: Engine, folder: Path, *rows: dict[str, Any], **given: Any) -> Measured:
     write(folder, *rows)
-    return measure(cell, options(**given), make_context(folder))
+    return TASK.measure(cell, options(**given), make_context(folder))
 
 
 # Templates
@@ -112,58 +113,49 @@ def test_options_are_a_list_or_fields() -> None:
 @pytest.mark.parametrize(
     ("row", "given", "index"),
     [
-        ({"answer": 1}, {}, 1),
-        ({"answer": "1"}, {}, 1),
+        ({"answer": 1}, {"answer_is": "index"}, 1),
+        ({"answer": "1"}, {"answer_is": "index"}, 1),
+        ({"answer": 2}, {"answer_is": "number"}, 1),
         ({"answer": "B"}, {}, 1),
         ({"answer": " b "}, {}, 1),
         ({"answer": "no"}, {}, 1),
         ({"answer": "yes "}, {}, 0),
-        ({"answer": 2}, {"answer_is": "number"}, 1),
         ({"options": ["1", "2", "0"], "answer": 2}, {"answer_is": "index"}, 2),
         ({"options": ["1", "2", "0"], "answer": "2"}, {"answer_is": "text"}, 1),
         ({"options": ["1", "2", "0"], "answer": "2"}, {"answer_is": "number"}, 1),
         ({"options": ["B", "A"], "answer": "A"}, {"answer_is": "letter"}, 0),
         ({"options": ["A", "B"], "answer": "A"}, {}, 0),  # letter and text agree
-        ({"options": ["0", "1"], "answer": 1}, {}, 1),  # index and text agree
     ],
 )
-def test_an_answer_is_an_index_a_letter_or_the_text(
+def test_an_answer_is_text_or_letter_and_a_number_as_the_suite_says(
     row: dict[str, Any], given: dict[str, Any], index: int
 ) -> None:
-    assert ask(row, **given).answer == index
+    assert ask(row, **{"answer_is": None, **given}).answer == index
 
 
-OF_NONE = "which is the index or letter or text of none of its 2 options"
+OF_NONE = "which is the letter or text of none of its 2 options$"
+GUESS: dict[str, Any] = {"answer_is": None}
 
 
 @pytest.mark.parametrize(
     ("row", "given", "message"),
     [
-        (
-            {"answer": 2},
-            {},
-            f"'answer' holds 2, {OF_NONE}; where numbers start at 1, set `answer_is: number`",
-        ),
-        ({"answer": 3}, {}, f"'answer' holds 3, {OF_NONE}$"),
-        ({"answer": -1}, {}, f"'answer' holds -1, {OF_NONE}$"),
-        ({"answer": "C"}, {}, f"'answer' holds 'C', {OF_NONE}$"),
-        ({"answer": "AB"}, {}, f"'answer' holds 'AB', {OF_NONE}$"),
-        ({"answer": ""}, {}, f"'answer' holds '', {OF_NONE}$"),
-        ({"answer": True}, {}, f"'answer' holds True, {OF_NONE}$"),
-        ({"answer": None}, {}, "field 'answer' is missing"),
-        ({"answer": "maybe"}, {}, f"'answer' holds 'maybe', {OF_NONE}$"),
+        ({"answer": 1}, GUESS, "holds 1: set `answer_is: index` if .* `answer_is: number` if from"),
+        ({"answer": "0"}, GUESS, "holds '0': set `answer_is: index` if answers count from 0"),
+        ({"answer": -1}, GUESS, f"'answer' holds -1, {OF_NONE}"),
+        ({"answer": "C"}, GUESS, f"'answer' holds 'C', {OF_NONE}"),
+        ({"answer": "AB"}, GUESS, f"'answer' holds 'AB', {OF_NONE}"),
+        ({"answer": ""}, GUESS, f"'answer' holds '', {OF_NONE}"),
+        ({"answer": True}, GUESS, f"'answer' holds True, {OF_NONE}"),
+        ({"answer": None}, GUESS, "field 'answer' is missing"),
+        ({"answer": "maybe"}, GUESS, f"'answer' holds 'maybe', {OF_NONE}"),
+        ({"answer": 2}, {}, "holds 2, which is the index of none of its 2 options$"),
         ({"answer": 0}, {"answer_is": "number"}, "which is the number of none of its 2 options$"),
         ({"answer": "yes"}, {"answer_is": "letter"}, "which is the letter of none of its 2 optio"),
         (
-            {"options": ["1", "2", "0"], "answer": 2},
-            {},
-            "which is the index of option 3 and the text of option 2: set `answer_is:` to "
-            "index or text",
-        ),
-        (
             {"options": ["B", "A"], "answer": "A"},
-            {},
-            "which is the letter of option 1 and the text of option 2",
+            GUESS,
+            "which is the letter of option 1 and the text of option 2: set `answer_is:` to lett",
         ),
         ({}, {"answer": "anwser"}, r"unknown field 'anwser'; did you mean 'answer'\?"),
         ({}, {"options": "optoins"}, r"unknown field 'optoins'; did you mean 'options'\?"),
@@ -277,8 +269,8 @@ def test_csv_and_jsonl_of_the_same_questions_ask_the_same(cell: Engine, tmp_path
         csv.writer(file).writerows(
             [["q", "right", "wrong", "answer"], ["1?", "yes", "no", "A"], ["2?", "yes", "no", "no"]]
         )
-    given = options(data="own.csv", options=["right", "wrong"])
-    table = measure(cell, given, make_context(tmp_path))
+    given = options(data="own.csv", options=["right", "wrong"], answer_is=None)
+    table = TASK.measure(cell, given, make_context(tmp_path))
     assert table.items == lines.items
     assert table.protocol["items_sha256"] == lines.protocol["items_sha256"]
 
@@ -288,43 +280,6 @@ def test_the_shipped_example_is_answered_by_the_embedded_model() -> None:
     [spec] = suite.measurements
     assert isinstance(spec.options, Options)
     cell = load(locate_builtin("builtin:tiny-world"))
-    measured = measure(cell, spec.options, make_context(suite.folder))
+    measured = TASK.measure(cell, spec.options, make_context(suite.folder))
     assert measured.items["subjects"] == {"countries": 3, "people": 2, "animals": 1}
     assert measured.values["acc"].value == 1.0
-
-
-@pytest.mark.parametrize(
-    ("answers", "given", "accepted"),
-    [
-        ((1, 2, 1), {}, False),  # of three options each: 1 may be the first or the second
-        ((0, 2, 1), {}, True),
-        ((1, 2, 3), {}, False),  # 3 is no index of three options
-        ((1, 2, 1), {"answer_is": "index"}, True),
-        ((1, 2, 3), {"answer_is": "number"}, True),
-    ],
-)
-def test_numbers_without_a_zero_among_them_may_count_from_one(
-    answers: tuple[int, ...], given: dict[str, Any], accepted: bool
-) -> None:
-    options = Options(
-        data=DataSource(path="q.jsonl"),
-        prompt="{q}",
-        options="o",
-        answer="a",
-        **given,
-    )
-    rows = [
-        Row({"q": f"?{i}", "o": ["x", "y", "z"], "a": answer}, f"q.jsonl, row {i + 1}")
-        for i, answer in enumerate(answers)
-    ]
-
-    def check() -> None:
-        refuse_unclear_numbers(rows, options)
-        for row in rows:
-            make_question(row, options)
-
-    if accepted:
-        check()
-    else:
-        with pytest.raises(InputError, match="answer_is: number"):
-            check()

@@ -9,31 +9,27 @@ from typing import Any
 
 import pytest
 
+from harness.descriptions import MeasureContext
 from harness.engines.base import Answer, Engine
 from harness.errors import InputError
 from harness.records.record import Measured, Record
 from harness.scoring.answers import Answers
 from harness.suite.data_source import DataSource
-from harness.tasks.gsm8k import (
-    HEADLINE,
-    VALUES,
-    Options,
+from harness.tasks.generative_task import (
     Problem,
-    compare,
-    find_flexible,
-    find_strict,
     hash_problems,
     load_problems,
-    measure,
     score_answers,
 )
-from tests.support.cells_in_process import load, make_context, write_checkpoint
+from harness.tasks.gsm8k import RULES, TASK, Options, find_flexible, find_strict, make_problem
+from tests.support.cells_in_process import load as load_cell
+from tests.support.cells_in_process import make_context, write_checkpoint
 from tests.support.records import make_record
 
 REAL = Path(os.environ.get("HARNESS_REAL_DATA") or "/nowhere").resolve()
 # Text, published answer, what strict-match and flexible-extract find in the text, and whether that
 # is right, as lm-evaluation-harness 0.4.13 told (its filters, then its exact_match).
-TOLD = [
+READ = [
     ("She has 1,234.\n#### 1,234.", "12\n#### 1234", "1,234.", "1,234.", True, True),
     ("It costs $5.00", "#### 5", None, "$5.00", False, False),
     ("It costs $5.", "a\n#### 5", None, "$5.", False, True),
@@ -79,6 +75,14 @@ def options(data: str, **given: Any) -> Options:
     return Options(**{"data": DataSource(path=data), "shots": 0, **given})
 
 
+def load(given: Options, context: MeasureContext) -> list[Problem]:
+    return load_problems(given, context, make_problem)
+
+
+def problem(answer: str, prompt: str = "p") -> Problem:
+    return Problem(prompt, answer, "")
+
+
 def answer(text: str, stopped: Any = "stop", tokens: int = 5) -> Answer:
     return Answer(tuple(range(tokens)), text, stopped)
 
@@ -86,25 +90,25 @@ def answer(text: str, stopped: Any = "stop", tokens: int = 5) -> Answer:
 # Filters and scores
 
 
-@pytest.mark.parametrize(("text", "published", "strict", "flexible", "by", "loosely"), TOLD)
+@pytest.mark.parametrize(("text", "published", "strict", "flexible", "by", "loosely"), READ)
 def test_numbers_are_found_and_compared_as_lm_evaluation_harness_does(
     text: str, published: str, strict: str | None, flexible: str | None, by: bool, loosely: bool
 ) -> None:
     assert find_strict(text) == strict
     assert find_flexible(text) == flexible
     generation = Answers((answer(text),), 4096)
-    _, items = score_answers([Problem("p", published)], generation)
+    _, items = score_answers([problem(published)], generation, RULES)
     assert (items["right"], items["right_flexible"]) == (str(int(by)), str(int(loosely)))
     assert (items["answers"], items["answers_flexible"]) == ([strict], [flexible])
 
 
 def test_values_are_shares_of_the_answered_items() -> None:
-    told = [t for t in TOLD if t[0]]
-    problems = [Problem("p", t[1]) for t in told] + [Problem("p", "#### 1")]
-    generation = Answers((*(answer(t[0]) for t in told), None), 4096)
-    values, items = score_answers(problems, generation)
-    right, loosely = sum(t[4] for t in told), sum(t[5] for t in told)
-    assert len(told) == 22
+    given = [t for t in READ if t[0]]
+    problems = [problem(t[1]) for t in given] + [problem("#### 1")]
+    generation = Answers((*(answer(t[0]) for t in given), None), 4096)
+    values, items = score_answers(problems, generation, RULES)
+    right, loosely = sum(t[4] for t in given), sum(t[5] for t in given)
+    assert len(given) == 22
     strict, flexible = values["exact_match"], values["exact_match_flexible"]
     assert (strict.value, strict.n) == (pytest.approx(right / 22), 22)
     assert (flexible.value, flexible.n) == (pytest.approx(loosely / 22), 22)
@@ -118,9 +122,9 @@ def test_values_are_shares_of_the_answered_items() -> None:
 
 def test_answers_that_were_cut_off_are_counted_and_long_ones_shortened_for_reading() -> None:
     text = "a" * 100 + "b" * 100
-    problems = [Problem("p", "#### 1")] * 3
+    problems = [problem("#### 1")] * 3
     answers = (answer(text, "length", 7), answer("x" * 160, "eos", 2), answer("#### 1", "stop", 1))
-    values, items = score_answers(problems, Answers(answers, 64))
+    values, items = score_answers(problems, Answers(answers, 64), RULES)
     assert (values["unfinished"].value, values["new_tokens"].value) == (1, 10)
     assert items["stopped"] == "les"
     assert items["texts"] == ["a" * 40 + " … " + "a" * 20 + "b" * 100, "x" * 160, "#### 1"]
@@ -133,10 +137,10 @@ def test_answers_that_were_cut_off_are_counted_and_long_ones_shortened_for_readi
 def test_a_prompt_is_the_question_behind_drawn_examples(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "test.jsonl", [make_row(n) for n in (50, 51)])
     examples = write_rows(tmp_path / "train.jsonl", [make_row(n) for n in range(12)])
-    problems = load_problems(options(data, examples=examples, shots=3), make_context(tmp_path))
-    for problem, drawn, asked in zip(problems, DRAWN, (50, 51), strict=True):
+    problems = load(options(data, examples=examples, shots=3), make_context(tmp_path))
+    for found, drawn, asked in zip(problems, DRAWN, (50, 51), strict=True):
         shown = "".join(f"Question: How many is {n}?\nAnswer: Count.\n#### {n}\n\n" for n in drawn)
-        assert problem == Problem(
+        assert found == Problem(
             f"{shown}Question: How many is {asked}?\nAnswer:",
             f"Count.\n#### {asked}",
             f"How many is {asked}?",
@@ -147,7 +151,7 @@ def test_without_shots_there_is_the_question_alone_and_limit_keeps_the_first(
     tmp_path: Path,
 ) -> None:
     data = write_rows(tmp_path / "test.jsonl", [make_row(n) for n in range(3)])
-    problems = load_problems(options(data, limit=2), make_context(tmp_path))
+    problems = load(options(data, limit=2), make_context(tmp_path))
     assert [p.prompt for p in problems] == [
         "Question: How many is 0?\nAnswer:",
         "Question: How many is 1?\nAnswer:",
@@ -156,19 +160,19 @@ def test_without_shots_there_is_the_question_alone_and_limit_keeps_the_first(
 
 def test_no_question_is_among_its_own_examples(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "all.jsonl", [make_row(n) for n in range(4)])
-    problems = load_problems(options(rows, examples=rows, shots=3), make_context(tmp_path))
-    for n, problem in enumerate(problems):
-        assert problem.prompt.count(f"How many is {n}?") == 1
-        assert problem.prompt.count("Question:") == 4
+    problems = load(options(rows, examples=rows, shots=3), make_context(tmp_path))
+    for n, one in enumerate(problems):
+        assert one.prompt.count(f"How many is {n}?") == 1
+        assert one.prompt.count("Question:") == 4
     with pytest.raises(InputError, match=r"there are 3 examples besides this question, 4 shots"):
-        load_problems(options(rows, examples=rows, shots=4), make_context(tmp_path))
+        load(options(rows, examples=rows, shots=4), make_context(tmp_path))
 
 
 def test_the_hash_of_the_items_changes_with_prompt_answer_and_order() -> None:
-    one, two = Problem("p", "#### 1"), Problem("q", "#### 2")
-    variants = [[one, two], [two, one], [one], [one, Problem("q", "#### 3")]]
+    one, two = problem("#### 1"), problem("#### 2", "q")
+    variants = [[one, two], [two, one], [one], [one, problem("#### 3", "q")]]
     assert len({hash_problems(v) for v in variants}) == 4
-    assert hash_problems([one, two]) == hash_problems([Problem("p", "#### 1"), two])
+    assert hash_problems([one, two]) == hash_problems([problem("#### 1"), two])
 
 
 # Bad input
@@ -186,7 +190,7 @@ def test_the_hash_of_the_items_changes_with_prompt_answer_and_order() -> None:
         ({"answer": "#### ."}, r"row 2: answer '#### \.' has no line '#### number'"),
         (
             {"question": "How many is 1?"},
-            r"test\.jsonl, row 2 asks what test\.jsonl, row 1 asks: one of them counts twice",
+            r"test\.jsonl, row 2: the same question as in test\.jsonl, row 1; each item",
         ),
     ],
 )
@@ -195,7 +199,7 @@ def test_a_spoilt_row_is_one_error_that_names_it(
 ) -> None:
     data = write_rows(tmp_path / "test.jsonl", [make_row(1), make_row(2, **row)])
     with pytest.raises(InputError, match=message):
-        load_problems(options(data), make_context(tmp_path))
+        load(options(data), make_context(tmp_path))
 
 
 def test_a_local_file_with_shots_needs_examples(tmp_path: Path) -> None:
@@ -203,15 +207,15 @@ def test_a_local_file_with_shots_needs_examples(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"5 shots were asked for, and 'test\.jsonl' is a file of questions.*`shot"
     ):
-        load_problems(options(data, shots=5), make_context(tmp_path))
+        load(options(data, shots=5), make_context(tmp_path))
 
 
 def test_as_many_examples_as_shots_are_needed(tmp_path: Path) -> None:
     data = write_rows(tmp_path / "test.jsonl", [make_row(1)])
     examples = write_rows(tmp_path / "train.jsonl", [make_row(n) for n in (2, 3)])
-    assert load_problems(options(data, examples=examples, shots=2), make_context(tmp_path))
+    assert load(options(data, examples=examples, shots=2), make_context(tmp_path))
     with pytest.raises(InputError, match=r"'train\.jsonl' has 2 examples, 3 shots were asked for"):
-        load_problems(options(data, examples=examples, shots=3), make_context(tmp_path))
+        load(options(data, examples=examples, shots=3), make_context(tmp_path))
 
 
 # Measured
@@ -219,18 +223,18 @@ def test_as_many_examples_as_shots_are_needed(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return load(write_checkpoint(tmp_path_factory.mktemp("gsm8k") / "model", seed=5))
+    return load_cell(write_checkpoint(tmp_path_factory.mktemp("gsm8k") / "model", seed=5))
 
 
 def run(cell: Engine, folder: Path, **given: Any) -> Measured:
     data = write_rows(folder / "test.jsonl", [make_row(n) for n in (1, 20, 300)])
     settings = {"max_new_tokens": 8, **given}
-    return measure(cell, options(data, **settings), make_context(folder))
+    return TASK.measure(cell, options(data, **settings), make_context(folder))
 
 
 def test_a_real_model_is_asked_and_its_answers_are_kept(cell: Engine, tmp_path: Path) -> None:
     measured = run(cell, tmp_path)
-    assert set(measured.values) == {name for name, spec in VALUES.items() if not spec.paired}
+    assert set(measured.values) == {name for name, spec in TASK.values.items() if not spec.paired}
     assert measured.values["items"].value == 3
     assert measured.values["new_tokens"].value == 24
     assert measured.items["stopped"] == "lll"
@@ -261,8 +265,8 @@ def test_the_same_items_are_compared_for_both_ways_of_reading() -> None:
 
     reference = record("1110-", "1111-", ["1,000.", "2", "3", "9", None], "fp32")
     candidate = record("10011", "11111", ["1000", "5", None, "4", "5"], "nf4")
-    found = compare(candidate, reference)
-    assert set(found) == {name for name, spec in VALUES.items() if spec.paired}
+    found = TASK.compare(candidate, reference)
+    assert set(found) == {name for name, spec in TASK.values.items() if spec.paired}
     assert {name: value.value for name, value in found.items()} == {
         "accuracy_drop": 0.25,
         "retention": pytest.approx(2 / 3),
@@ -276,12 +280,12 @@ def test_the_same_items_are_compared_for_both_ways_of_reading() -> None:
     assert found["accuracy_drop"].n == 4
     # sqrt((f - D**2) / n)
     assert found["accuracy_drop"].stderr == pytest.approx(((0.75 - 0.25**2) / 4) ** 0.5)
-    assert compare(make_record("gsm8k", "nf4"), reference) == {}
+    assert TASK.compare(make_record("gsm8k", "nf4"), reference) == {}
 
 
 def test_the_headline_is_the_strict_share_and_what_is_lost_of_it() -> None:
-    assert [column.value for column in HEADLINE] == ["exact_match", "accuracy_drop"]
-    assert {column.value for column in HEADLINE} <= set(VALUES)
+    assert [column.value for column in TASK.headline] == ["exact_match", "accuracy_drop"]
+    assert {column.value for column in TASK.headline} <= set(TASK.values)
 
 
 @pytest.mark.skipif(
@@ -290,9 +294,9 @@ def test_the_headline_is_the_strict_share_and_what_is_lost_of_it() -> None:
 )
 def test_the_published_items_are_read_and_their_own_answers_are_right() -> None:
     path = str(REAL / "data" / "gsm8k" / "test_200.jsonl")
-    problems = load_problems(options(path, examples=path, shots=5), make_context(Path("/")))
+    problems = load(options(path, examples=path, shots=5), make_context(Path("/")))
     assert len(problems) == 200
     assert all(p.prompt.count("Question: ") == 6 for p in problems)
     told = Answers(tuple(answer(f" {p.answer}") for p in problems), 1)
-    values, _ = score_answers(problems, told)
+    values, _ = score_answers(problems, told, RULES)
     assert values["exact_match"].value == values["exact_match_flexible"].value == 1.0

@@ -14,18 +14,9 @@ import torch
 from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.records.record import Measured
-from harness.scoring.multiple_choice import Question, Scored
 from harness.statistics.estimates import exp_capped
 from harness.suite.data_source import DataSource
-from harness.tasks.lambada import (
-    HEADLINE,
-    VALUES,
-    Options,
-    compare,
-    make_question,
-    measure,
-    summarise,
-)
+from harness.tasks.lambada import TASK, Options, exp_mean, make_question
 from harness.tasks.rows import Row
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.records import make_record
@@ -40,7 +31,7 @@ def run(cell: Engine, folder: Path, *texts: str, **given: Any) -> Measured:
     lines = (json.dumps({"text": text}) + "\n" for text in texts)
     (folder / "passages.jsonl").write_text("".join(lines), encoding="utf-8")
     options = Options(data=DataSource(path="passages.jsonl"), **given)
-    return measure(cell, options, make_context(folder))
+    return TASK.measure(cell, options, make_context(folder))
 
 
 def logits_after(cell: Engine, text: str) -> torch.Tensor:
@@ -124,19 +115,19 @@ def test_every_value_is_reported_and_the_batch_size_is_no_part_of_the_protocol(
 ) -> None:
     texts = ("a llama eats grass", "the sun is hot", "Hello")
     one, other = (run(cell, tmp_path, *texts, batch_tokens=size) for size in (1, 4096))
-    assert set(one.values) == {name for name, spec in VALUES.items() if not spec.paired}
+    assert set(one.values) == {name for name, spec in TASK.values.items() if not spec.paired}
     assert one.protocol == other.protocol
     assert one.values["perplexity"].value == pytest.approx(other.values["perplexity"].value)
-    assert {column.value for column in HEADLINE} <= set(VALUES)
+    assert {column.value for column in TASK.headline} <= set(TASK.values)
     assert run(cell, tmp_path, *texts, limit=2).values["items"].value == 2
 
 
 def test_passages_that_are_too_long_are_counted_and_flagged(cell: Engine, tmp_path: Path) -> None:
     measured = run(cell, tmp_path, "a llama A", f"{'x' * 300} A")
-    assert measured.validity.reasons == ("1 passages exceed the model's context; not scored",)
+    assert measured.validity.reasons == ("1 prompts exceed the model's context; not scored",)
     assert measured.items["right"][1] == "-"
     assert [measured.values[name].value for name in ("items", "too_long")] == [1, 1]
-    with pytest.raises(InputError, match="every passage is longer than the 256 tokens of m"):
+    with pytest.raises(InputError, match="every 0-shot prompt is longer than the 256 tokens of m"):
         run(cell, tmp_path, f"{'x' * 300} A")
 
 
@@ -152,21 +143,12 @@ def test_a_passage_that_is_there_twice_is_refused(cell: Engine, tmp_path: Path) 
 # Values by hand
 
 
-def scored(*words: tuple[float, bool] | None) -> list[Scored]:
-    question = Question("q", "lambada", "?", (" x",), 0, delimiter="")
-    return [
-        Scored(question, None) if word is None else Scored(question, (word[0],), (word[1],))
-        for word in words
-    ]
-
-
-def test_accuracy_and_perplexity_by_hand() -> None:
+def test_the_perplexity_and_its_spread_by_hand() -> None:
     """exp((1 + 2 + 6)/3) = e^3; the deviations are -2, -1, 3: sd = sqrt(7)."""
-    values = summarise(scored((-1.0, True), (-2.0, True), None, (-6.0, False)))
-    assert values["acc"].value == pytest.approx(2 / 3)
-    assert values["perplexity"].value == pytest.approx(math.exp(3))
-    assert values["perplexity"].stderr == pytest.approx(math.exp(3) * math.sqrt(7 / 3))
-    assert values["acc"].n == values["perplexity"].n == 3
+    value = exp_mean("perplexity", [1.0, 2.0, 6.0])["perplexity"]
+    assert value.value == pytest.approx(math.exp(3))
+    assert value.stderr == pytest.approx(math.exp(3) * math.sqrt(7 / 3))
+    assert value.n == 3
 
 
 def pair(ours: list[float | None], theirs: list[float | None]) -> dict[str, Any]:
@@ -180,7 +162,7 @@ def pair(ours: list[float | None], theirs: list[float | None]) -> dict[str, Any]
         )
         for side in (ours, theirs)
     )
-    return compare(*records)
+    return TASK.compare(*records)
 
 
 def test_the_perplexity_ratio_is_of_the_same_items_by_hand() -> None:
@@ -196,7 +178,7 @@ def test_a_perplexity_beyond_any_float_is_the_largest_one() -> None:
     largest = sys.float_info.max
     assert exp_capped(709.0) == math.exp(709.0) < exp_capped(710.0)
     assert exp_capped(710.0) == exp_capped(1e9) == pytest.approx(largest)
-    value = summarise(scored((-800.0, False), (-900.0, False)))["perplexity"]
+    value = exp_mean("perplexity", [800.0, 900.0])["perplexity"]
     assert (value.value, value.stderr) == (pytest.approx(largest), None)
     ratio = pair([-800.0, -900.0], [-1.0, -2.0])["perplexity_ratio"]
     assert (ratio.value, ratio.stderr) == (pytest.approx(largest), None)
@@ -206,7 +188,7 @@ def test_equal_records_have_ratio_one_and_no_flips() -> None:
     found = pair([-0.5, -2.0], [-0.5, -2.0])
     assert found["perplexity_ratio"].value == 1.0
     assert found["accuracy_drop"].value == found["flip_rate"].value == 0.0
-    assert set(found) <= set(VALUES)
+    assert set(found) <= set(TASK.values)
 
 
 def test_records_of_other_items_are_not_compared() -> None:

@@ -11,16 +11,17 @@ import pytest
 from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.records.record import Measured
-from harness.scoring.multiple_choice import Question, hash_questions
 from harness.suite.data_source import DataSource
 from harness.tasks.mmlu import (
+    TASK,
     Options,
-    Row,
     build_questions,
-    group_rows,
+    load_questions,
     load_subjects,
-    measure,
+    make_question,
 )
+from harness.tasks.questions import Question, hash_questions
+from harness.tasks.rows import Row
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 
 DEV = [["Dev one?", "1", "2", "3", "4", "B"], ["Dev two?", "5", "6", "7", "8", "D"]]
@@ -58,7 +59,7 @@ def options(**given: Any) -> Options:
 
 
 def run(cell: Engine, folder: Path, **given: Any) -> Measured:
-    return measure(cell, options(**given), make_context(folder))
+    return TASK.measure(cell, options(**given), make_context(folder))
 
 
 # Prompts
@@ -66,9 +67,7 @@ def run(cell: Engine, folder: Path, **given: Any) -> Measured:
 
 def test_the_prompt_is_the_published_one(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
-    subjects = load_subjects(options(), make_context(tmp_path))
-    dev, test = subjects["high_school_llamas"]
-    question = build_questions("high_school_llamas", dev, test, 2)[1]
+    question = load_questions(options(shots=2), make_context(tmp_path))[2]
     assert question.prompt == (
         "The following are multiple choice questions (with answers) about high school llamas.\n"
         "\n"
@@ -86,8 +85,13 @@ def test_the_prompt_is_the_published_one(tmp_path: Path) -> None:
     )
 
 
+def make_row(**changes: Any) -> Row:
+    fields = {"question": "Q?", "choices": ["x", "y"], "answer": 1, **changes}
+    return Row(fields, "rows, row 1", own=False)
+
+
 def test_without_shots_the_question_follows_the_heading() -> None:
-    [question] = build_questions("anatomy", [], [Row("Q?", ("x", "y"), 1)], 0)
+    [question] = build_questions("anatomy", [], [make_row()], options(shots=0))
     assert question.prompt == (
         "The following are multiple choice questions (with answers) about anatomy.\n\n"
         "Q?\nA. x\nB. y\nAnswer:"
@@ -97,10 +101,10 @@ def test_without_shots_the_question_follows_the_heading() -> None:
 
 
 def test_as_many_dev_examples_as_shots_are_needed() -> None:
-    rows = [Row("Q?", ("x", "y"), 1)] * 2
-    assert len(build_questions("anatomy", rows, rows, 2)) == 2
+    rows = [make_row()] * 2
+    assert len(build_questions("anatomy", rows, rows, options(shots=2))) == 2
     with pytest.raises(InputError, match="anatomy has 2 dev examples, 3 shots were asked for"):
-        build_questions("anatomy", rows, rows, 3)
+        build_questions("anatomy", rows, rows, options(shots=3))
 
 
 def test_the_items_hash_changes_with_prompt_option_answer_and_order() -> None:
@@ -120,21 +124,22 @@ def test_the_items_hash_changes_with_prompt_option_answer_and_order() -> None:
 # Files
 
 
+def read(folder: Path, subject: str) -> list[list[Any]]:
+    """Question, choices and answer of each row, as the file has them."""
+    found = load_subjects(options().data, make_context(folder), "test")[subject]
+    return [[*row.fields.values()][:-1] for row in found]
+
+
 def test_every_cell_is_read_as_the_text_it_is(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
-    subjects = load_subjects(options(), make_context(tmp_path))
-    assert list(subjects) == ["anatomy", "high_school_llamas"]
-    assert subjects["high_school_llamas"][1] == [
-        Row(row[0], tuple(row[1:5]), "ABCD".index(row[5])) for row in TEST
-    ]
+    assert read(tmp_path, "high_school_llamas") == TEST
 
 
 def test_blank_lines_and_crlf_in_a_file_are_no_rows(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     path = tmp_path / "data" / "test" / "anatomy_test.csv"
     path.write_bytes(b"Q?,a,b,c,d,A\r\n\r\nR?,a,b,c,d,B\r\n")
-    rows = load_subjects(options(), make_context(tmp_path))["anatomy"][1]
-    assert [(row.question, row.answer) for row in rows] == [("Q?", 0), ("R?", 1)]
+    assert read(tmp_path, "anatomy") == [["Q?", *"abcdA"], ["R?", *"abcdB"]]
 
 
 ROW = ["Q?", "a", "b", "c", "d", "A"]
@@ -147,7 +152,7 @@ ROW = ["Q?", "a", "b", "c", "d", "A"]
         ([[*ROW[:5], ""]], r"row 1: answer '' is not one of"),
         ([[*ROW[:5], "AB"]], r"row 1: answer 'AB' is not one of"),
         ([[*ROW[:5], "2"]], r"row 1: answer '2' is not one of"),
-        ([ROW, ["Q?", "a", "", "c", "d", "A"]], r"row 2: an option is empty"),
+        ([ROW, ["Q?", "a", "", "c", "d", "A"]], r"row 2: field 'choices': option 2 is empty"),
         ([ROW, ROW[1:]], r"row 2: expected 6 columns, found 5"),
         ([[*ROW, "x"], [*ROW, "x"]], r"row 1: expected 6 columns, found 7"),
         ([ROW, [*ROW, "x"]], r"row 2: expected 6 columns, found 7"),
@@ -161,7 +166,7 @@ def test_a_malformed_row_is_named_by_file_and_row(
 ) -> None:
     write_data(tmp_path / "data", **{"test/anatomy_test.csv": rows})
     with pytest.raises(InputError, match=r"anatomy_test\.csv,? ?" + message):
-        load_subjects(options(), make_context(tmp_path))
+        load_questions(options(), make_context(tmp_path))
 
 
 def test_equal_options_and_questions_asked_twice_count_as_the_published_files_have_them(
@@ -194,37 +199,32 @@ HUB_ROW = {"question": "Q?", "subject": "anatomy", "choices": ["a", "b"], "answe
         ({"answer": -1}, "answer -1 is not one of A, B"),
         ({"answer": True}, "answer True is not one of A, B"),
         ({"answer": "C"}, "answer 'C' is not one of A, B"),
-        ({"subject": ...}, "unknown field 'subject'"),
-        ({"subject": None}, "field 'subject' is missing"),
     ],
 )
 def test_a_malformed_row_of_the_hub_is_named_by_dataset_row_and_field(
     changes: dict[str, Any], message: str
 ) -> None:
     row = {name: value for name, value in {**HUB_ROW, **changes}.items() if value is not ...}
-    with pytest.raises(InputError, match=rf"^mmlu: cais/mmlu test, row 2: .*{message}"):
-        group_rows([HUB_ROW, row], "mmlu: cais/mmlu test")
+    with pytest.raises(InputError, match=rf"^cais/mmlu test, row 2: .*{message}"):
+        make_question(Row(row, "cais/mmlu test, row 2", own=False))
 
 
-def test_rows_of_the_hub_are_put_by_subject_oddities_included() -> None:
-    odd = {**HUB_ROW, "question": "", "choices": ["a", "a", ""], "answer": "C"}
-    other = {**HUB_ROW, "subject": "law", "choices": list("abcdefghijklmnopqrstuvwxyz")}
-    assert group_rows([HUB_ROW, other, odd, HUB_ROW], "cais/mmlu test") == {
-        "anatomy": [Row("Q?", ("a", "b"), 1), Row("", ("a", "a", ""), 2), Row("Q?", ("a", "b"), 1)],
-        "law": [Row("Q?", tuple("abcdefghijklmnopqrstuvwxyz"), 1)],
-    }
+def test_oddities_of_the_hub_are_kept() -> None:
+    odd = make_question(make_row(question="", choices=["a", "a", ""], answer="C"))
+    assert (odd.asked, odd.choices, odd.answer) == ("", ("a", "a", ""), 2)
+    assert len(make_question(make_row(choices=list(map(str, range(26))))).options) == 26
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     (tmp_path / "data" / "dev" / "anatomy_dev.csv").write_bytes(b"\xe9?,a,b,c,d,A\n")
     with pytest.raises(InputError, match=r"cannot read anatomy_dev\.csv: .*utf-8"):
-        load_subjects(options(), make_context(tmp_path))
+        load_questions(options(), make_context(tmp_path))
 
 
 def test_an_answer_may_have_spaces_around_it(tmp_path: Path) -> None:
     write_data(tmp_path / "data", **{"test/anatomy_test.csv": [[*ROW[:5], " C "]]})
-    assert load_subjects(options(), make_context(tmp_path))["anatomy"][1][0].answer == 2
+    assert load_questions(options(), make_context(tmp_path))[0].answer == 2
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -232,7 +232,7 @@ def test_a_missing_split_is_named(tmp_path: Path, split: str) -> None:
     names = (f"{split}/{s}_{split}.csv" for s in ("anatomy", "high_school_llamas"))
     write_data(tmp_path / "data", **dict.fromkeys(names))
     with pytest.raises(InputError, match=rf"no {split}/<subject>_{split}\.csv files in .*data"):
-        load_subjects(options(), make_context(tmp_path))
+        load_questions(options(), make_context(tmp_path))
 
 
 def test_a_subject_without_dev_examples_cannot_have_shots(cell: Engine, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_subject_without_dev_examples_cannot_have_shots(cell: Engine, tmp_path
 def test_an_unknown_subject_is_answered_with_those_there_are(tmp_path: Path) -> None:
     write_data(tmp_path / "data")
     with pytest.raises(InputError, match="no subject 'anatomi'; there are anatomy, high_school_l"):
-        load_subjects(options(subjects=("anatomi",)), make_context(tmp_path))
+        load_questions(options(subjects=("anatomi",)), make_context(tmp_path))
 
 
 def test_subjects_and_limit_select(cell: Engine, tmp_path: Path) -> None:

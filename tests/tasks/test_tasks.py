@@ -19,10 +19,11 @@ import pytest
 from harness.descriptions import Metric
 from harness.engines.base import Engine
 from harness.errors import InputError
-from harness.scoring.multiple_choice import Question
 from harness.suite.data_source import DataSource
 from harness.tasks import arc_challenge, arc_easy, hellaswag, openbookqa, piqa, winogrande
-from harness.tasks.rows import Row, RowOptions, build_questions, load_examples, load_rows
+from harness.tasks.choice_task import build_questions
+from harness.tasks.questions import Question, RowOptions
+from harness.tasks.rows import Row, load_examples, load_rows
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.hub_server import client_environment, serve_hub
 
@@ -123,7 +124,7 @@ def ask(task: str, folder: Path, shots: int = 0) -> Question:
         examples=write_rows(folder / "answered.jsonl", rows[1:]),
     )
     context = make_context(folder)
-    examples = load_examples(options, context) if shots else []
+    examples = load_examples(options, context)
     [question] = build_questions(
         load_rows(options.data, context, "test"), examples, shots, make_question
     )
@@ -268,8 +269,9 @@ FROM_THE_HUB = """
 import json
 from pathlib import Path
 from harness.descriptions import MeasureContext
-from harness.tasks import hellaswag, arc_easy
-from harness.tasks.rows import build_questions, load_examples, load_rows
+from harness.tasks import arc_easy, hellaswag, mmlu
+from harness.tasks.choice_task import build_questions
+from harness.tasks.rows import load_examples, load_rows
 context = MeasureContext(Path(), online=True, progress=lambda *_: None)
 found = []
 for task, split in ((hellaswag, "validation"), (arc_easy, "test")):
@@ -277,6 +279,7 @@ for task, split in ((hellaswag, "validation"), (arc_easy, "test")):
     rows = load_rows(options.data, context, split, 1)
     examples = load_examples(options, context)
     found += build_questions(rows, examples, 1, task.make_question)
+found += mmlu.load_questions(mmlu.Options(shots=1), context)
 print(json.dumps([question.prompt for question in found]))
 """
 
@@ -287,11 +290,23 @@ def test_published_sets_and_their_examples_come_from_the_hub(tmp_path: Path) -> 
         folder.mkdir(parents=True)
         write_rows(folder / f"{split}.jsonl", rows[:1])
         write_rows(folder / "train.jsonl", rows[1:2])
+    for split in ("dev", "test"):
+        (tmp_path / "mmlu" / "all").mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"question": f"{split}?", "subject": subject, "choices": ["x", "y"], "answer": 1}
+            for subject in ("law", "art", "law")
+        ]
+        write_rows(tmp_path / "mmlu" / "all" / f"{split}.jsonl", rows)
+    splits = "".join(f"  - {{split: {s}, path: all/{s}.jsonl}}\n" for s in ("dev", "test"))
+    (tmp_path / "mmlu" / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: all\n  data_files:\n{splits}---\n"
+    )
     card = "configs:\n- config_name: ARC-Easy\n  data_dir: ARC-Easy\n"
     (tmp_path / "arc" / "README.md").write_text(f"---\n{card}---\n")
     with serve_hub() as hub:
         hub.add("Rowan/hellaswag", tmp_path / "hs", kind="datasets")
         hub.add("allenai/ai2_arc", tmp_path / "arc", kind="datasets")
+        hub.add("cais/mmlu", tmp_path / "mmlu", kind="datasets")
         process = subprocess.run(
             [sys.executable, "-c", FROM_THE_HUB],
             env=client_environment(hub.endpoint, tmp_path / "home", PYTHONPATH=str(ROOT)),
@@ -307,6 +322,12 @@ def test_published_sets_and_their_examples_come_from_the_hub(tmp_path: Path) -> 
     assert (
         asked[1] == "Question: Which is alive?\nAnswer: a fern\n\nQuestion: What is ice? \nAnswer:"
     )
+    assert [prompt.partition("\n\n")[0].rpartition(" ")[2] for prompt in asked[2:]] == [
+        "art.",
+        "law.",
+        "law.",
+    ]
+    assert asked[2].endswith("\n\ndev?\nA. x\nB. y\nAnswer: B\n\ntest?\nA. x\nB. y\nAnswer:")
 
 
 # Files
@@ -420,7 +441,7 @@ def test_two_to_26_options_are_taken(labels: str) -> None:
         ("piqa", {"goal": ""}, "'goal' is empty"),
         ("piqa", {"sol1": " "}, "'sol1', 'sol2': option 1 is empty"),
         ("piqa", {"sol1": "x", "sol2": "x"}, "'sol1', 'sol2': options 1 and 2 are the same: 'x'"),
-        ("winogrande", {"sentence": "It was _ "}, "'sentence' has nothing behind its blank"),
+        ("winogrande", {"sentence": "It was _ "}, "'sentence' has nothing after its blank"),
         ("winogrande", {"sentence": "_ met _."}, "'sentence' has more than one blank"),
         ("winogrande", {"option1": ""}, "'option1' is empty"),
         (
@@ -530,16 +551,14 @@ def test_a_pair_of_escaped_halves_is_one_character(tmp_path: Path) -> None:
         ("rows.jsonl", '{"a": 1}\n{"a": \n', r"rows\.jsonl, row 2: no JSON: "),
         ("rows.jsonl", '{"a": 1}\n3\n', r"rows\.jsonl, row 2: expected an object"),
         ("rows.json", "[1]", r"rows\.json, row 1: expected an object"),
-        ("rows.json", "[1", r"rows\.json is no JSON: "),
+        ("rows.json", "[1", r"rows\.json: no JSON: "),
         pytest.param(
             "rows.jsonl",
             f'{{"a": 1}}\n{{"a": {"9" * 5000}}}',
             r"rows\.jsonl, row 2: no JSON: ",
             id="long1",
         ),
-        pytest.param(
-            "rows.json", f'[{{"a": {"9" * 5000}}}]', r"rows\.json is no JSON: ", id="long2"
-        ),
+        pytest.param("rows.json", f'[{{"a": {"9" * 5000}}}]', r"rows\.json: no JSON: ", id="long2"),
         ("rows.jsonl", '{"a": "x"}\n{"a": "x \\ud83d"}', rf"row 2: field 'a' {HALF}"),
         ("rows.jsonl", '{"a": {"b": ["\\uDE00"]}}', r"row 1: field 'a' holds '\\ude00', half"),
         ("rows.jsonl", '{"\\ud83d": 1}', rf"row 1: field '\\ud83d' {HALF}"),
@@ -614,7 +633,7 @@ def test_acc_takes_the_likelier_and_acc_norm_the_likelier_per_character(
         {"goal": "!", "sol1": long, "sol2": short, "label": 0},
     ]
     options = piqa.Options(data=write_rows(tmp_path / "rows.jsonl", rows))
-    measured = piqa.measure(cell, options, make_context(tmp_path))
+    measured = piqa.TASK.measure(cell, options, make_context(tmp_path))
     assert measured.items["right"] == "110"
     assert measured.items["right_norm"] == "001"
     assert measured.values["acc"].value == 2 / 3
@@ -625,7 +644,7 @@ def test_shots_and_examples_belong_to_the_protocol(cell: Engine, tmp_path: Path)
     data = write_rows(tmp_path / "rows.jsonl", PIQA[:1])
     examples = write_rows(tmp_path / "answered.jsonl", PIQA[1:])
     options = piqa.Options(data=data, shots=1, examples=examples)
-    plain = piqa.measure(cell, piqa.Options(data=data), make_context(tmp_path))
-    measured = piqa.measure(cell, options, make_context(tmp_path))
+    plain = piqa.TASK.measure(cell, piqa.Options(data=data), make_context(tmp_path))
+    measured = piqa.TASK.measure(cell, options, make_context(tmp_path))
     assert measured.protocol["shots"] == 1
     assert measured.protocol["items_sha256"] != plain.protocol["items_sha256"]

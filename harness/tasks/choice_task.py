@@ -1,0 +1,212 @@
+"""A multiple-choice task: rows become questions, each option is scored, the likeliest is chosen.
+
+Examples are the first ones of their file, in its order, the same for every question, so that they
+are computed once; lm-evaluation-harness does so with ``fewshot_config: {sampler: first_n}``, and
+draws others for each question by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from harness.descriptions import Column, MeasureContext, Metric, ValueSpec
+from harness.errors import InputError
+from harness.metrics.choice_values import (
+    CHOICE_VALUES,
+    NORMED_VALUES,
+    compare_items,
+    headline,
+    summarise_rows,
+)
+from harness.records.questions import KEY, keep_questions
+from harness.records.record import Measured, Validity
+from harness.records.values import make_values
+from harness.tasks.questions import LETTERS, ItemOptions, Question, RowOptions, hash_questions
+from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
+
+if TYPE_CHECKING:
+    from harness.engines.base import Cost, Engine
+    from harness.scoring.multiple_choice import Scored
+
+
+def choice_task(
+    doc: str | None,
+    options: type[RowOptions],
+    make_question: Callable[[Row], Question],
+    *,
+    title: str,
+    split: str = "test",
+    normed: bool = True,
+) -> Metric:
+    """The task that asks each row of ``split`` as ``make_question`` puts it, after the examples.
+
+    ``title`` heads its column of the summary; ``normed``: also by log-likelihood per character.
+    """
+
+    def load(options: RowOptions, context: MeasureContext) -> list[Question]:
+        rows = load_rows(options.data, context, split, options.limit)
+        # One more than needed: a question may be among them.
+        examples = load_examples(options, context, options.shots + 1)
+        return build_questions(rows, examples, options.shots, make_question)
+
+    if normed:
+        return question_task(
+            doc, options, load, NORMED_VALUES, headline(title, "acc_norm", "_norm")
+        )
+    return question_task(doc, options, load, CHOICE_VALUES, headline(title))
+
+
+def question_task(
+    doc: str | None,
+    options: type[ItemOptions],
+    load_questions: Callable[[Any, MeasureContext], Sequence[Question]],
+    specs: Mapping[str, ValueSpec],
+    columns: Sequence[Column],
+    protocol: Callable[[Sequence[Question]], Mapping[str, Any]] = lambda questions: {},
+) -> Metric:
+    """The task that scores what ``load_questions(options, context)`` returns.
+
+    Questions of one subject are in a row. ``protocol`` gives what else the numbers depend on.
+    """
+
+    def measure(engine: Engine, options: ItemOptions, context: MeasureContext) -> Measured:
+        questions = load_questions(options, context)
+        return measure_questions(engine, questions, options, context, specs, protocol(questions))
+
+    return Metric(
+        help=doc or "",
+        options=options,
+        values=specs,
+        measure=measure,
+        headline=columns,
+        needs=frozenset({"score_targets"}),
+        compare=partial(compare_items, specs),
+    )
+
+
+def build_questions(
+    rows: Sequence[Row],
+    examples: Sequence[Row],
+    shots: int,
+    make_question: Callable[[Row], Question],
+) -> list[Question]:
+    """Each row's question after the first ``shots`` examples, a blank line after each of them.
+
+    A question that is itself among the examples is not shown to itself: the next one is. Raises
+    `InputError` for an item that a local file holds twice, and for too few examples.
+    """
+    asked = [make_question(row) for row in rows]
+    keys = [(question.prompts or question.prompt, question.options) for question in asked]
+    refuse_duplicates(rows, keys, "prompt and options")
+    answered = {example.where: make_question(example).render_answered() for example in examples}
+    questions = []
+    for i, (row, question) in enumerate(zip(rows, asked, strict=True)):
+        others = leave_out(row, examples, shots)[:shots]
+        shown = "".join(answered[example.where] for example in others)
+        questions.append(
+            replace(
+                question,
+                id=f"{question.subject}/{i}",
+                prompt=shown + question.prompt,
+                prompts=question.prompts and tuple(shown + prompt for prompt in question.prompts),
+                asked=question.prompt if question.asked is None else question.asked,
+            )
+        )
+    return questions
+
+
+def measure_questions(
+    engine: Engine,
+    questions: Sequence[Question],
+    options: ItemOptions,
+    context: MeasureContext,
+    specs: Mapping[str, ValueSpec],
+    protocol: Mapping[str, Any],
+) -> Measured:
+    """Score the questions and summarise them, by subject where there are several."""
+    from harness.scoring.multiple_choice import score_questions
+
+    scored, cost = score_questions(engine, questions, options.batch_tokens, context)
+    subjects: dict[str, int] = {}
+    for question in questions:
+        subjects[question.subject] = subjects.get(question.subject, 0) + 1
+    items: dict[str, Any] = {
+        "ids": "subject/number in its data, in order",
+        "subjects": subjects,
+        "chosen": mark_items(scored, LETTERS, lambda s: s.chosen or 0),
+        "right": mark_items(scored, "01", lambda s: s.right),
+        "tied": "".join("01"[s.tied] for s in scored),
+        # For reading; what is chosen was chosen before they were shortened.
+        "log_likelihoods": [
+            None if s.log_likelihoods is None else [round(x, 5) for x in s.log_likelihoods]
+            for s in scored
+        ],
+    }
+    if "acc_norm" in specs:
+        items["chosen_norm"] = mark_items(scored, LETTERS, lambda s: s.chosen_norm or 0)
+        items["right_norm"] = mark_items(scored, "01", lambda s: s.right_norm)
+    return record_scored(engine, questions, options, specs, (scored, cost), items, protocol)
+
+
+def record_scored(
+    engine: Engine,
+    questions: Sequence[Question],
+    options: ItemOptions,
+    specs: Mapping[str, ValueSpec],
+    found: tuple[Sequence[Scored], Cost],
+    items: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+) -> Measured:
+    """The record of scored questions: the shares of the rows in ``items``, counts, the cost.
+
+    ``protocol`` is what else the numbers depend on. Raises `InputError` where no prompt fits into
+    the model's context.
+    """
+    from harness.scoring.prompts import prompt_protocol
+
+    scored, cost = found
+    too_long = sum(s.log_likelihoods is None for s in scored)
+    if too_long == len(scored):
+        raise InputError(
+            f"every {options.shots}-shot prompt is longer than the {engine.max_context} tokens "
+            f"of {engine.job.model.name}" + ("; use fewer shots" if options.shots else "")
+        )
+    counts = {
+        "items": len(scored) - too_long,
+        "ties": sum(s.tied for s in scored),
+        "too_long": too_long,
+        "tokens_forwarded": cost.tokens_forwarded,
+        "tokens_unique": cost.tokens_unique,
+    }
+    reasons = [f"{too_long} prompts exceed the model's context; not scored"] if too_long else []
+    if cost.unshared:
+        reasons.append(f"shared prefixes computed again for each prompt: {cost.unshared}")
+    return Measured(
+        values=summarise_rows(specs, items, items.get("subjects", {}))
+        | make_values(specs, {name: count for name, count in counts.items() if name in specs}),
+        protocol={
+            **options.model_dump(exclude={"batch_tokens"}, mode="json"),
+            **protocol,
+            **prompt_protocol(engine),
+            "items_sha256": hash_questions(questions),
+            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
+        },
+        items={
+            **items,
+            KEY: keep_questions(question.for_reader() for question in questions),
+            "cost": {
+                "tokens_padding": cost.tokens_padding,
+                "passes": cost.passes,
+                "batch_tokens": cost.batch_tokens,
+            },
+        },
+        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
+    )
+
+
+def mark_items(scored: Sequence[Scored], letters: str, pick: Callable[[Scored], int]) -> str:
+    """One character of ``letters`` per item, ``-`` where it was not scored."""
+    return "".join("-" if s.log_likelihoods is None else letters[pick(s)] for s in scored)

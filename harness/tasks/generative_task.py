@@ -1,0 +1,272 @@
+"""A generative task: the model writes its answer, which is read from the text and compared.
+
+Examples are drawn anew for each question, from all of their file, as lm-evaluation-harness does.
+Unlike there, a prompt that leaves no room for its answer is left out and counted, not cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from harness.descriptions import MeasureContext, Metric, ValueSpec
+from harness.metrics.choice_values import (
+    compare_items,
+    describe_flips,
+    describe_pairs,
+    describe_share,
+    headline,
+    summarise_rows,
+)
+from harness.records.questions import KEY, Item, keep_questions
+from harness.records.record import Measured, Validity, Value
+from harness.records.values import make_values
+from harness.tasks.questions import RowOptions
+from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
+
+if TYPE_CHECKING:
+    from harness.engines.base import Answer, Engine
+    from harness.scoring.answers import Answers
+
+# lm-evaluation-harness's seed for drawing examples.
+_SEED = 1234
+_NO_ANSWER = "[invalid]"
+_SHOWN = 160
+
+COUNTS = {
+    "items": ValueSpec("items", None, "items answered"),
+    "no_answer": ValueSpec("items", "lower", "answers in which none was found"),
+    "unfinished": ValueSpec("items", "lower", "answers cut off at max_new_tokens"),
+    "too_long": ValueSpec("items", "lower", "items left out: no room for prompt and answer"),
+    "new_tokens": ValueSpec("tokens", None, "tokens generated"),
+}
+
+
+class GenerativeOptions(RowOptions):
+    """``shots`` examples are drawn anew for each question, from all of ``examples``.
+
+    They are by default the hub dataset's train split. ``limit`` keeps the first n questions.
+    ``max_new_tokens`` is the longest answer; as many prompts go together as fit into
+    ``batch_tokens`` with their answers, fewer where memory runs out.
+    """
+
+    max_new_tokens: int = Field(256, ge=1)
+    batch_tokens: int = Field(16384, ge=1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt and its published answer; ``question`` is what it asks, for a reader."""
+
+    prompt: str
+    answer: str
+    question: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to find the answer in a text, None where there is none; ``help`` describes it."""
+
+    help: str
+    find: Callable[[str], str | None]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a task's answers end and are read.
+
+    The ``readings`` are by the ending of their values' names, the first being "":
+    ``exact_match``, ``exact_match_flexible``. The regular expressions ``ignored`` are removed from
+    both sides before they are compared, whatever the case of their letters. ``is_answer`` says
+    whether the last reading found one that counts.
+    """
+
+    stop: tuple[str, ...]
+    readings: Mapping[str, Reading]
+    ignored: tuple[str, ...] = ()
+    is_answer: Callable[[str], bool] = bool
+
+    def normalise(self, answer: str) -> str:
+        """An answer as it is compared."""
+        for pattern in self.ignored:
+            answer = re.sub(pattern, "", answer)
+        return answer.lower()
+
+
+def generative_task(
+    doc: str | None,
+    options: type[GenerativeOptions],
+    make_problem: Callable[[Row], Problem],
+    rules: Rules,
+    *,
+    title: str,
+    split: str = "test",
+) -> Metric:
+    """The task that has the rows of ``split`` answered as ``make_problem`` puts them."""
+    specs = describe_values(rules)
+
+    def measure(engine: Engine, options: GenerativeOptions, context: MeasureContext) -> Measured:
+        problems = load_problems(options, context, make_problem, split)
+        return measure_problems(engine, problems, options, context, rules, title)
+
+    return Metric(
+        help=doc or "",
+        options=options,
+        values=specs,
+        measure=measure,
+        headline=headline(title, "exact_match"),
+        needs=frozenset({"answer"}),
+        compare=partial(compare_items, specs, normalise=rules.normalise),
+    )
+
+
+def describe_values(rules: Rules) -> dict[str, ValueSpec]:
+    """The values of a generative task: each reading's share, counts, what a precision costs."""
+    shares = {
+        f"exact_match{ending}": describe_share(reading.help, f"right{ending}", f"answers{ending}")
+        for ending, reading in rules.readings.items()
+    }
+    pairs: dict[str, ValueSpec] = {}
+    for ending in rules.readings:
+        pairs |= describe_pairs(f"exact_match{ending}", ending)
+    return {**shares, **COUNTS, **pairs, **describe_flips("exact_match")}
+
+
+def load_problems(
+    options: GenerativeOptions,
+    context: MeasureContext,
+    make_problem: Callable[[Row], Problem],
+    split: str = "test",
+) -> list[Problem]:
+    """Every question after its examples, each of these with its answer and a blank line.
+
+    A question that is itself among its examples gets others.
+    """
+    rows = load_rows(options.data, context, split, options.limit)
+    asked = [make_problem(row) for row in rows]
+    refuse_duplicates(rows, [problem.question for problem in asked], "question")
+    examples = load_examples(options, context)
+    draw = Random(_SEED)  # noqa: S311 - not for secrets
+    problems = []
+    for row, problem in zip(rows, asked, strict=True):
+        shots = draw.sample(examples, options.shots)
+        if any(shot.fields == row.fields for shot in shots):
+            shots = draw.sample(leave_out(row, examples, options.shots), options.shots)
+        answered = [make_problem(shot) for shot in shots]
+        shown = "".join(f"{shot.prompt} {shot.answer}\n\n" for shot in answered)
+        problems.append(Problem(shown + problem.prompt, problem.answer, problem.question))
+    return problems
+
+
+def measure_problems(
+    engine: Engine,
+    problems: Sequence[Problem],
+    options: GenerativeOptions,
+    context: MeasureContext,
+    rules: Rules,
+    title: str,
+) -> Measured:
+    """Let the model write each answer greedily and compare what is read from it."""
+    from harness.scoring.answers import generate_texts
+    from harness.scoring.prompts import prompt_protocol
+
+    prompts = [problem.prompt for problem in problems]
+    answers = generate_texts(
+        engine, prompts, options.max_new_tokens, rules.stop, options.batch_tokens, context
+    )
+    values, items = score_answers(problems, answers, rules)
+    items[KEY] = keep_questions(
+        Item(f"{title}/{i}", problem.question, (), problem.answer)
+        for i, problem in enumerate(problems)
+    )
+    too_long = answers.too_long
+    reasons = [f"{too_long} prompts exceed the model's context; not answered"] if too_long else []
+    answered = len(problems) - too_long
+    for name, what in (("no_answer", "hold no answer"), ("unfinished", "were cut off")):
+        count = values[name].value or 0
+        if count > answered / 2:  # then the shares of right answers mean little
+            reasons.append(f"{count} of {answered} answers {what}")
+    return Measured(
+        values=values,
+        protocol={
+            **options.model_dump(exclude={"batch_tokens"}, mode="json"),
+            **prompt_protocol(engine),
+            "decoding": "greedy",
+            "stop": list(rules.stop),
+            "items_sha256": hash_problems(problems),
+            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
+        },
+        items=items,
+        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
+    )
+
+
+def score_answers(
+    problems: Sequence[Problem], generated: Answers, rules: Rules
+) -> tuple[dict[str, Value], dict[str, Any]]:
+    """The values and the outcomes by item of a record."""
+    answers = generated.answers
+    items: dict[str, Any] = {"ids": "number in its data, in order"}
+    found: list[str | None] = []
+    for ending, reading in rules.readings.items():
+        found = [None if answer is None else reading.find(answer.text) for answer in answers]
+        items[f"right{ending}"] = _mark(problems, answers, found, rules)
+        items[f"answers{ending}"] = found
+    items |= {
+        "stopped": "".join("-" if a is None else a.stopped[0] for a in answers),
+        "texts": [None if a is None else shorten(a.text) for a in answers],
+        "cost": {"batch_tokens": generated.batch_tokens},
+    }
+    given = [(a, answer) for a, answer in zip(answers, found, strict=True) if a is not None]
+    counts = {
+        "items": len(given),
+        "no_answer": sum(answer is None or not rules.is_answer(answer) for _, answer in given),
+        "unfinished": sum(a.stopped == "length" for a, _ in given),
+        "too_long": generated.too_long,
+        "new_tokens": sum(len(a.tokens) for a, _ in given),
+    }
+    return summarise_rows(describe_values(rules), items, {}) | make_values(COUNTS, counts), items
+
+
+def hash_problems(problems: Sequence[Problem]) -> str:
+    """One hash of every prompt and answer: equal hashes mean the same items."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        digest.update(repr((problem.prompt, problem.answer)).encode())
+    return digest.hexdigest()
+
+
+def shorten(text: str) -> str:
+    """Beginning and end, where the answer is."""
+    if len(text) <= _SHOWN:
+        return text
+    return f"{text[: _SHOWN // 4]} … {text[-(_SHOWN - _SHOWN // 4) :]}"
+
+
+def _mark(
+    problems: Sequence[Problem],
+    answers: Sequence[Answer | None],
+    found: Sequence[str | None],
+    rules: Rules,
+) -> str:
+    """One character per item: 1 right, 0 wrong, - not answered."""
+    from harness.scoring.scores.exact_match import ExactMatch
+
+    scored = [i for i, answer in enumerate(answers) if answer is not None]
+    outcome = ExactMatch().compute(
+        predictions=[found[i] or _NO_ANSWER for i in scored],
+        references=[problems[i].answer for i in scored],
+        regexes_to_ignore=rules.ignored,
+        ignore_case=True,
+    )
+    marks = ["-"] * len(answers)
+    for i, match in zip(scored, outcome["matches"], strict=True):
+        marks[i] = "01"[match]
+    return "".join(marks)
