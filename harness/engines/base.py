@@ -1,23 +1,26 @@
-"""The engine contract: what a metric may ask of a loaded model.
+"""The engine contract: what the rest of the harness may ask of a loaded model.
 
-An engine is one file or folder of `harness/engines/` with ``load(job: CellJob) -> Engine``. A
-metric names the methods it needs (`Metric.needs`). An engine that cannot do something leaves the
-method out; a measurement that needs it is then skipped with that reason.
+An engine is one file or folder of `harness/engines/` with ``load(job: CellJob) -> Engine``, which
+raises `InputError` for a user's mistake and `UnavailableError` for what this machine lacks. A
+metric names the methods and facts that it needs (`Metric.needs`). An engine leaves out what it
+cannot answer; a measurement that needs it is then skipped with that reason. `docs/engines.md` shows
+a second engine in outline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    import torch
+import torch
 
-    from harness.engines.shared.meter import MemoryMeter
-    from harness.suite.cell_job import CellJob
+from harness.engines.shared.meter import MemoryMeter
+from harness.suite.cell_job import CellJob
 
 Tokens = tuple[int, ...]
+# Called per target with its key, its NLL in nats, and whether its token is the likeliest.
+TokenSink = Callable[[Hashable, float, bool], None]
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Cost:
-    """What scoring targets took: tokens computed, tokens of the prefix tree, padding, passes.
+    """The work of scoring targets: tokens computed, tokens of the prefix tree, padding, passes.
 
-    ``batch_tokens`` is what a batch held at the end, less than was asked for where memory ran out.
-    ``unshared`` says why shared prefixes were computed again for each row, empty where they were
-    not.
+    ``batch_tokens`` is the size of batch that fitted in the end, smaller than asked for where
+    memory ran out. ``unshared`` says why shared prefixes were computed again for each row.
     """
 
     tokens_forwarded: int
@@ -49,10 +51,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class WindowScores:
-    """NLL in nats (rows, scored), float64; why it was computed slowly, None where it was not."""
+    """NLL in nats (rows, scored), float64; ``slow_because`` explains a slow way of computing it."""
 
     nll: torch.Tensor
-    slow_because: str | None
+    slow_because: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class TimedTokens:
-    """Forced greedy tokens (batch, new) and the seconds, by the host's clock, each was ready at.
+    """Forced greedy tokens (batch, new), and when each was ready in seconds by the host's clock.
 
-    ``device_s`` is the same of the first and the last token by the device's clock, None without.
+    ``device_s`` are the first and the last token by the device's own clock, where it has one.
     """
 
     tokens: torch.Tensor
@@ -80,8 +82,32 @@ class TimedTokens:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Parameters and bytes of the loaded weights; see the footprint metric for each one's meaning.
+
+    ``linear_weights`` and ``linear_bytes`` are of the linear layers without the output head.
+    ``allocated_bytes`` is the allocator's own figure, read as ``allocated_method`` says; None where
+    it cannot be asked.
+    """
+
+    parameters: int
+    parameters_stored: int
+    parameters_naive: int
+    weights_bytes: int
+    quantised_bytes: int
+    constants_bytes: int
+    unquantised_bytes: int
+    buffers_bytes: int
+    total_bytes: int
+    linear_weights: int
+    linear_bytes: int
+    allocated_bytes: int | None = None
+    allocated_method: str = "unavailable"
+
+
+@dataclass(frozen=True)
 class Work:
-    """What a model reads and computes, whatever the batch; None where that is unknown.
+    """The reading and computing of a model, whatever the batch; None where it is unknown.
 
     ``weight_bytes`` are read per decode step, ``kv_bytes`` are keys and values per token and
     sequence. ``layer_weights`` and ``head_weights`` are multiplied once per token;
@@ -100,54 +126,69 @@ class Work:
     attention_curve: float
 
 
+@dataclass(frozen=True)
+class PlainHead:
+    """An output head that is one linear layer: any process can compute its logits from states.
+
+    ``weight`` (vocabulary, width), ``bias`` (vocabulary,) or None. ``read_states(inputs,
+    positions)`` gives the head's input (rows * positions, width), row after row.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    read_states: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 class Outputs(Protocol):
-    """A model's distributions; ``slow_because`` says why its hidden states are not enough."""
+    """A model's distributions; ``slow_because`` explains a slow way of computing them."""
 
     vocabulary: int
     dtype: torch.dtype
     slow_because: str | None
 
-    def find_plain_head(self) -> tuple[torch.Tensor, torch.Tensor | None] | str:
-        """Weight and bias that turn states into these logits in any process; else why not."""
-
-    def read_states(self, inputs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """What goes into the output head: (rows * positions, width), row after row."""
+    def find_plain_head(self) -> PlainHead | str:
+        """The head, else why there is none: then whole logits are stored instead of states."""
 
     def read_logits(
         self, inputs: torch.Tensor, positions: torch.Tensor
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Logits (n, vocabulary), slice by slice of the rows * positions tokens."""
+        """Logits (n, vocabulary) of slices of the rows * positions tokens, row after row."""
 
 
 class Generator(Protocol):
     """Forced generation with a clock, over a growing cache or a static one."""
 
-    def run(self, prompt: torch.Tensor, new_tokens: int) -> TimedTokens:
-        """Exactly ``new_tokens`` after ``prompt`` (batch, length), whatever they are."""
+    def run(
+        self,
+        prompt: torch.Tensor,
+        new_tokens: int,
+        on_pass: Callable[[int | None], None] | None = None,
+    ) -> TimedTokens:
+        """Exactly ``new_tokens`` after ``prompt`` (batch, length), whatever they are.
+
+        ``on_pass`` gets the cache's bytes after each forward pass, None where they are unknown.
+        """
 
     def compile(self, prompt: torch.Tensor, new_tokens: int) -> float:
-        """Compile for ``prompt``'s shape; the seconds it took, first generation included."""
+        """Compile for ``prompt``'s size; the seconds it took, first generation included."""
 
     def release(self) -> None:
-        """Drop what compiling left on the device."""
+        """Free the device memory that compiling took."""
 
 
 class Engine(Protocol):
-    """A loaded model. Facts first, then what can be asked of it.
+    """A loaded model. An engine must have everything down to `close`; the rest is optional.
 
-    ``attested`` is what was really loaded, ``flags`` what a reader of any of its numbers must know,
-    ``seconds`` how long each step of loading took, ``counts`` the parameters and the bytes by kind,
-    ``memory`` the bytes of the loading phase, ``max_context`` the longest sequence in tokens (None:
-    no limit), ``vocabulary`` the number of token ids. ``tokenizer`` is a transformers tokenizer.
+    ``attested`` states facts read from the loaded model, ``flags`` are warnings about all of its
+    numbers, ``seconds`` the durations of "tokenizer" and "load", ``device`` is 'cpu' or 'cuda:N'.
+    ``max_context`` is the longest sequence in tokens (None: no limit), ``vocabulary`` the number of
+    token ids. Token ids come as tensors on ``device``.
     """
 
     job: CellJob
     attested: dict[str, Any]
     flags: tuple[str, ...]
     seconds: dict[str, float]
-    counts: dict[str, Any]
-    memory: dict[str, int | None]
-    meter: MemoryMeter
 
     @property
     def device(self) -> str: ...
@@ -158,7 +199,15 @@ class Engine(Protocol):
     @property
     def compute_dtype(self) -> str: ...
     def require_tokenizer(self) -> Any:
-        """The tokenizer; raises `InputError` for a model without one."""
+        """A transformers tokenizer; raises `InputError` for a model without one."""
+
+    def close(self) -> None:
+        """Free the model."""
+
+    counts: Counts
+    # Bytes after loading: "load_peak_bytes" and "weights_bytes", the process's share read by meter.
+    memory: Mapping[str, int | None]
+    meter: MemoryMeter
 
     def score_windows(self, rows: torch.Tensor, scored: int) -> WindowScores:
         """NLL of the last ``scored`` tokens of each of ``rows`` (rows, n)."""
@@ -167,17 +216,17 @@ class Engine(Protocol):
         self,
         rows: Sequence[Tokens],
         targets: Sequence[Target],
-        on_token: Callable[[Hashable, float, bool], None],
+        on_token: TokenSink,
         batch_tokens: int,
         on_progress: Callable[[int, int], None],
     ) -> Cost:
-        """Predict every target; ``on_token`` gets its key, NLL in nats, whether it is likeliest.
+        """Predict every target; ``on_progress`` gets the rows finished and all rows.
 
-        ``rows`` are distinct and non-empty; what they share at the start is computed once.
+        ``rows`` are distinct and non-empty; prefixes that they share are computed once.
         """
 
     def open_outputs(self, inputs: torch.Tensor, positions: torch.Tensor) -> Outputs:
-        """The model's distributions by row; ``inputs`` (1, n) is what they are tried on."""
+        """The model's distributions by row; ``inputs`` (1, n) is an example to try it on."""
 
     def answer(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str]
@@ -187,11 +236,5 @@ class Engine(Protocol):
     def open_generator(self, static_length: int | None, compiled: bool) -> Generator:
         """The decode loop; ``static_length`` is a static cache's length in tokens."""
 
-    def watch_cache(self, run: Callable[[], Any], on_pass: Callable[[int | None], None]) -> None:
-        """``run()``; ``on_pass`` gets the cache's bytes after each forward pass (None: unknown)."""
-
     def count_work(self) -> Work:
-        """What a decode step reads and a token costs."""
-
-    def close(self) -> None:
-        """Let go of the model."""
+        """The bytes that a decode step reads, and the products that a token costs."""

@@ -26,7 +26,7 @@ from harness.statistics.estimates import clustered_interval
 if TYPE_CHECKING:
     import torch
 
-    from harness.engines.base import Engine, Outputs
+    from harness.engines.base import Engine, Outputs, PlainHead
     from harness.scoring.distribution_folder import Layout
 
 
@@ -155,7 +155,7 @@ def _keep_distribution(job: _Job) -> Measured:
         nonlocal nonfinite
         inputs, positions, _ = job.feed(rows, scored)
         if head is not None:
-            parts = iter([outputs.read_states(inputs, positions)])
+            parts = iter([head.read_states(inputs, positions)])
         else:
             parts = (part for _, part in outputs.read_logits(inputs, positions))
         for part in parts:
@@ -165,8 +165,10 @@ def _keep_distribution(job: _Job) -> Measured:
     name = stored = None
     # Logits come in parts, and a part that is kept cannot be taken back: no batch may be repeated.
     batch_size = 1 if head is None else job.options.batch_size
+    given = {} if head is None else {"weight": head.weight, "bias": head.bias}
+    tensors = {name: tensor for name, tensor in given.items() if tensor is not None} or None
     what = f"{tokens:,} tokens of {job.options.text.path!r}"
-    with DistributionWriter(layout, tokens, head, _list_facts(job), what) as writer:
+    with DistributionWriter(layout, tokens, tensors, _list_facts(job), what) as writer:
         batch_size = job.text.run(batch_size, job.context, keep)
         if not nonfinite:
             name, stored = writer.finish()
@@ -239,7 +241,7 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
     )
 
 
-def _choose_layout(outputs: Outputs) -> tuple[Layout, dict[str, torch.Tensor] | None]:
+def _choose_layout(outputs: Outputs) -> tuple[Layout, PlainHead | None]:
     """How this model's distribution is kept, and the head that goes with hidden states."""
     import torch
 
@@ -253,15 +255,14 @@ def _choose_layout(outputs: Outputs) -> tuple[Layout, dict[str, torch.Tensor] | 
         return Layout(
             kind="logits", width=size, vocabulary=size, dtype=dtype, matmul=matmul, reason=found
         ), None
-    weight, bias = found
     layout = Layout(
         kind="states",
-        width=weight.shape[1],
+        width=found.weight.shape[1],
         vocabulary=outputs.vocabulary,
-        dtype=str(weight.dtype).removeprefix("torch."),
+        dtype=str(found.weight.dtype).removeprefix("torch."),
         matmul=matmul,
     )
-    return layout, {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    return layout, found
 
 
 def _list_facts(job: _Job) -> dict[str, Any]:
@@ -273,7 +274,7 @@ def _list_facts(job: _Job) -> dict[str, Any]:
     facts = {
         "weights_sha256": cell.files.weights_sha256,
         "precision": [cell.precision.use, cell.precision.options.model_dump(mode="json")],
-        "attention": job.engine.attested["attention"],
+        "attention": job.engine.attested.get("attention"),
         "ids_sha256": text.ids_sha256,
         "text_sha256": text.text_sha256,
         "tokenizer": job.tokenizer,

@@ -12,6 +12,7 @@ they differ by more than 0.1 %, the record is flagged.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from harness.descriptions import Column, Margin, Metric, OptionsBase, ValueSpec
@@ -77,19 +78,17 @@ DETAILS = (
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Counted right after loading, before any forward pass could repack a weight."""
-    counts = dict(engine.counts)
-    weights, held = counts.pop("linear_weights"), counts.pop("linear_bytes")
-    total, allocated = counts["total_bytes"], counts["allocated_bytes"]
+    counts = engine.counts
+    total, allocated, weights = counts.total_bytes, counts.allocated_bytes, counts.linear_weights
     numbers: dict[str, int | float | None] = {
-        **counts,
+        **{name: value for name, value in asdict(counts).items() if name in VALUES},
         "unaccounted_bytes": None if allocated is None else allocated - total,
-        "bits_per_weight": 8 * held / weights if weights else None,
-        "bits_per_parameter": 8 * total / counts["parameters"],
+        "bits_per_weight": 8 * counts.linear_bytes / weights if weights else None,
+        "bits_per_parameter": 8 * total / counts.parameters,
     }
-    on_cuda = engine.device.startswith("cuda")
     return Measured(
         values=make_values(VALUES, numbers),
-        protocol={"allocated": "torch.cuda requested_bytes" if on_cuda else "reachable storages"},
+        protocol={"allocated": counts.allocated_method},
         validity=_find_validity(total, allocated),
     )
 
@@ -118,6 +117,7 @@ METRIC = Metric(
     values=VALUES,
     measure=measure,
     headline=HEADLINE,
+    needs=frozenset({"counts"}),
     details=DETAILS,
     compare=compare,
 )

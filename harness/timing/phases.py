@@ -119,5 +119,5 @@ class PhaseReader:
                 cached.append(cache_bytes)
             self.anonymous = engine.meter.anonymous_bytes()
 
-        engine.watch_cache(lambda: generator.run(prompt, phase.new_tokens), look)
+        generator.run(prompt, phase.new_tokens, look)
         return cached

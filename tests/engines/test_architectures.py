@@ -69,7 +69,7 @@ def test_no_right_label_is_refused(of_each_architecture: dict[str, Path], name: 
     experts = name in ("mixtral", "ernie4_5_moe")  # which bitsandbytes cannot quantise
     for precision, given in FLOATS + ([] if experts else QUANTISED):
         cell = load(of_each_architecture[name], precision, **given)
-        assert cell.counts["allocated_bytes"] == cell.counts["total_bytes"]
+        assert cell.counts.allocated_bytes == cell.counts.total_bytes
         assert cell.attested.get("skipped_linears", []) == []
         assert cell.flags == ()
 

@@ -211,7 +211,7 @@ def test_what_an_architecture_keeps_in_float32_does_not_overflow(tmp_path: Path)
     found = cell.attested["checkpoint"]["fp16"]
     kept = 2 * 2 * 64  # decay and first, of two layers
     assert found["overflowed"] == 0
-    assert found["weights"] == cell.counts["parameters"] - kept
+    assert found["weights"] == cell.counts.parameters - kept
     assert cell.flags == ()
 
 

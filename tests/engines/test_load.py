@@ -105,7 +105,7 @@ def test_tensors_that_the_model_has_no_use_for_are_no_error(checkpoint: Path) ->
     """Such as the rotary frequencies that older checkpoints store, or a second head."""
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
     edit_weights(checkpoint, lambda w: w.update(extra, **{"value_head.weight": torch.ones(1, 64)}))
-    assert load(checkpoint).counts["parameters"] > 0
+    assert load(checkpoint).counts.parameters > 0
 
 
 def test_a_tied_checkpoint_without_a_head_is_complete(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_layers_that_hold_their_weights_transposed_fit(tmp_path: Path, precision
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     cell = load(tmp_path / "gpt2", precision)
     assert cell.max_context == 32
-    assert cell.counts["linear_weights"] == 64 * (192 + 64 + 256 + 256)
+    assert cell.counts.linear_weights == 64 * (192 + 64 + 256 + 256)
     if precision != "fp32":
         assert cell.attested["unquantised"]["output head, tied to the embedding"] == ["lm_head"]
         assert cell.attested["quantisation"] == precision

@@ -102,7 +102,7 @@ def test_a_tensor_that_is_not_accounted_for_is_noticed(checkpoint: Path, where: 
         owners = {"quant_state": state, "nested state": state.state2, "module": layer}
         owners[where].extra = torch.zeros(1000)
     held = sum_storages(cell.model)
-    cell = replace(cell, counts={**cell.counts, "allocated_bytes": held})
+    cell = replace(cell, counts=replace(cell.counts, allocated_bytes=held))
     measured = measure(cell, Options(), make_context(Path("/")))
     total = measured.values["total_bytes"].value
     assert total is not None
@@ -116,9 +116,9 @@ def test_a_tensor_that_is_not_accounted_for_is_noticed(checkpoint: Path, where: 
 
 def test_less_than_a_thousandth_is_no_reason_to_flag(checkpoint: Path) -> None:
     cell = load(checkpoint)
-    total = cell.counts["total_bytes"]
+    total = cell.counts.total_bytes
     for allocated, status in ((total + total // 1000, "ok"), (total - total // 900, "flagged")):
-        other = replace(cell, counts={**cell.counts, "allocated_bytes": allocated})
+        other = replace(cell, counts=replace(cell.counts, allocated_bytes=allocated))
         measured = measure(other, Options(), make_context(Path("/")))
         assert measured.validity.status == status
         assert measured.values["unaccounted_bytes"].value == allocated - total
@@ -126,7 +126,7 @@ def test_less_than_a_thousandth_is_no_reason_to_flag(checkpoint: Path) -> None:
 
 def test_an_allocator_that_cannot_be_asked_leaves_the_figure_out(checkpoint: Path) -> None:
     cell = load(checkpoint)
-    other = replace(cell, counts={**cell.counts, "allocated_bytes": None})
+    other = replace(cell, counts=replace(cell.counts, allocated_bytes=None))
     measured = measure(other, Options(), make_context(Path("/")))
     assert measured.values["allocated_bytes"].value is None
     assert measured.values["unaccounted_bytes"].value is None
@@ -167,7 +167,7 @@ def test_storages_that_are_shared_count_once_and_whole(checkpoint: Path) -> None
     attention.k_proj.weight.data, attention.v_proj.weight.data = fused.chunk(2)
     after = count_bytes(cell.model)
     for name in ("weights_bytes", "buffers_bytes", "total_bytes", "linear_bytes", "parameters"):
-        assert after[name] == before[name], name
+        assert getattr(after, name) == getattr(before, name), name
 
 
 def test_stored_elements_are_those_of_every_tensor_held(checkpoint: Path) -> None:

@@ -384,4 +384,4 @@ def weigh(folder: Path, precision: str) -> tuple[int, int, int]:
     held, prefill = cell.memory["weights_bytes"], cell.meter.peak_bytes()
     assert held is not None
     assert prefill is not None
-    return held, cell.counts["total_bytes"], prefill
+    return held, cell.counts.total_bytes, prefill

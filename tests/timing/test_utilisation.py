@@ -99,7 +99,7 @@ def test_a_quantised_model_is_read_packed_with_its_constants(
     work = loaded.count_work()
     floats = loaded.model.dtype.itemsize * (NORMS + HEAD)
     packed = LAYERS * PER_LAYER // 2
-    assert work.weight_bytes == packed + loaded.counts["constants_bytes"] + floats
+    assert work.weight_bytes == packed + loaded.counts.constants_bytes + floats
     assert work.layer_weights == LAYERS * PER_LAYER  # unpacked to be multiplied
 
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 
+from harness.engines.base import Counts
 from harness.engines.transformers.layers import is_whole, read_layers
 
 
-def count_bytes(model: Any) -> dict[str, int]:
+def count_bytes(model: Any) -> Counts:
     """Parameters and bytes of a model that has run no forward pass yet.
 
     ``parameters`` is logical (packed weights unpacked, tied ones once), ``parameters_stored`` the
     elements of every tensor held, ``parameters_naive`` the sum of ``numel()`` over
     ``parameters()``. Bytes are those of distinct storages, so shared code books count once;
     ``total_bytes`` is the sum of quantised weights, their constants, unquantised weights and
-    buffers. ``linear_weights`` and ``linear_bytes`` are of the linear layers without the head.
+    buffers.
     """
     layers = read_layers(model)
     packed = {id(t): t for layer in layers.packed.values() for t in layer.packed}
@@ -28,12 +29,7 @@ def count_bytes(model: Any) -> dict[str, int]:
     weights = _distinct((packed | parameters).values(), without=constants)
     buffers = _distinct(model.buffers(), without=constants.keys() | weights.keys())
     quantised = {address: p for address, p in weights.items() if id(p) in packed or is_whole(p)}
-    sizes = {
-        "quantised_bytes": _sum_bytes(quantised),
-        "constants_bytes": _sum_bytes(constants),
-        "unquantised_bytes": _sum_bytes(weights) - _sum_bytes(quantised),
-        "buffers_bytes": _sum_bytes(buffers),
-    }
+    total_weights, total_quantised = _sum_bytes(weights), _sum_bytes(quantised)
     own_constants = {id(t) for layer in layers.packed.values() for t in layer.constants}
     plain = [p for key, p in parameters.items() if key not in packed.keys() | own_constants]
     inner = [
@@ -41,18 +37,21 @@ def count_bytes(model: Any) -> dict[str, int]:
         for name, module in layers.linear.items()
         if module is not model.get_output_embeddings() and name != "lm_head"
     ]
-    return {
-        "parameters": sum(map(layers.count_weights, layers.packed)) + sum(p.numel() for p in plain),
-        "parameters_stored": sum(
+    return Counts(
+        parameters=sum(map(layers.count_weights, layers.packed)) + sum(p.numel() for p in plain),
+        parameters_stored=sum(
             t.numel() for t in chain(weights.values(), constants.values(), buffers.values())
         ),
-        "parameters_naive": sum(p.numel() for p in parameters.values()),
-        "weights_bytes": _sum_bytes(weights),
-        **sizes,
-        "total_bytes": sum(sizes.values()),
-        "linear_weights": sum(map(layers.count_weights, inner)),
-        "linear_bytes": _sum_bytes(_distinct(t for name in inner for t in layers.tensors(name))),
-    }
+        parameters_naive=sum(p.numel() for p in parameters.values()),
+        weights_bytes=total_weights,
+        quantised_bytes=total_quantised,
+        constants_bytes=_sum_bytes(constants),
+        unquantised_bytes=total_weights - total_quantised,
+        buffers_bytes=_sum_bytes(buffers),
+        total_bytes=total_weights + _sum_bytes(constants) + _sum_bytes(buffers),
+        linear_weights=sum(map(layers.count_weights, inner)),
+        linear_bytes=_sum_bytes(_distinct(t for name in inner for t in layers.tensors(name))),
+    )
 
 
 def sum_storages(root: Any) -> int:

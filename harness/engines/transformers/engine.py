@@ -1,18 +1,27 @@
-"""A model loaded by transformers, asked as `harness.engines.base.Engine` says."""
+"""A model loaded by transformers, behind the contract of `harness.engines.base`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.engines.base import Answer, Cost, Target, Tokens, WindowScores, Work
+from harness.engines.base import (
+    Answer,
+    Cost,
+    Counts,
+    Target,
+    Tokens,
+    TokenSink,
+    WindowScores,
+    Work,
+)
 from harness.engines.shared.meter import MemoryMeter
 from harness.engines.transformers.generation import TransformersGenerator
 from harness.engines.transformers.greedy import generate_batch
-from harness.engines.transformers.kv_cache import watch_cache
 from harness.engines.transformers.outputs import OutputReader
 from harness.engines.transformers.prefix_scoring import predict_tokens
 from harness.engines.transformers.window_scoring import TokenScorer, describe_fallback
@@ -20,26 +29,18 @@ from harness.engines.transformers.work import count_work
 from harness.errors import InputError
 from harness.suite.cell_job import CellJob
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 _COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
 class TransformersEngine:
-    """See `harness.engines.base.Engine`.
-
-    ``counts`` is `count_bytes` and ``allocated_bytes``, what the allocator says of the model (None
-    where it cannot be asked). ``seconds`` splits ``load`` into ``read`` (the files, once through),
-    ``quantise`` (quantised precisions only) and ``move`` (everything else).
-    """
+    """See `harness.engines.base.Engine`."""
 
     job: CellJob
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     attested: dict[str, Any]
-    counts: dict[str, Any]
+    counts: Counts
     memory: dict[str, int | None]
     meter: MemoryMeter
     seconds: dict[str, float]
@@ -89,7 +90,7 @@ class TransformersEngine:
         self,
         rows: Sequence[Tokens],
         targets: Sequence[Target],
-        on_token: Callable[[Hashable, float, bool], None],
+        on_token: TokenSink,
         batch_tokens: int,
         on_progress: Callable[[int, int], None],
     ) -> Cost:
@@ -115,15 +116,11 @@ class TransformersEngine:
         """The decode loop over the model's own cache."""
         return TransformersGenerator(self.model, static_length, compiled)
 
-    def watch_cache(self, run: Callable[[], Any], on_pass: Callable[[int | None], None]) -> None:
-        """``run()``; ``on_pass`` gets the cache's bytes after each forward pass."""
-        watch_cache(self.model, run, on_pass)
-
     def count_work(self) -> Work:
         """What a decode step reads and a token costs."""
         return count_work(self.model, self.counts)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
         self._scorer = None
         del self.model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import StaticCache
 from harness.engines.base import TimedTokens
 from harness.engines.shared.batches import is_out_of_memory
 from harness.engines.transformers.forward import keeps_logits
+from harness.engines.transformers.kv_cache import cache_bytes
 from harness.errors import InputError
 
 
@@ -32,7 +34,12 @@ class TransformersGenerator:
         self._compiled = compiled
         self._decode = _compile(model) if compiled else model
 
-    def run(self, prompt: torch.Tensor, new_tokens: int) -> TimedTokens:
+    def run(
+        self,
+        prompt: torch.Tensor,
+        new_tokens: int,
+        on_pass: Callable[[int | None], None] | None = None,
+    ) -> TimedTokens:
         """Exactly ``new_tokens`` after ``prompt`` (batch, length): the end of text stops nothing.
 
         The device is synchronised before every reading of the clock, so stalls of the host count,
@@ -52,6 +59,8 @@ class TransformersGenerator:
                 events.record()
             start = clock()
             output = self._model(input_ids=prompt, past_key_values=cache, use_cache=True, **keep)
+            if on_pass is not None:
+                on_pass(cache_bytes(getattr(output, "past_key_values", None)))
             inputs = output.logits[:, -1:].argmax(-1)
             if events is not None:
                 events.record()
@@ -60,6 +69,8 @@ class TransformersGenerator:
             for _ in range(new_tokens - 1):
                 cache = output.past_key_values
                 output = decode(input_ids=inputs, past_key_values=cache, use_cache=True, **keep)
+                if on_pass is not None:
+                    on_pass(cache_bytes(getattr(output, "past_key_values", None)))
                 inputs = output.logits.argmax(-1)
                 tokens.append(inputs)
                 synchronise()

@@ -7,7 +7,7 @@ own: there the answer is None and the measured figure stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 # Set in a config, each of them means that the cache is no plain one of keys and values.
@@ -54,27 +54,15 @@ def kv_bytes_per_token(config: Any, element_bytes: int) -> int | None:
     return layers * 2 * kv_heads * width * element_bytes
 
 
-def cache_bytes(cache: Any) -> int:
+def cache_bytes(cache: Any) -> int | None:
     """Bytes that a transformers cache holds now: every storage of its layers, each once.
 
-    Counters of tokens, single numbers, are left out.
+    Counters of tokens, single numbers, are left out. None for what is no such cache.
     """
+    if not hasattr(cache, "layers"):
+        return None
     storages = [t.untyped_storage() for t in _find_tensors(cache.layers) if t.numel() > 1]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def watch_cache(model: Any, run: Callable[[], Any], on_pass: Callable[[int | None], None]) -> None:
-    """``run()``; ``on_pass`` gets `cache_bytes` after each forward pass, None without a cache."""
-
-    def look(_module: Any, _inputs: Any, output: Any) -> None:
-        cache = getattr(output, "past_key_values", None)
-        on_pass(cache_bytes(cache) if hasattr(cache, "layers") else None)
-
-    handle = model.register_forward_hook(look)
-    try:
-        run()
-    finally:
-        handle.remove()
+    return sum({storage.data_ptr(): int(storage.nbytes()) for storage in storages}.values())
 
 
 def _find(config: Any, *names: str) -> int | None:

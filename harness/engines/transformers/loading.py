@@ -90,7 +90,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     meter.steady()
     # Tensors of an unknown class are refused before their bytes are asked for.
     attested = _attest_declared(job, model) | {"checkpoint": checkpoint.describe()}
-    counts = {**count_bytes(model), "allocated_bytes": _read_allocated(model, job, requested)}
+    counts = replace(count_bytes(model), **_read_allocated(model, job.device, requested))
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     cell = TransformersEngine(job, model, tokenizer, attested, counts, memory, meter, seconds)
@@ -284,12 +284,13 @@ def _find_damage(
     return flags
 
 
-def _read_allocated(model: Any, job: CellJob, before: int | None) -> int | None:
+def _read_allocated(model: Any, device: str, before: int | None) -> dict[str, Any]:
     """What the loaded model holds, asked of the allocator or, on a CPU, of every object in it."""
-    if job.device == "cpu":
-        return sum_storages(model)
-    now = read_requested_bytes(job.device)
-    return None if now is None or before is None else now - before
+    if device == "cpu":
+        return {"allocated_bytes": sum_storages(model), "allocated_method": "reachable storages"}
+    now = read_requested_bytes(device)
+    held = None if now is None or before is None else now - before
+    return {"allocated_bytes": held, "allocated_method": "torch.cuda requested_bytes"}
 
 
 def _first_lines(error: BaseException, count: int = 3) -> str:

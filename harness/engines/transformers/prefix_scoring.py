@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from harness.engines.base import Cost, Target
+from harness.engines.base import Cost, Target, TokenSink
 from harness.engines.shared.batches import free_memory, is_out_of_memory
 from harness.engines.shared.prefix_tree import Node, Tokens, build_tree
 from harness.engines.transformers.forward import (
@@ -40,20 +40,14 @@ from harness.engines.transformers.window_scoring import score_tokens
 _CACHED_PER_TOKEN = {"cpu": 1, "cuda": 8}
 
 
-# Called per target with its key, its NLL in nats and whether the token is the likeliest.
-OnToken = Callable[[Hashable, float, bool], None]
-# Called with sequences done and sequences in all.
-OnProgress = Callable[[int, int], None]
-
-
 def predict_tokens(
     model: Any,
     device: str,
     rows: Sequence[Tokens],
     targets: Sequence[Target],
-    on_token: OnToken,
+    on_token: TokenSink,
     batch_tokens: int,
-    on_progress: OnProgress = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cost:
     """Predict every target's token; ``rows`` are distinct and non-empty.
 
@@ -95,7 +89,7 @@ class _Scorer:
     device: str
     rows: Sequence[Tokens]
     wanted: dict[int, list[Target]]
-    on_progress: OnProgress
+    on_progress: Callable[[int, int], None]
     batch_tokens: int
     forwarded: int = 0
     padding: int = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.engines.base import Work
+from harness.engines.base import Counts, Work
 from harness.engines.transformers.forward import keeps_logits
 from harness.engines.transformers.kv_cache import kv_bytes_per_token
 from harness.engines.transformers.layers import read_layers
@@ -16,7 +16,7 @@ from harness.engines.transformers.layers import read_layers
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
-def count_work(model: Any, counts: dict[str, Any]) -> Work:
+def count_work(model: Any, counts: Counts) -> Work:
     """Count what a model needs per step and per token; ``counts`` is `count_bytes` of it."""
     head = model.get_output_embeddings()
     used = None if head is None else head.weight.data_ptr()
@@ -31,11 +31,11 @@ def count_work(model: Any, counts: dict[str, Any]) -> Work:
         parameter.dim() > 2 for parameter in model.parameters()
     )
     kv_bytes = kv_bytes_per_token(model.config, model.dtype.itemsize)
-    held = counts["weights_bytes"] + counts["constants_bytes"]
+    held = counts.weights_bytes + counts.constants_bytes
     return Work(
         weight_bytes=None if routed else held - looked_up,
         kv_bytes=kv_bytes,
-        layer_weights=None if routed else counts["linear_weights"],
+        layer_weights=None if routed else counts.linear_weights,
         head_weights=_count_head(model, head),
         # Where the cache is no plain one, neither is attention.
         attention_width=None if kv_bytes is None else _attention_width(text),
