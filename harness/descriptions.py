@@ -38,9 +38,9 @@ class OptionsBase(BaseModel):
 
 @dataclass(frozen=True)
 class Margin:
-    """How much worse is still the same: the larger of ``absolute`` and ``relative`` of the value.
+    """How much worse still counts as the same: ``absolute``, or ``relative`` times the value.
 
-    Of a paired value it is that of the value it compares (``of``), and in its unit.
+    The larger of the two. For a paired value, ``relative`` is of the value it compares (``of``).
     """
 
     absolute: float = 0.0
@@ -122,10 +122,13 @@ class Series:
 class MeasureContext:
     """What a measurement gets besides the loaded model.
 
-    ``progress`` is called with items done, items in all and what an item is. ``reference`` is the
-    reference cell's record of this measurement, for a metric that compares while it measures;
-    ``is_reference`` says that this cell is the one that others are compared with. ``keep`` stores
-    what is measured so far, in case the process does not survive what comes next (its name).
+    - ``suite_folder``: local paths in the options are relative to it. ``online``: whether the hub
+      may be asked.
+    - ``progress(done, total, noun)``: to be called as items are finished.
+    - ``reference``: the reference cell's record, for a metric with ``needs_reference``;
+      ``is_reference``: this cell is the one that others are compared with.
+    - ``keep(measured, before)``: stores what is measured so far, in case the process does not
+      survive the step named ``before``.
     """
 
     suite_folder: Path
@@ -152,17 +155,37 @@ def _no_series(record: Record) -> list[Series]:
 class Metric:
     """What one file of `metrics/` or `tasks/` reports, needs and does.
 
-    ``measure(engine, options, context)`` runs in the cell's process and returns a `Measured`. The
-    other functions run anywhere and import no torch: ``compare(candidate, reference)`` gives the
-    paired values of two records, ``remarks(record)`` sentences for the notes below the summary,
-    ``merge_repeats(measured)`` one `Measured` of several processes' (where ``options`` has a field
-    ``processes``), ``series(record)`` the timings for pytest-benchmark, ``is_intact(record)``
-    whether what a reference's record left in the cache is still there.
+    ``help``: its first line is shown by `harness list`. ``options``: what a suite may set.
+    ``values``: every value that the measurement may report, by name. ``headline``: its columns in
+    the summary; ``details``: further columns, shown by ``pytest -v``.
 
-    ``needs`` names the methods of `harness.engines.base.Engine` that ``measure`` calls.
-    ``fresh_process``: an earlier measurement in the process would disturb it. ``timed``: the number
-    is a speed, so telemetry watches the machine and a record is never reused in another run.
-    ``needs_reference``: ``measure`` itself compares with the reference's record.
+    ``measure(engine, options, context)`` runs in the cell's process, where torch may be imported.
+    It asks the engine (`harness.engines.base.Engine`), calls ``context.progress`` now and then, and
+    returns a `harness.records.record.Measured`:
+
+    - ``values``: made by `harness.records.values.make_values` from numbers, standard errors and
+      counts. A number that is not available is None, never 0.
+    - ``protocol``: everything that the numbers depend on, as JSON-able values: the options without
+      the batch size, hashes of data and tokenizer. Records of other protocols are not compared.
+    - ``items``: lists with one entry per item or chunk, for ``compare`` and for flipped answers.
+    - ``validity``: ``flagged`` with the reasons that a reader must know, ``invalid`` where the
+      numbers must not be used (NaN). A user's mistake raises `harness.errors.InputError`.
+
+    ``needs`` names the engine's methods that ``measure`` calls: a cell whose engine lacks one is
+    skipped with that reason. ``fresh_process``: an earlier measurement in the process would disturb
+    it. ``timed``: the values are speeds, so telemetry watches the machine and a record is never
+    reused in another run. ``needs_reference``: ``measure`` reads ``context.reference``.
+
+    The other functions are optional, run on the host too and import no torch:
+
+    - ``compare(candidate, reference)``: the paired values of two records; {} where the two were not
+      measured on the same items.
+    - ``remarks(record)``: sentences for the notes below the summary.
+    - ``series(record)``: timings for pytest-benchmark.
+    - ``merge_repeats(measured)``: one `Measured` of several processes'; its options then have a
+      field ``processes``.
+    - ``is_intact(record)``: whether what a reference left in the cache is still there; otherwise
+      the reference is measured again.
     """
 
     help: str

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.errors import InputError
 from harness.machine.places import cache_folder
 
@@ -22,29 +24,31 @@ KINDS = ("references", "distributions", "questions")
 LIMIT_VARIABLE = "PRECISION_HARNESS_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
 # Records and questions are small, and removing a record costs a whole measurement.
-_REMOVED_FOR_ROOM = ("distributions",)
+_REMOVED_FOR_ROOM = "distributions"
 # Between two cells of a run no process holds the reference's distribution: what was used within
 # this time may belong to a run that goes on.
-IN_USE_S = 3600.0
+_IN_USE_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or a folder of the cache; ``last_used`` in seconds since the epoch.
+    """A file or folder of the cache; ``in_use``: within the last hour, so perhaps still.
 
-    ``unfinished``: it is being written, or its writer died.
+    ``last_used`` is in seconds since the epoch; ``unfinished``: being written, or its writer died.
     """
 
     kind: str
     path: Path
     bytes: int
     last_used: float
-    unfinished: bool
 
     @property
     def in_use(self) -> bool:
-        """Used within the last hour, so perhaps by a run that goes on."""
-        return time.time() - self.last_used < IN_USE_S
+        return time.time() - self.last_used < _IN_USE_S
+
+    @property
+    def unfinished(self) -> bool:
+        return self.path.name.startswith(".")
 
 
 def list_entries(kinds: Iterable[str] = KINDS) -> list[Entry]:
@@ -69,15 +73,11 @@ def limit_bytes() -> int:
 
     Raises `InputError` where the variable is not a size.
     """
-    given = os.environ.get(LIMIT_VARIABLE)
-    if not given:
-        return DEFAULT_LIMIT
-    from pydantic import TypeAdapter, ValidationError
-
     from harness.suite.models import Memory
 
+    given = os.environ.get(LIMIT_VARIABLE)
     try:
-        return TypeAdapter(Memory).validate_python(given.strip())
+        return TypeAdapter(Memory).validate_python(given.strip()) if given else DEFAULT_LIMIT
     except ValidationError as error:
         why = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(f"{LIMIT_VARIABLE}={given}: {why}") from error
@@ -90,28 +90,27 @@ def make_room(needed: int, what: str, advice: str) -> None:
     models must not lose what it is about to read. Raises `InputError`, naming ``what`` is to be
     stored and the ``advice``, where that alone is larger than the limit or the disk has no room.
     """
-    limit = limit_bytes()
+    limit, folder = limit_bytes(), cache_folder()
+    size = f"{what} takes {format_bytes(needed)}"
     if needed > limit:
         raise InputError(
-            f"{what} takes {format_bytes(needed)}, the cache may hold {format_bytes(limit)}: "
-            f"{advice}, or set {LIMIT_VARIABLE}={-(-needed // (1 << 30))}GiB"
+            f"{size}, the cache may hold {format_bytes(limit)}: {advice}, or set "
+            f"{LIMIT_VARIABLE}={-(-needed // (1 << 30))}GiB"
         )
-    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     entries = list_entries()
     held = sum(entry.bytes for entry in entries)
     for entry in entries:
         if held + needed <= limit and shutil.disk_usage(folder).free >= needed:
             return
-        if entry.kind in _REMOVED_FOR_ROOM and not entry.in_use:
+        if entry.kind == _REMOVED_FOR_ROOM and not entry.in_use:
             remove(entry.path)
             held -= entry.bytes
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"{what} takes {format_bytes(needed)}, the disk of {folder} has "
-            f"{format_bytes(free)} left: {advice}, see `harness cache`, or set "
-            "PRECISION_HARNESS_CACHE to a folder on a larger disk"
+            f"{size}, the disk of {folder} has {format_bytes(free)} left: {advice}, see "
+            "`harness cache`, or set PRECISION_HARNESS_CACHE to a folder on a larger disk"
         )
 
 
@@ -126,11 +125,10 @@ def clear(kinds: Iterable[str] = KINDS) -> tuple[list[Entry], list[Entry]]:
 def remove(path: Path) -> bool:
     """Remove a file or a folder, out of sight first; False where another process already did."""
     try:
-        grave = Path(tempfile.mkdtemp(prefix=".removed-", dir=path.parent))
-        try:
-            os.rename(path, grave / path.name)
-        finally:
-            shutil.rmtree(grave, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=".removed-", dir=path.parent, ignore_cleanup_errors=True
+        ) as grave:
+            os.rename(path, Path(grave) / path.name)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -148,13 +146,13 @@ def format_bytes(number: float) -> str:
 
 
 def _inspect(kind: str, path: Path) -> Entry:
-    own, unfinished = path.stat(), path.name.startswith(".")
+    own = path.stat()
     if not path.is_dir():
         # Reading a record marks nothing; where the disk notes access times, that counts as use.
-        return Entry(kind, path, own.st_size, max(own.st_mtime, own.st_atime), unfinished)
+        return Entry(kind, path, own.st_size, max(own.st_mtime, own.st_atime))
     parts = []
     for part in path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
             parts.append(part.stat())
     last_used = max([own.st_mtime, *(part.st_mtime for part in parts)])
-    return Entry(kind, path, sum(part.st_size for part in parts), last_used, unfinished)
+    return Entry(kind, path, sum(part.st_size for part in parts), last_used)

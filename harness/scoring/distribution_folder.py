@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from harness.machine.cache import mark_used
 from harness.machine.places import cache_folder
@@ -21,11 +21,7 @@ ROWS, HEAD, MANIFEST = "rows.safetensors", "head.safetensors", "manifest.json"
 _NAME = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Layout(_Frozen):
+class Layout(BaseModel, frozen=True, extra="forbid"):
     """What a row holds: ``states`` (width,) for the output head, or whole ``logits``.
 
     ``reason`` says why it is logits. ``matmul`` is torch's float32 matmul precision: under another
@@ -40,7 +36,7 @@ class Layout(_Frozen):
     reason: str | None = None
 
 
-class Manifest(_Frozen):
+class Manifest(BaseModel, frozen=True, extra="forbid"):
     """``bytes`` of each file; ``sha256`` over their contents in that order.
 
     ``facts`` are all that determines the distribution.
