@@ -115,6 +115,8 @@ def _expectation(detail: ErrorDetails, model: type[OptionsBase]) -> str:
         return f"a list of at least {context['min_length']} item(s)"
     if kind == "string_too_short":
         return "a string that is not empty"
+    if kind.startswith("byte_size"):
+        return "bytes such as 6GiB or 500MB"
     if kind == "model_type":
         return _find_owner(model, detail["loc"]).WRITTEN_AS
     return _EXPECTED.get(kind.split("_")[0]) or detail["msg"].removeprefix("Input should be ")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
+    ByteSize,
     ConfigDict,
     Discriminator,
     Field,
@@ -27,13 +27,6 @@ from harness.suite.limits import Limit as Limit
 from harness.suite.limits import check_listed
 
 NAME_PATTERN = r"^(?!\.+$)(?!.*::)[^\s\[\]/\\,]+$"
-MEMORY_PATTERN = r"^\d+(\.\d+)? ?([kMGT]B|[KMGT]iB|B)$"
-_MEMORY_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
-}
 
 
 def _check_name(name: str) -> str:
@@ -45,32 +38,14 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _read_memory(given: Any) -> Any:
-    if not isinstance(given, str):
-        return given
-    if not re.fullmatch(MEMORY_PATTERN, given):
-        raise ValueError(
-            f"expected bytes such as 6GiB or 500MB, found {given!r}; "
-            f"known units: {', '.join(_MEMORY_UNITS)}"
-        )
-    number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", given).groups()  # type: ignore[union-attr]
-    return round(float(number) * _MEMORY_UNITS[unit])
-
-
 Name = Annotated[
     str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})
 ]
 Memory = Annotated[
-    int,
+    ByteSize,
     Field(ge=1),
-    BeforeValidator(_read_memory),
     WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": MEMORY_PATTERN},
-            ]
-        }
+        {"type": ["integer", "string"], "minimum": 1, "pattern": r"^[\d.]+ ?[a-zA-Z]+$"}
     ),
 ]
 
@@ -82,7 +57,7 @@ class Named(OptionsBase):
 
 
 class Requires(OptionsBase):
-    """What a machine must have for a model; where it lacks it, the model's cells are skipped."""
+    """What a machine needs for a model; on other machines the model's cells are skipped."""
 
     device: Literal["cpu", "cuda"] | None = None
     memory: Memory | None = Field(default=None, description="bytes, such as 6GiB or 500MB")

@@ -12,7 +12,6 @@ from harness.suite.cells import (
     build_cells,
     check_selection,
     has_paired_values,
-    known_names,
 )
 from harness.suite.models import Suite
 from tests.support.suite_files import load_parts
@@ -80,15 +79,6 @@ def test_a_suite_with_none_of_the_selected_measurements_has_no_cells(suite: Suit
 
 def test_a_task_has_values_that_compare_with_the_reference() -> None:
     assert has_paired_values("mmlu")
-
-
-def test_known_names_are_those_of_all_suites(suite: Suite, tmp_path: Path) -> None:
-    other = load_parts(tmp_path)
-    assert known_names([suite, other]) == {
-        "precision": ("dq", "fp32", "nf4"),
-        "model": ("a", "b", "m"),
-        "measurement": ("footprint", "memory", "mmlu", "throughput"),
-    }
 
 
 def test_a_name_that_one_of_the_suites_has_is_accepted(suite: Suite, tmp_path: Path) -> None:

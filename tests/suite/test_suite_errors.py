@@ -218,8 +218,8 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_is(
             ["expected 'cpu' or 'cuda', found 'gpu'"],
         ),
         (
-            {"models": "models: [{name: m, source: org/m, requires: {memory: ▼6gb}}]"},
-            ["expected bytes such as 6GiB or 500MB, found '6gb'", "GiB, TiB"],
+            {"models": "models: [{name: m, source: org/m, requires: {memory: ▼6gx}}]"},
+            ["expected bytes such as 6GiB or 500MB, found the string '6gx'"],
         ),
         (
             {"models": "models: [{name: m, source: org/m, requires: {memory: ▼0}}]"},
