@@ -1,15 +1,13 @@
 """memory: peak bytes by phase (load, prefill, generate), in a process of its own.
 
-Beside what is judged: what the allocator and the device hold, the bytes of the key-value cache per
-token, and from them the largest context and batch on cards of several sizes. Short prompts at batch
-1 come first: from their growth a batch that cannot fit a CPU's memory is refused before the kernel
-would kill the process.
+Also recorded: what the allocator and the device hold, the bytes of the key-value cache per token,
+and from the growth over short prompts the largest context and batch on cards of several sizes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -21,7 +19,7 @@ from harness.records.values import divide, make_values, qualify
 
 if TYPE_CHECKING:
     from harness.descriptions import MeasureContext
-    from harness.engines.base import Engine, Work
+    from harness.engines.base import Engine
     from harness.timing.phases import Phase, PhaseReader
 
 
@@ -43,7 +41,7 @@ _PHASES = {
 # Peaks of one cell in two processes differ by less: what a CPU's allocator keeps here and there is
 # most of a megabyte, however small the model.
 _MARGIN = Margin(absolute=1 << 20, relative=0.02)
-_NOISE_BYTES = 8 << 20  # a growth below is too near to that to be prolonged
+NOISE_BYTES = 8 << 20  # a growth below is too near to that to be prolonged
 
 
 def _ratio_of(name: str) -> ValueSpec:
@@ -107,7 +105,8 @@ _JUDGED = ("load_peak_bytes", "weights_bytes", "prefill_peak_bytes", "generate_p
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Peaks of loading (kept by the loader), of the prompt and of the whole generation.
 
-    Where memory runs out, what was read before stands, in a record that has failed.
+    Where memory runs out the record has failed and keeps what was read before, as it does where
+    the process dies.
     """
     from harness.timing.phases import Phase, PhaseReader
     from harness.timing.prompts import explain_excess
@@ -118,44 +117,48 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     meter = engine.meter
     meter.settle()
     load_anonymous = meter.anonymous_bytes()
-    work = engine.count_work()
-    in_formula = work.kv_bytes
-    reader = PhaseReader(engine, in_formula or 0)
-    prefill = Phase("prefill", options.batch_size, options.prompt_tokens, 1)
+    lengths = sorted({max(1, options.prompt_tokens // part) for part in (4, 2, 1)})
+    short = [Phase("prefill", 1, length) for length in lengths]
+    pair = Phase("prefill", 2, lengths[0])  # what each further sequence takes
+    prefill = Phase("prefill", options.batch_size, options.prompt_tokens)
     generate = Phase("generate", options.batch_size, options.prompt_tokens, options.new_tokens)
-    lengths = {max(1, options.prompt_tokens // part) for part in (4, 2, 1)}
-    short = [Phase("prefill", 1, length, 1) for length in sorted(lengths)]
-    pair = Phase("prefill", 2, min(lengths), 1)  # tells what each further sequence takes
+    reader = PhaseReader(engine, engine.count_work())
+
+    def as_measured() -> Measured:
+        """What is measured so far."""
+        numbers: dict[str, int | float | None] = {
+            **engine.memory,
+            "prefill_peak_bytes": reader.peaks.get(prefill),
+            "generate_peak_bytes": reader.peaks.get(generate),
+            "reserved_peak_bytes": meter.reserved_peak_bytes(),
+            "device_used_bytes": reader.device_used,
+            "load_anonymous_bytes": load_anonymous,
+            "generate_anonymous_bytes": reader.anonymous,
+            "kv_bytes_per_token": reader.work.kv_bytes,
+            "kv_bytes_per_token_measured": reader.cache_growth,
+            **find_capacity(reader, prefill, generate, (short[0], pair)),
+        }
+        numbers["peak_bytes"] = _highest(numbers)
+        return Measured(
+            values=make_values(VALUES, numbers),
+            protocol={
+                **options.model_dump(mode="json"),
+                "method": meter.method,
+                "allocator": meter.allocator,
+            },
+            validity=_find_validity(numbers, reader.failure),
+        )
+
     plan = list(dict.fromkeys((short[0], pair, *short, prefill, generate)))
     for done, phase in enumerate(plan):
         context.progress(done, len(plan), "phases")
+        if phase in (prefill, generate):
+            context.keep(as_measured(), str(phase))
         reader.read(phase)
         if reader.failure:
             break
-    numbers: dict[str, int | float | None] = {
-        **engine.memory,
-        "prefill_peak_bytes": reader.peaks.get(prefill),
-        "generate_peak_bytes": reader.peaks.get(generate),
-        "reserved_peak_bytes": meter.reserved_peak_bytes(),
-        "device_used_bytes": reader.device_used,
-        "load_anonymous_bytes": load_anonymous,
-        "generate_anonymous_bytes": reader.anonymous,
-        "kv_bytes_per_token": in_formula,
-        "kv_bytes_per_token_measured": reader.cache_growth,
-        **_find_capacity(engine, work, reader, prefill, generate, (short[0], pair)),
-    }
-    numbers["peak_bytes"] = _highest(numbers)
     meter.steady()
-    validity = _find_validity(numbers, reader.failure)
-    return Measured(
-        values=make_values(VALUES, numbers),
-        protocol={
-            **options.model_dump(mode="json"),
-            "method": meter.method,
-            "allocator": meter.allocator,
-        },
-        validity=validity,
-    )
+    return as_measured()
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
@@ -168,26 +171,19 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 def _highest(numbers: Mapping[str, int | float | None]) -> int | float | None:
     """What must fit at some time or other; None where a phase is unknown."""
-    phases = [
-        numbers.get(f"{phase}_bytes") for phase in ("load_peak", "prefill_peak", "generate_peak")
-    ]
-    known = [peak for peak in phases if peak is not None]
+    phases = ("load_peak_bytes", "prefill_peak_bytes", "generate_peak_bytes")
+    known = [peak for peak in map(numbers.get, phases) if peak is not None]
     return max(known) if len(known) == len(phases) else None
 
 
-def _find_capacity(
-    engine: Engine,
-    work: Work,
-    reader: PhaseReader,
-    prefill: Phase,
-    generate: Phase,
-    pair: tuple[Phase, Phase],
+def find_capacity(
+    reader: PhaseReader, prefill: Phase, generate: Phase, pair: tuple[Phase, Phase]
 ) -> dict[str, int | None]:
     """The largest context and batch per card; None where a peak is missing, or is mostly noise."""
-    kv = reader.cache_growth or reader.least_slope
+    kv = reader.cache_growth or reader.work.kv_bytes or 0
     by_length = reader.grown_by_length()
-    growth = fit_growth(by_length, kv, work.attention_curve)
-    if engine.device == "cpu" and max(by_length.values(), default=0) < _NOISE_BYTES:
+    growth = fit_growth(by_length, kv, reader.work.attention_curve)
+    if reader.engine.device == "cpu" and max(by_length.values(), default=0) < NOISE_BYTES:
         growth = None
     one, two = (reader.grown.get(phase) for phase in pair)
     if growth is not None and one is not None and two is not None:
@@ -198,17 +194,17 @@ def _find_capacity(
         context = batch = None
         if growth is not None and reader.held is not None:
             room = capacity - reader.held - (reader.context or 0)
-            context = largest_context(room, growth, engine.max_context)
+            context = largest_context(room, growth, reader.engine.max_context)
             if len(seen) == 2:
                 own = (max(seen) - growth.shared) / generate.batch
-                least = max(kv * generate.tokens, own)
+                least = max(kv * (generate.prompt_tokens + generate.new_tokens), own)
                 batch = largest_batch(room, growth, generate.prompt_tokens, least)
         found[qualify("largest_context", card)] = context
         found[qualify("largest_batch", card)] = batch
     return found
 
 
-def _find_validity(numbers: dict[str, Any], failure: str | None) -> Validity:
+def _find_validity(numbers: Mapping[str, int | float | None], failure: str | None) -> Validity:
     if failure:
         return Validity(status="failed", reasons=(failure,))
     reasons = [f"{n} is unavailable on this machine" for n in _JUDGED if numbers[n] is None]

@@ -1,58 +1,78 @@
-"""What the rounds of one batch size and prompt length amount to. Pure; no torch."""
+"""The values of throughput and how they are shown. Pure; no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-from statistics import median
+from typing import Any
 
-# Below so many gaps the hundredth largest is no 99th percentile but an accident.
-_FEWEST_FOR_P99 = 1000
+from harness.descriptions import Column, Margin, ValueSpec
 
-
-def summarise_rounds(
-    rounds: Sequence[Sequence[float]], batch: int, prompt_tokens: int
-) -> dict[str, float | None]:
-    """Medians over rounds; a round is the seconds at which each new token was ready.
-
-    TPOT = (t_N - t_1)/(N - 1); prefill = batch*prompt/TTFT; decode = batch/TPOT. ITL percentiles
-    are over the single gaps of all rounds; a step of the whole batch is one gap.
-    """
-    ttft = median(ready[0] for ready in rounds)
-    tpot = median((ready[-1] - ready[0]) / (len(ready) - 1) for ready in rounds)
-    gaps = sorted(gap for ready in rounds for gap in gaps_of(ready))
-    return {
-        "prefill_tokens_per_s": batch * prompt_tokens / ttft,
-        "decode_tokens_per_s": batch / tpot,
-        "ttft_s": ttft,
-        "tpot_s": tpot,
-        "itl_p50_s": percentile(gaps, 50),
-        "itl_p90_s": percentile(gaps, 90),
-        "itl_p99_s": percentile(gaps, 99) if len(gaps) >= _FEWEST_FOR_P99 else None,
-    }
+# A prompt is a single pass, and so less steady than the many steps of decoding.
+_PREFILL, _DECODE = Margin(relative=0.05), Margin(relative=0.03)
 
 
-def summarise_device(
-    rounds: Sequence[tuple[float, float] | None], new_tokens: int
-) -> dict[str, float | None]:
-    """Medians of TTFT and TPOT by the device's own clock; each round's first and last token."""
-    timed = [pair for pair in rounds if pair is not None]
-    if not timed:
-        return {"ttft_device_s": None, "tpot_device_s": None}
-    return {
-        "ttft_device_s": median(first for first, _ in timed),
-        "tpot_device_s": median((last - first) / (new_tokens - 1) for first, last in timed),
-    }
+def _per_batch(unit: str, better: Any, text: str, **given: Any) -> ValueSpec:
+    """A value per workload, which varies from process to process."""
+    return ValueSpec(unit, better, text, **{"per": "batch size", "sampled": "processes"} | given)
 
 
-def gaps_of(ready: Sequence[float]) -> list[float]:
-    """The seconds between consecutive tokens, to the nanosecond that the clock tells."""
-    return [round(later - earlier, 9) for earlier, later in pairwise(ready)]
+def _time(text: str) -> ValueSpec:
+    return _per_batch("s", "lower", text)
 
 
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Between the two nearest of ``ordered``, linearly: numpy's default."""
-    place = (len(ordered) - 1) * percent / 100
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+def _speedup_of(name: str, margin: Margin) -> ValueSpec:
+    return _per_batch(
+        "", "higher", "over the reference", paired=True, of=name, neutral=1.0, margin=margin
+    )
+
+
+VALUES = {
+    "prefill_tokens_per_s": _per_batch(
+        "tokens/s", "higher", "batch*prompt/TTFT", margin=_PREFILL
+    ),
+    "decode_tokens_per_s": _per_batch("tokens/s", "higher", "batch/TPOT", margin=_DECODE),
+    "ttft_s": _time("time to first token, median"),
+    "tpot_s": _time("time per output token, median"),
+    "itl_p50_s": _time("single gap between tokens, over all rounds: median"),
+    "itl_p90_s": _time("its 90th percentile"),
+    "itl_p99_s": _time("its 99th percentile, from 1,000 gaps on"),
+    "ttft_device_s": _time("time to first token by CUDA events"),
+    "tpot_device_s": _time("time per output token by CUDA events"),
+    "compile_s": _time("torch.compile, and the first generation with it"),
+    "energy_j_per_token": _per_batch("J", "lower", "of the whole GPU per new token, with prompt"),
+    "step_bytes": _per_batch(
+        "bytes", "lower", "read per decode step: weights, and cache at the mean context",
+        sampled=None,
+    ),
+    "mbu": _per_batch("", "higher", "step_bytes/TPOT over the bandwidth"),
+    "prefill_flop_utilisation": _per_batch("", "higher", "FLOP of the prompt/TTFT over the peak"),
+    "load_s": _per_batch("s", "lower", "loading the model", per=None),
+    "bandwidth_bytes_per_s": ValueSpec("bytes/s", None, "copy in this process, read plus write"),
+    "matmul_flop_per_s": ValueSpec("FLOP/s", None, "matrix product in this process, at best"),
+    "prefill_speedup": _speedup_of("prefill_tokens_per_s", _PREFILL),
+    "decode_speedup": _speedup_of("decode_tokens_per_s", _DECODE),
+    "step_bytes_ratio": _per_batch(
+        "", "lower", "over the reference's", sampled=None, paired=True, of="step_bytes", neutral=1.0
+    ),
+    "pays_from_batch": ValueSpec(
+        "sequences", "lower", "smallest batch from which on decoding is no slower than the "
+        "reference's", "prompt length", paired=True, neutral=None,
+    ),
+}  # fmt: skip
+HEADLINE = (
+    Column("prefill\ntok/s b{}", "prefill_tokens_per_s", ",.0f"),
+    Column("decode\ntok/s b{}", "decode_tokens_per_s", ",.1f"),
+    Column("decode\n×ref b{}", "decode_speedup", ".2f", stderr=True),
+)
+DETAILS = (
+    Column("load\ns", "load_s", ".2f"),
+    Column("copy\nGB/s", "bandwidth_bytes_per_s", ",.1f", 1e9),
+    Column("products\nTFLOP/s", "matmul_flop_per_s", ",.2f", 1e12),
+    Column("TTFT\nms", "ttft_s", ",.2f", 1e-3),
+    Column("TPOT\nms", "tpot_s", ",.2f", 1e-3),
+    Column("ITL p50\nms", "itl_p50_s", ",.2f", 1e-3),
+    Column("ITL p90\nms", "itl_p90_s", ",.2f", 1e-3),
+    Column("ITL p99\nms", "itl_p99_s", ",.2f", 1e-3),
+    Column("MBU", "mbu", ".2f"),
+    Column("prefill\nFLOP share", "prefill_flop_utilisation", ".2f"),
+    Column("J per\ntoken", "energy_j_per_token", ".3f"),
+)

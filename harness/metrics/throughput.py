@@ -1,30 +1,30 @@
-"""throughput: prefill and decode speed by batch size and prompt length, beside what is possible."""
+"""throughput: prefill and decode speed by batch size and prompt length, and what is possible."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from harness.descriptions import Column, Margin, Metric, ValueSpec
+from harness.descriptions import Metric, OptionsBase, Series
 from harness.errors import InputError
 from harness.metrics.speed_ratios import (
     compare_speeds,
-    judge_shares,
-    name_shape,
-    tell_smaller_but_slower,
+    explain_shares,
+    find_smaller_but_slower,
+    name_workload,
 )
 from harness.metrics.speed_repeats import merge_speeds
-from harness.records.record import Measured, Record, Validity, Value
+from harness.metrics.speed_values import DETAILS, HEADLINE, VALUES
+from harness.records.record import LEFT_OUT, Measured, Record, Validity, Value
 from harness.records.values import make_values, qualify
-from harness.timing.rounds import RoundOptions
 
 if TYPE_CHECKING:
     from harness.descriptions import MeasureContext
     from harness.engines.base import Engine
-    from harness.timing.workloads import Timed
-
+    from harness.timing.workloads import TimedWorkload
 
 _Tokens = Annotated[int, Field(ge=1)]
 _OneOrMore = Annotated[
@@ -34,7 +34,7 @@ _OneOrMore = Annotated[
 ]
 
 
-class Options(RoundOptions):
+class Options(OptionsBase):
     """Lengths in tokens, times in seconds; ``prompt_tokens`` may be a list.
 
     Rounds go on until both ``min_rounds`` and ``min_time_s`` are reached, or, after three rounds,
@@ -48,6 +48,10 @@ class Options(RoundOptions):
     prompt_tokens: _OneOrMore = 512
     new_tokens: int = Field(64, ge=2)
     batch_sizes: tuple[int, ...] = Field((1,), min_length=1, strict=False)
+    min_rounds: int = Field(10, ge=3)
+    min_time_s: float = Field(5.0, ge=0)
+    max_time_s: float = Field(30.0, ge=0)
+    warmup_s: float = Field(2.0, ge=0)
     cache: Literal["dynamic", "static"] = "dynamic"
     compile: bool = False
     roofline: bool = True
@@ -75,188 +79,99 @@ class Options(RoundOptions):
     @property
     def qualifiers(self) -> tuple[str, ...]:
         """The names of the workloads, in brackets behind the names of values."""
-        return tuple(qualifier for qualifier, _, _ in self.shapes())
+        return tuple(qualifier for qualifier, _, _ in self.workloads())
 
-    def shapes(self) -> Iterator[tuple[str, int, int]]:
+    def workloads(self) -> Iterator[tuple[str, int, int]]:
         """Qualifier, batch size and prompt length; per length the batch sizes from small to large.
 
-        In that order, since one that does not fit spares the larger ones.
+        In that order, so that after one that does not fit the larger ones need not be tried.
         """
         several = len(self.prompt_lengths) > 1
         for prompt_tokens in self.prompt_lengths:
             for batch in sorted(self.batch_sizes):
-                yield name_shape(batch, prompt_tokens if several else None), batch, prompt_tokens
-
-
-# A prompt is a single pass, and so less steady than the many steps of decoding.
-_PREFILL, _DECODE = 0.05, 0.03
-
-
-def _speed(text: str, margin: float) -> ValueSpec:
-    return ValueSpec(
-        "tokens/s",
-        "higher",
-        text,
-        "batch size",
-        sampled="processes",
-        margin=Margin(relative=margin),
-    )
-
-
-def _speedup_of(name: str, margin: float) -> ValueSpec:
-    return ValueSpec(
-        "",
-        "higher",
-        "over the reference",
-        "batch size",
-        paired=True,
-        of=name,
-        neutral=1.0,
-        sampled="processes",
-        margin=Margin(relative=margin),
-    )
-
-
-def _time(help_text: str, per: str | None = "batch size") -> ValueSpec:
-    return ValueSpec("s", "lower", help_text, per, sampled="processes")
-
-
-VALUES = {
-    "prefill_tokens_per_s": _speed("batch*prompt/TTFT", _PREFILL),
-    "decode_tokens_per_s": _speed("batch/TPOT", _DECODE),
-    "ttft_s": _time("time to first token, median"),
-    "tpot_s": _time("time per output token, median"),
-    "itl_p50_s": _time("single gap between tokens, over all rounds: median"),
-    "itl_p90_s": _time("its 90th percentile"),
-    "itl_p99_s": _time("its 99th percentile, from 1,000 gaps on"),
-    "ttft_device_s": _time("time to first token by CUDA events"),
-    "tpot_device_s": _time("time per output token by CUDA events"),
-    "compile_s": _time("torch.compile, and the first generation with it"),
-    "energy_j_per_token": ValueSpec(
-        "J", "lower", "of the whole GPU per new token, prompt included", "batch size",
-        sampled="processes",
-    ),
-    "step_bytes": ValueSpec(
-        "bytes", "lower", "read per decode step: weights, and cache at the mean context",
-        "batch size",
-    ),
-    "mbu": ValueSpec(
-        "", "higher", "step_bytes/TPOT over the bandwidth", "batch size", sampled="processes"
-    ),
-    "prefill_flop_utilisation": ValueSpec(
-        "", "higher", "FLOP of the prompt/TTFT over the matmul peak", "batch size",
-        sampled="processes",
-    ),
-    "load_s": _time("loading the model", None),
-    "bandwidth_bytes_per_s": ValueSpec("bytes/s", None, "copy in this process, read plus write"),
-    "matmul_flop_per_s": ValueSpec("FLOP/s", None, "matrix product in this process, at best"),
-    "prefill_speedup": _speedup_of("prefill_tokens_per_s", _PREFILL),
-    "decode_speedup": _speedup_of("decode_tokens_per_s", _DECODE),
-    "step_bytes_ratio": ValueSpec(
-        "", "lower", "over the reference's", "batch size", paired=True, of="step_bytes", neutral=1.0
-    ),
-    "pays_from_batch": ValueSpec(
-        "sequences",
-        "lower",
-        "from this batch size on decoding is no slower than the reference's",
-        "prompt length",
-        paired=True,
-        neutral=None,
-    ),
-}  # fmt: skip
-HEADLINE = (
-    Column("prefill\ntok/s b{}", "prefill_tokens_per_s", ",.0f"),
-    Column("decode\ntok/s b{}", "decode_tokens_per_s", ",.1f"),
-    Column("decode\n×ref b{}", "decode_speedup", ".2f", stderr=True),
-)
-DETAILS = (
-    Column("load\ns", "load_s", ".2f"),
-    Column("copy\nGB/s", "bandwidth_bytes_per_s", ",.1f", 1e9),
-    Column("products\nTFLOP/s", "matmul_flop_per_s", ",.2f", 1e12),
-    Column("TTFT\nms", "ttft_s", ",.2f", 1e-3),
-    Column("TPOT\nms", "tpot_s", ",.2f", 1e-3),
-    Column("ITL p50\nms", "itl_p50_s", ",.2f", 1e-3),
-    Column("ITL p90\nms", "itl_p90_s", ",.2f", 1e-3),
-    Column("ITL p99\nms", "itl_p99_s", ",.2f", 1e-3),
-    Column("MBU", "mbu", ".2f"),
-    Column("prefill\nFLOP share", "prefill_flop_utilisation", ".2f"),
-    Column("J per\ntoken", "energy_j_per_token", ".3f"),
-)
+                yield name_workload(batch, prompt_tokens if several else None), batch, prompt_tokens
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """Time whole rounds of prompt and forced generation, one shape after the other.
+    """Time whole rounds of prompt and forced generation, one workload after the other.
 
     Every round is kept in ``samples``; values are medians. No standard error is given: rounds of
-    one process are not independent samples. A batch size that does not fit is reported, larger
-    ones are not tried, and the others stand; so do they should the process die later.
+    one process are not independent samples. A batch size that does not fit is reported and larger
+    ones are not tried; the others keep their numbers, also if the process dies later.
     """
     from harness.timing.prompts import explain_excess
-    from harness.timing.workloads import ShapeTimer
+    from harness.timing.rounds import RoundLimits
+    from harness.timing.workloads import Workload, WorkloadTimer, compare_with_peaks, describe_peaks
 
     excess = {p: explain_excess(engine, p, options.new_tokens) for p in options.prompt_lengths}
     if all(excess.values()):
         raise InputError("; ".join(filter(None, excess.values())))
-    timer = ShapeTimer(engine, options)
-    found = _Found(options, engine.seconds)
+    limits = RoundLimits(
+        options.min_rounds, options.min_time_s, options.max_time_s, options.warmup_s
+    )
+    work = engine.count_work()
+    timer = WorkloadTimer(engine, work, limits, options.cache == "static", options.compile)
+    found = _Findings(options, {"load_s": engine.seconds.get("load")})
     found.reasons += [why for why in excess.values() if why is not None]
-    shapes = [shape for shape in options.shapes() if excess[shape[2]] is None]
-    full: dict[int, str] = {}  # prompt length -> what did not fit
-    for done, (qualifier, batch, prompt_tokens) in enumerate(shapes):
+    workloads = [each for each in options.workloads() if excess[each[2]] is None]
+    full: dict[int, str] = {}  # prompt length -> the qualifier that did not fit
+    for done, (qualifier, batch, prompt_tokens) in enumerate(workloads):
         if found.samples:
             context.keep(found.as_measured(), f"batch {qualifier}")
-        context.progress(done, len(shapes), "batch sizes")
+        context.progress(done, len(workloads), "batch sizes")
         if prompt_tokens in full:
-            found.reasons.append(f"batch {qualifier} not tried: {full[prompt_tokens]} did not fit")
+            found.reasons.append(
+                f"batch {qualifier} not tried: batch {full[prompt_tokens]} did not fit"
+            )
             continue
-        timed = timer.time(batch, prompt_tokens)
+        timed = timer.time(Workload(batch, prompt_tokens, options.new_tokens))
         if isinstance(timed, str):
             found.reasons.append(f"out of memory at batch {qualifier}: {timed}")
-            full[prompt_tokens] = f"batch {qualifier}"
+            full[prompt_tokens] = qualifier
         else:
             found.add(qualifier, timed)
     if not found.samples:
         raise InputError("no batch size fits: " + "; ".join(found.reasons))
     if options.roofline:
         context.keep(found.as_measured(), "the roofline")
-        peaks = timer.compare_with_peaks(found.numbers, found.samples)
+        peaks = compare_with_peaks(engine, work, found.numbers, found.samples)
         if isinstance(peaks, str):
             found.reasons.append(f"out of memory at the roofline: {peaks}")
         else:
             found.numbers |= peaks
-        found.method |= timer.describe_peaks()
+        found.method |= describe_peaks(engine)
     return found.as_measured()
 
 
-class _Found:
+@dataclass
+class _Findings:
     """What is measured so far."""
 
-    def __init__(self, options: Options, seconds: Mapping[str, float]) -> None:
-        self.numbers: dict[str, int | float | None] = {}
-        self.samples: dict[str, Any] = {}
-        self.reasons: list[str] = []
-        self.method: dict[str, Any] = {"clock": "perf_counter_ns, device synchronised"}
-        self._options = options
-        self._loading = {"load_s": seconds.get("load")}
-        self._counts: dict[str, int] = {}
+    options: Options
+    numbers: dict[str, int | float | None]
+    counts: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, Any] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+    method: dict[str, Any] = field(
+        default_factory=lambda: {"clock": "perf_counter_ns, device synchronised"}
+    )
 
-    def add(self, qualifier: str, timed: Timed) -> None:
-        """Values and rounds of one shape."""
+    def add(self, qualifier: str, timed: TimedWorkload) -> None:
+        """Values and rounds of one workload."""
         if not timed.settled:
             self.reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
         values = {**timed.from_rounds, **timed.others}
         self.numbers |= {qualify(name, qualifier): value for name, value in values.items()}
-        self._counts |= {qualify(name, qualifier): timed.rounds for name in timed.from_rounds}
+        self.counts |= {qualify(name, qualifier): timed.rounds for name in timed.from_rounds}
         self.samples[qualifier] = timed.samples
 
     def as_measured(self) -> Measured:
         """A measurement of its own, whatever is found later."""
-        numbers = {**self.numbers, **self._loading}
-        reasons = (*self.reasons, *_judge(numbers, self.method)[0])
+        reasons = (*self.reasons, *_explain(self.numbers, self.method)[0])
         return Measured(
-            values=make_values(VALUES, numbers, n=self._counts),
+            values=make_values(VALUES, self.numbers, n=self.counts),
             protocol={
-                **self._options.model_dump(mode="json"),
+                **self.options.model_dump(mode="json"),
                 "prompt": "random token ids, seed 0",
                 "method": dict(self.method),
             },
@@ -270,22 +185,48 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     return compare_speeds(candidate, reference, VALUES)
 
 
-def merge_processes(measured: Sequence[Measured]) -> Measured:
-    """One measurement of several processes: geometric means, with the interval over processes."""
-    return merge_speeds(measured)
-
-
 def remarks(record: Record) -> list[str]:
-    """Smaller but slower; and shares of a peak above 1 that have an explanation."""
+    """Cells that are smaller but slower; shares of a peak above 1 that have an explanation."""
     numbers = {name: value.value for name, value in record.values.items()}
-    explained = _judge(numbers, record.protocol.get("method", {}))[1]
-    return [*tell_smaller_but_slower(record), *explained]
+    explained = _explain(numbers, record.protocol.get("method", {}))[1]
+    return [*find_smaller_but_slower(record), *explained]
 
 
-def _judge(
+def list_series(record: Record) -> list[Series]:
+    """Prefill and decode per workload; empty for a record without timings.
+
+    Rounds of several processes are one series; those of an invalid process are left out.
+    """
+    series = []
+    for qualifier, samples in record.samples.items():
+        if qualifier == LEFT_OUT:
+            continue
+        batch, prompt_tokens = samples["batch_size"], samples["prompt_tokens"]
+        prompt = f", prompt {prompt_tokens}" if "x" in qualifier else ""
+        for kind, key, tokens in (
+            ("prefill", "ttft_s", prompt_tokens),
+            ("decode", "decode_s", record.protocol["new_tokens"] - 1),
+        ):
+            speed = record.values[f"{kind}_tokens_per_s[{qualifier}]"].value
+            series.append(
+                Series(
+                    name=f"{record.cell.id}::{kind}[{qualifier}]",
+                    group=f"{record.cell.model} {kind}, batch {batch}{prompt}",
+                    seconds=tuple(samples[key]),
+                    extra={
+                        "batch_size": batch,
+                        "tokens": batch * tokens,
+                        "tokens_per_s": speed or 0.0,
+                    },
+                )
+            )
+    return series
+
+
+def _explain(
     numbers: Mapping[str, int | float | None], method: Mapping[str, Any]
-) -> tuple[list[str], list[str]]:
-    return judge_shares(
+) -> tuple[Sequence[str], Sequence[str]]:
+    return explain_shares(
         numbers, method.get("last_level_cache_bytes"), method.get("products") == "int8"
     )
 
@@ -296,10 +237,11 @@ METRIC = Metric(
     values=VALUES,
     measure=measure,
     headline=HEADLINE,
-    needs=frozenset({"open_generator", "count_work", "meter"}),
     details=DETAILS,
+    needs=frozenset({"open_generator", "count_work", "meter"}),
     compare=compare,
     remarks=remarks,
-    merge_repeats=merge_processes,
+    series=list_series,
+    merge_repeats=merge_speeds,
     timed=True,
 )

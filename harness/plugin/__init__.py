@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.catalog import UnknownNameError
+from harness.catalog import UnknownNameError, load_measurement
 from harness.errors import InputError
 from harness.plugin.invocation import Invocation, positive_seconds
 from harness.records.record import Record
@@ -268,7 +268,7 @@ class MeasurementItem(pytest.Item):
         cell = self.parent.cell
         for name in dict.fromkeys((measurement.name, cell.precision.name, cell.precision.use)):
             self.own_markers.append(pytest.Mark(name, (), {}, _ispytest=True))
-        self.timed = measurement.name == "throughput"
+        self.timed = load_measurement(measurement.name).timed
         if self.timed:
             self.fixturenames = ["benchmark"]  # what pytest-benchmark's own options look for
 
@@ -325,9 +325,10 @@ class MeasurementItem(pytest.Item):
         self.user_properties.extend(list_properties(record))
         session = getattr(self.config, "_benchmarksession", None)
         if session is not None and not session.disabled and record.samples and record.usable:
-            from harness.report.benchmark_table import list_series, replay
+            from harness.report.benchmark_table import replay
 
-            replay(session, self.nodeid, list_series(record), self.warn)
+            series = load_measurement(record.measurement).series(record)
+            replay(session, self.nodeid, series, self.warn)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """One paragraph; what lies beneath it only with ``--full-trace``."""

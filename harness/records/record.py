@@ -64,11 +64,15 @@ def join_validity(*found: Validity) -> Validity:
     return Validity(status=worst, reasons=tuple(reasons))
 
 
+LEFT_OUT = "left_out"  # a key of `Measured.samples`
+
+
 class Measured(Frozen):
     """What a metric's ``measure`` returns from the worker.
 
     ``items`` holds compact per-item outcomes for paired comparison, ``samples`` every round of a
-    timing, ``protocol`` everything that the values' meaning depends on.
+    timing (`LEFT_OUT`: those of processes that do not count), ``protocol`` everything that the
+    values' meaning depends on.
     """
 
     values: dict[str, Value]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from harness.descriptions import ValueSpec
 from harness.records.record import Record, Value
-from harness.statistics.estimates import Estimate, t_quantile
+from harness.statistics.estimates import Estimate, Processes, t_quantile
 from harness.statistics.power import (
     smallest_detectable,
     smallest_detectable_share,
@@ -64,6 +64,18 @@ def to_value(spec: ValueSpec, estimate: Estimate) -> Value:
         bounds=(estimate.lower, estimate.upper),
         p=estimate.p,
     )
+
+
+def processes_of(value: Value) -> Processes | None:
+    """The processes whose geometric mean the value is; without a spread it is one process's.
+
+    None for a value that is unknown or not positive.
+    """
+    if not value.value or value.value < 0:
+        return None
+    if value.stderr is None or value.n is None:
+        return Processes(value.value, None, 1)
+    return Processes(value.value, value.stderr / value.value * math.sqrt(value.n), value.n)
 
 
 def bounds_of(value: Value, spec: ValueSpec) -> tuple[float, float] | None:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.catalog import load_measurement
-from harness.records.record import Measured, Record, Validity, join_validity
+from harness.records.record import LEFT_OUT, Measured, Record, Validity, join_validity
 
-LEFT_OUT = "left_out"  # a key of ``samples`` beside the shapes
 _FEWEST = 2  # with one there is no spread
 
 

@@ -1,4 +1,4 @@
-"""Prompts for speed and memory: random token ids, since speed does not depend on the words."""
+"""Prompts for speed and memory: random token ids, since neither depends on the words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def make_prompt(engine: Engine, batch: int, tokens: int) -> torch.Tensor:
 
 
 def explain_excess(engine: Engine, prompt_tokens: int, new_tokens: int) -> str | None:
-    """Why a prompt and what follows it are longer than the model's context; None where not."""
+    """Why prompt and new tokens are too long for the model's context; None where they fit."""
     limit, tokens = engine.max_context, prompt_tokens + new_tokens
     if limit is None or tokens <= limit:
         return None

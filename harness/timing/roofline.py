@@ -1,4 +1,4 @@
-"""What this device can do at best: bytes copied and products made per second. Worker only.
+"""The most this device can do: bytes copied and matrix products computed per second.
 
 Measured in the process whose speeds are compared with it, under its threads, clocks and switches;
 once, since it takes about a second.
@@ -12,13 +12,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness.engines.shared.batches import free_memory
 from harness.engines.shared.free_memory import free_bytes
 
-_CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _GIB = 1 << 30
 _REPEATS = 3
-_MATMUL_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+MATMUL_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
 _MATRICES = 5  # of four bytes at most: two factors, before and after conversion, and the product
 _LONG_ENOUGH_S = 0.02
 
@@ -28,12 +30,12 @@ def measure_bandwidth(device: str) -> float | None:
     """Bytes per second of a copy within ``device``, read plus write, the best of several.
 
     Of 1 GiB, on a CPU of four times the last-level cache where that is less. None where the two
-    buffers do not fit into 80 % of what is free: a copy within the cache would say nothing.
+    buffers do not fit into 80 % of what is free: a smaller copy would stay within the cache.
     """
     size, free = copy_bytes(device), free_bytes(device)
     if free is not None and 2 * size > 0.8 * free:
         return None
-    seconds = _time_copy(device, size)
+    seconds = time_copy(device, size)
     free_memory()
     return 2 * size / seconds
 
@@ -54,14 +56,12 @@ def measure_matmul_peak(device: str, dtype: str) -> float | None:
     are two. Random numbers: a GPU draws less power, and so clocks higher, on zeros. None where not
     even the smallest fits into 80 % of what is free.
     """
-    import torch
-
     best = 0.0
-    for size in _MATMUL_SIZES[torch.device(device).type]:
+    for size in MATMUL_SIZES[torch.device(device).type]:
         free = free_bytes(device)
         if free is not None and _MATRICES * size**2 * 4 > 0.8 * free:
             break
-        seconds = _time_product(device, dtype, size)
+        seconds = time_product(device, dtype, size)
         best = max(best, 2 * size**3 / seconds)
         if seconds > _LONG_ENOUGH_S:
             break
@@ -70,26 +70,22 @@ def measure_matmul_peak(device: str, dtype: str) -> float | None:
 
 
 def last_level_cache_bytes(device: str) -> int | None:
-    """The largest cache that a weight is read through; None where the system does not tell."""
+    """The largest cache that a weight is read through; None where that is unknown."""
     if device.startswith("cuda"):
-        import torch
-
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
-    sizes = [_read_size(path) for path in _CPU_CACHES.glob("index*/size")]
+    sizes = [_read_size(path) for path in CPU_CACHES.glob("index*/size")]
     return max((size for size in sizes if size is not None), default=None)
 
 
-def _time_copy(device: str, size: int) -> float:
-    import torch
-
+def time_copy(device: str, size: int) -> float:
+    """Seconds that copying ``size`` bytes takes."""
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return _best_seconds(device, lambda: target.copy_(source))
 
 
-def _time_product(device: str, dtype: str, size: int) -> float:
-    import torch
-
+def time_product(device: str, dtype: str, size: int) -> float:
+    """Seconds that a product of two (size, size) matrices takes."""
     numbers = torch.randn(2, size, size, device=device).to(getattr(torch, dtype))
     out = torch.empty_like(numbers[0])
     return _best_seconds(device, lambda: torch.mm(*numbers, out=out))
@@ -108,7 +104,7 @@ def _read_size(path: Path) -> int | None:
 def _best_seconds(device: str, work: Callable[[], Any]) -> float:
     """The shortest of several repeats, after one that does not count.
 
-    On CUDA ten go at once: a wait for the device takes as long as a short copy.
+    On CUDA a repeat is of ten: a wait for the device takes as long as a short copy.
     """
     cuda = device.startswith("cuda")
     at_once = 10 if cuda else 1
@@ -125,7 +121,5 @@ def _best_seconds(device: str, work: Callable[[], Any]) -> float:
 
 
 def _synchronise(device: str) -> None:
-    import torch
-
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)

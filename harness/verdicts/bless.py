@@ -14,10 +14,10 @@ from statistics import fmean, stdev
 
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
-from harness.metrics.speed_repeats import processes_of
 from harness.records.find_runs import name_device
 from harness.records.record import Record, Value
 from harness.records.run_file import Run
+from harness.records.values import processes_of
 from harness.statistics.estimates import Processes
 from harness.verdicts.thresholds import (
     SCHEMA,

@@ -13,9 +13,8 @@ from typing import Any
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.metrics.speed_repeats import processes_of
 from harness.records.record import Record, Value, Verdict
-from harness.records.values import base_name
+from harness.records.values import base_name, processes_of
 from harness.statistics.estimates import (
     Outcome,
     Processes,

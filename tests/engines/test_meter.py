@@ -209,7 +209,7 @@ def test_the_energy_of_a_gpu_is_its_own_board_s(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_proc_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meter, "_STATUS", tmp_path / "status")
+    monkeypatch.setattr(meter, "STATUS", tmp_path / "status")
     reader = MemoryMeter("cpu")
     reader.start_phase()
     assert (reader.peak_bytes(), reader.current_bytes()) == (None, None)

@@ -1,4 +1,4 @@
-"""Speeds beside the reference's: ratios, from which batch size on it pays, and what is told."""
+"""Speeds and the reference's: ratios, the batch size from which on it pays, remarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.metrics.speed_ratios import judge_shares, pays_from
+from harness.metrics.speed_ratios import explain_shares, pays_from
 from harness.metrics.throughput import compare, remarks
 from harness.records.record import Record, Value
 from tests.support.records import make_record, make_run
@@ -17,8 +17,9 @@ from tests.support.summaries import finish, make_suite, show_section, show_table
 def speeds(precision: str = "fp32", size: float | None = 100, **decode: float) -> Record:
     """Decode tokens/s by batch size (``b1``) or batch and prompt (``b1x64``)."""
     values: dict[str, Any] = {}
-    for shape, speed in decode.items():
-        values |= {f"decode_tokens_per_s[{shape[1:]}]": speed, f"step_bytes[{shape[1:]}]": size}
+    for workload, speed in decode.items():
+        at = f"[{workload[1:]}]"
+        values |= {f"decode_tokens_per_s{at}": speed, f"step_bytes{at}": size}
     return make_record("throughput", precision, values=values)
 
 
@@ -69,7 +70,7 @@ def test_each_prompt_length_pays_from_its_own_batch_size() -> None:
     assert "pays_from_batch" not in found
 
 
-def test_smaller_but_slower_is_told_with_the_batch_size_from_which_it_pays() -> None:
+def test_smaller_but_slower_is_reported_with_the_batch_size_from_which_it_pays() -> None:
     reference = speeds(b1=20.0, b8=40.0)
     slow_alone = compared(speeds("nf4", 25, b1=10.0, b8=50.0), reference)
     assert remarks(slow_alone) == [
@@ -82,7 +83,7 @@ def test_smaller_but_slower_is_told_with_the_batch_size_from_which_it_pays() -> 
     ]
 
 
-def test_slower_is_told_only_where_processes_agree_that_it_is() -> None:
+def test_slower_is_reported_only_where_processes_agree_that_it_is() -> None:
     def several(precision: str, step_bytes: int, speed: float, spread: float) -> Record:
         values = {
             "decode_tokens_per_s[1]": Value(value=speed, stderr=speed * spread, n=3),
@@ -90,15 +91,15 @@ def test_slower_is_told_only_where_processes_agree_that_it_is() -> None:
         }
         return make_record("throughput", precision, values=values)
 
-    def told(spread: float) -> list[str]:
+    def find(spread: float) -> list[str]:
         ours, theirs = several("nf4", 25, 90.0, spread), several("fp32", 100, 100.0, spread)
         record = ours.model_copy(update={"paired": compare(ours, theirs)})
         low, high = record.paired["decode_speedup[1]"].interval or (0, 0)
         assert low < 0.9 < high
         return remarks(record)
 
-    assert "slower at batch 1 (×0.90)" in told(0.005)[0]
-    assert told(0.2) == []
+    assert "slower at batch 1 (×0.90)" in find(0.005)[0]
+    assert find(0.2) == []
 
 
 @pytest.mark.parametrize(
@@ -107,27 +108,27 @@ def test_slower_is_told_only_where_processes_agree_that_it_is() -> None:
         speeds("nf4", 25, b1=20.0, b8=41.0),  # smaller and no slower
         speeds("int8", 100, b1=10.0, b8=30.0),  # slower, but no smaller
         speeds("int8", 120, b1=10.0, b8=30.0),
-        speeds("moe", None, b1=10.0, b8=30.0),  # nobody knows
+        speeds("moe", None, b1=10.0, b8=30.0),  # the bytes are unknown
     ],
 )
-def test_what_is_no_paradox_is_not_told(candidate: Record) -> None:
+def test_without_a_paradox_nothing_is_reported(candidate: Record) -> None:
     assert remarks(compared(candidate, speeds(b1=20.0, b8=40.0))) == []
 
 
 @pytest.mark.parametrize(
-    ("speedup", "floor", "told"),
+    ("speedup", "floor", "reported"),
     [(0.981, None, False), (0.979, None, True), (0.96, 0.05, False), (0.94, 0.05, True)],
 )
-def test_slower_within_two_percent_or_the_noise_is_not_told(
-    speedup: float, floor: float | None, told: bool
+def test_slower_within_two_percent_or_the_noise_is_not_reported(
+    speedup: float, floor: float | None, reported: bool
 ) -> None:
     record = compared(speeds("nf4", 25, b1=20.0 * speedup), speeds(b1=20.0))
     value = record.paired["decode_speedup[1]"].model_copy(update={"floor": floor})
     record = record.model_copy(update={"paired": {**record.paired, "decode_speedup[1]": value}})
-    assert bool(remarks(record)) is told
+    assert bool(remarks(record)) is reported
 
 
-def test_each_prompt_length_is_told() -> None:
+def test_each_prompt_length_is_reported() -> None:
     reference = speeds(**{"b1x64": 20.0, "b1x512": 20.0})
     record = compared(speeds("nf4", 25, **{"b1x64": 30.0, "b1x512": 5.0}), reference)
     assert remarks(record) == [
@@ -158,7 +159,7 @@ def test_a_share_above_one_is_a_mistake_unless_it_is_explained(
     mistakes: list[str],
     explained: list[str],
 ) -> None:
-    for found, expected in zip(judge_shares(numbers, cache_bytes, int8), (mistakes, explained)):
+    for found, expected in zip(explain_shares(numbers, cache_bytes, int8), (mistakes, explained)):
         assert len(found) == len(expected)
         assert all(part in text for part, text in zip(expected, found))
 
@@ -172,7 +173,7 @@ def test_an_explained_share_is_a_remark() -> None:
     assert remarks(record) == ["MBU above 1 at batch 1: all fits into the last-level cache"]
 
 
-def test_remarks_stand_among_the_notes_with_their_cells() -> None:
+def test_remarks_are_among_the_notes_with_their_cells() -> None:
     suite = make_suite("throughput")
     records = [speeds("fp32", b1=20.0), speeds("int8", 50, b1=10.0), speeds("nf4", 25, b1=30.0)]
     assert show_section(finish(suite, records), "Notes") == [

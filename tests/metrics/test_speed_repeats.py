@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 
-from harness.metrics.speed_repeats import processes_of
-from harness.metrics.throughput import merge_processes
+from harness.metrics.speed_repeats import merge_speeds
+from harness.metrics.throughput import list_series
 from harness.records.record import Measured, Validity, Value
-from harness.report.benchmark_table import list_series
+from harness.records.values import processes_of
 from harness.statistics.estimates import Processes
 from tests.support.records import make_record
 
 
 def process(
-    decode: float | None, rounds: int = 3, flags: tuple[str, ...] = (), **given: Any
+    decode: float | None, rounds: int = 3, flags: tuple[str, ...] = (), energy: float = 0.0
 ) -> Measured:
     """One process with ``decode`` tokens/s at batch 1."""
     values = {
@@ -25,22 +24,21 @@ def process(
         "decode_tokens_per_s[1]": Value(value=decode, unit="tokens/s", better="higher", n=rounds),
         "step_bytes[1]": Value(value=1000, unit="bytes", better="lower"),
         "energy_j_per_token[1]": Value(value=None, unit="J", better="lower"),
-        "load_s": Value(value=given.pop("load_s", 0.0), unit="s"),
+        "energy_j_per_token[8]": Value(value=energy, unit="J", better="lower"),
     }
     times = [(decode or 1) + n for n in range(rounds)]
-    shape = {"batch_size": 1, "prompt_tokens": 8, "ttft_s": times, "decode_s": times}
+    workload = {"batch_size": 1, "prompt_tokens": 8, "ttft_s": times, "decode_s": times}
     return Measured(
         values=values,
         protocol={"new_tokens": 4},
-        samples={"1": {**shape, "itl_s": [[t] * 3 for t in times]}},
+        samples={"1": {**workload, "itl_s": [[t] * 3 for t in times]}},
         validity=Validity(status="flagged" if flags else "ok", reasons=flags),
-        **given,
     )
 
 
 def test_a_speed_is_the_geometric_mean_with_its_interval_over_processes() -> None:
     speeds = [10.0, 12.0, 11.0]
-    value = merge_processes([process(s) for s in speeds]).values["decode_tokens_per_s[1]"]
+    value = merge_speeds([process(s) for s in speeds]).values["decode_tokens_per_s[1]"]
     logs = [math.log(speed) for speed in speeds]
     reach = 4.302652729911275 * stdev(logs) / math.sqrt(3)  # t of 2 degrees of freedom, 97.5 %
     assert value.value == pytest.approx(math.exp(fmean(logs)))
@@ -60,31 +58,31 @@ def test_a_value_of_one_process_has_no_spread() -> None:
     assert processes_of(Value(value=None)) is None
 
 
-def test_exact_and_missing_values_stay_what_they_are() -> None:
-    values = merge_processes([process(10.0), process(12.0)]).values
+def test_exact_and_missing_values_are_unchanged() -> None:
+    values = merge_speeds([process(10.0), process(12.0)]).values
     assert values["step_bytes[1]"].value == 1000
     assert isinstance(values["step_bytes[1]"].value, int)
     assert values["step_bytes[1]"].interval is None
     assert values["energy_j_per_token[1]"].value is None
     assert values["energy_j_per_token[1]"].n is None
-    assert values["load_s"].value == 0.0
+    assert values["energy_j_per_token[8]"].value == 0.0
 
 
-def test_nothing_has_a_logarithm_of_zero() -> None:
-    values = merge_processes([process(1.0), process(2.0, load_s=3.0)]).values
-    assert values["load_s"].value == 1.5
-    assert values["load_s"].interval is None
+def test_values_with_a_zero_have_a_plain_mean_and_no_interval() -> None:
+    values = merge_speeds([process(1.0), process(2.0, energy=3.0)]).values
+    assert values["energy_j_per_token[8]"].value == 1.5
+    assert values["energy_j_per_token[8]"].interval is None
 
 
 def test_a_value_that_one_process_lacks_is_that_of_the_others() -> None:
-    merged = merge_processes([process(None), process(12.0), process(3.0)])
+    merged = merge_speeds([process(None), process(12.0), process(3.0)])
     value = merged.values["decode_tokens_per_s[1]"]
     assert value.value == pytest.approx(6.0)
     assert value.n == 2
 
 
 def test_every_round_is_kept_with_its_process() -> None:
-    merged = merge_processes([process(10.0, rounds=3), process(20.0, rounds=4)])
+    merged = merge_speeds([process(10.0, rounds=3), process(20.0, rounds=4)])
     samples = merged.samples["1"]
     assert samples["ttft_s"] == samples["decode_s"] == [10, 11, 12, 20, 21, 22, 23]
     assert len(samples["itl_s"]) == 7
@@ -94,23 +92,23 @@ def test_every_round_is_kept_with_its_process() -> None:
 
 def test_a_batch_that_one_process_could_not_run_has_no_rounds_of_it() -> None:
     full = process(10.0).model_copy(update={"samples": {}, "values": {}})
-    merged = merge_processes([full, process(20.0)])
+    merged = merge_speeds([full, process(20.0)])
     assert merged.samples["1"]["rounds_per_process"] == [0, 3]
     assert merged.values["decode_tokens_per_s[1]"].n == 1
 
 
 def test_flags_are_joined() -> None:
-    merged = merge_processes([process(10.0, flags=("a", "b")), process(12.0, flags=("b", "c"))])
+    merged = merge_speeds([process(10.0, flags=("a", "b")), process(12.0, flags=("b", "c"))])
     assert (merged.validity.status, merged.validity.reasons) == ("flagged", ("a", "b", "c"))
 
 
 def test_nothing_cannot_be_merged() -> None:
     with pytest.raises(ValueError, match="no process"):
-        merge_processes([])
+        merge_speeds([])
 
 
 def test_pytest_benchmark_is_given_the_rounds_of_all_processes() -> None:
-    merged = merge_processes([process(10.0, rounds=3), process(20.0, rounds=4)])
+    merged = merge_speeds([process(10.0, rounds=3), process(20.0, rounds=4)])
     prefill, decode = list_series(make_record("throughput", "nf4", measured=merged))
     assert prefill.name == "m[nf4]::prefill[1]"
     assert decode.seconds == (10, 11, 12, 20, 21, 22, 23)

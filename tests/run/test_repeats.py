@@ -13,7 +13,6 @@ import pytest
 
 from harness.metrics import throughput
 from harness.records.record import Record, Validity, dump_json
-from harness.report.benchmark_table import list_series
 from harness.run.executor import CellRunner
 from harness.run.machine import Machine, inspect_machine
 from harness.run.repeats import join_processes
@@ -166,7 +165,7 @@ def test_the_rounds_of_an_invalid_process_are_kept_apart() -> None:
     record = join_processes([hot, made(10.0), made(10.0)])
     assert record.samples["1"]["ttft_s"] == [0.1, 0.1]
     assert record.samples["left_out"] == [{"reasons": ("hot",), "samples": hot.samples}]
-    shown = list_series(record)
+    shown = throughput.list_series(record)
     assert [series.name for series in shown] == ["m[fp32]::prefill[1]", "m[fp32]::decode[1]"]
     assert shown[0].seconds == (0.1, 0.1)
     one = join_processes([hot, made(10.0), died("gone")])

@@ -1,4 +1,4 @@
-"""How long a warm-up and the rounds after it go on."""
+"""How long a warm-up and the rounds after it go on, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.timing import rounds as _rounds
-from harness.timing.rounds import RoundOptions, has_settled, take_rounds, warm_up
+from harness.timing.rounds import RoundLimits, has_settled, take_rounds, warm_up
 
 
 @pytest.mark.parametrize(
@@ -38,37 +37,25 @@ def test_settled_means_that_the_last_two_halves_agree_to_two_percent(
 class Clock:
     """Seconds that pass with each round, instead of those of this machine."""
 
-    def __init__(self, seconds: list[float]) -> None:
+    def __init__(self, *seconds: float) -> None:
         self.now, self.rounds, self._seconds = 0.0, 0, seconds
 
-    def perf_counter(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
     def run(self) -> float:
+        """One round; the last length repeats."""
         taken = self._seconds[min(self.rounds, len(self._seconds) - 1)]
         self.rounds += 1
         self.now += taken
         return taken
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Clock:
-    clock = Clock(request.param)
-    monkeypatch.setattr(_rounds.time, "perf_counter", clock.perf_counter)
-    return clock
+def make_limits(**given: Any) -> RoundLimits:
+    defaults = {"min_rounds": 10, "min_time_s": 5.0, "max_time_s": 30.0, "warmup_s": 2.0}
+    return RoundLimits(**{**defaults, **given})
 
 
-def go_on(clock: Clock, **given: Any) -> tuple[int, int, bool]:
-    """Rounds of the warm-up, rounds that count, and whether it settled."""
-    options = RoundOptions(**given)
-    settled = warm_up(clock.run, options)
-    warmup = clock.rounds
-    rounds = take_rounds(clock.run, options)
-    assert len(rounds) == clock.rounds - warmup
-    return warmup, len(rounds), settled
-
-
-@pytest.mark.parametrize("clock", [[1.0]], indirect=True)
 @pytest.mark.parametrize(
     ("given", "warmup", "rounds"),
     [
@@ -82,22 +69,27 @@ def go_on(clock: Clock, **given: Any) -> tuple[int, int, bool]:
         ({"warmup_s": 6.0, "max_time_s": 0.0}, 6, 3),
     ],
 )
-def test_how_long_it_goes_on(clock: Clock, given: dict[str, Any], warmup: int, rounds: int) -> None:
-    assert go_on(clock, **given) == (warmup, rounds, warmup >= 4)
+def test_how_long_it_goes_on(given: dict[str, Any], warmup: int, rounds: int) -> None:
+    """With rounds of one second."""
+    clock, limits = Clock(1.0), make_limits(**given)
+    assert warm_up(clock.run, limits, clock) is (warmup >= 4)
+    assert clock.rounds == warmup
+    assert len(take_rounds(clock.run, limits, clock)) == rounds
+    assert clock.rounds == warmup + rounds
 
 
-@pytest.mark.parametrize("clock", [[4.0, 3.0, 2.0, 1.9, 1.0, 1.0, 1.0, 1.0, 1.0]], indirect=True)
-def test_a_warm_up_goes_on_until_it_settles(clock: Clock) -> None:
-    warmup, _, settled = go_on(clock, warmup_s=6.0)
-    assert settled
-    assert warmup == 8  # the last six seconds hold four ones, and 1.9 in no half
+def test_a_warm_up_goes_on_until_it_settles() -> None:
+    clock = Clock(4.0, 3.0, 2.0, 1.9, 1.0)
+    assert warm_up(clock.run, make_limits(warmup_s=6.0), clock)
+    assert clock.rounds == 8  # the last six seconds hold four ones, and 1.9 in no half
 
 
-@pytest.mark.parametrize("clock", [[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]], indirect=True)
-def test_a_speed_that_never_settles_is_told(clock: Clock) -> None:
-    assert go_on(clock, warmup_s=1.0)[2] is False
+def test_a_speed_that_never_settles_is_reported() -> None:
+    clock = Clock(1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+    assert not warm_up(clock.run, make_limits(warmup_s=1.0), clock)
 
 
-@pytest.mark.parametrize("clock", [[float(n) for n in range(1, 40)]], indirect=True)
-def test_every_round_is_kept_in_order(clock: Clock) -> None:
-    assert take_rounds(clock.run, RoundOptions(min_rounds=5, min_time_s=0.0)) == [1, 2, 3, 4, 5]
+def test_every_round_is_kept_in_order() -> None:
+    clock = Clock(*range(1, 40))
+    limits = make_limits(min_rounds=5, min_time_s=0.0)
+    assert take_rounds(clock.run, limits, clock) == [1, 2, 3, 4, 5]

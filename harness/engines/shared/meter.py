@@ -21,8 +21,8 @@ from harness.engines.shared.board import find_uuid
 from harness.machine.files import read_text
 from harness.machine.nvml import read_used_bytes
 
-_STATUS = Path("/proc/self/status")
-_CLEAR_REFS = Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _GIVE_BACK_BYTES, _KEEP_BYTES = 64 << 10, 32 << 20
 _CUDA_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING")
@@ -86,7 +86,7 @@ class MemoryMeter:
             self._keep_reserved_peak()
             torch.cuda.reset_peak_memory_stats(self._cuda)
         elif self._can_reset:
-            _CLEAR_REFS.write_text("5")
+            CLEAR_REFS.write_text("5")
 
     def peak_bytes(self) -> int | None:
         """The highest since `start_phase`, less the baseline."""
@@ -156,7 +156,7 @@ def _find_in_glibc(function: str) -> Any:
 
 def _can_reset_peak() -> bool:
     try:
-        _CLEAR_REFS.write_text("5")
+        CLEAR_REFS.write_text("5")
     except OSError:
         return False
     return _read_status("VmHWM") is not None
@@ -164,7 +164,7 @@ def _can_reset_peak() -> bool:
 
 def _read_status(field: str) -> int | None:
     """A field of /proc/self/status in bytes."""
-    for line in (read_text(_STATUS) or "").splitlines():
+    for line in (read_text(STATUS) or "").splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     return None
