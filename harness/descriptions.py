@@ -30,9 +30,8 @@ class OptionsBase(BaseModel):
     KEYS: ClassVar[str] = "key"
     WRITTEN_AS: ClassVar[str] = "a mapping"
 
-    @property
-    def qualifiers(self) -> tuple[str, ...]:
-        """What a measurement's values may have in brackets; empty where only measuring shows it."""
+    def list_qualifiers(self, per: str) -> tuple[str, ...]:
+        """What a value per ``per`` may have in brackets; empty where only measuring shows it."""
         return ()
 
 
@@ -58,7 +57,7 @@ class ValueSpec:
     - ``unit``: shown behind it; "" for a number without one. ``better``: which way is good, None
       where neither is. ``help``: one line for `harness list` and the report.
     - ``per``: what the brackets of ``name[...]`` hold (``decode_tokens_per_s[8]``: batch size), one
-      of the options' ``qualifiers``. ``total``: there is also a value without brackets.
+      of the options' ``list_qualifiers``. ``total``: there is also a value without brackets.
     - ``sampled``: what the value is a sample of, so that a limit on it needs an interval: the items
       of a text or task, or processes. None for a number that is exact or has no known spread.
     - ``margin``: how much worse still counts as the same. Runs are compared by the paired values

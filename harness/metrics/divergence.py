@@ -40,8 +40,7 @@ class Options(WindowOptions):
     protocol: Literal["sliding", "disjoint"] = "sliding"
     limit: int | None = Field(None, ge=2)
 
-    @property
-    def qualifiers(self) -> tuple[str, ...]:
+    def list_qualifiers(self, per: str) -> tuple[str, ...]:
         """The quarters of a window."""
         return QUARTERS
 

@@ -55,7 +55,7 @@ VALUES = {
     ),
     "pays_from_batch": ValueSpec(
         "sequences", "lower", "smallest batch from which on decoding is no slower than the "
-        "reference's", "prompt length", paired=True, neutral=None,
+        "reference's", "prompt length", total=True, paired=True, neutral=None,
     ),
 }  # fmt: skip
 HEADLINE = (

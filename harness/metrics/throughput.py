@@ -76,9 +76,10 @@ class Options(OptionsBase):
         given = self.prompt_tokens
         return given if isinstance(given, tuple) else (given,)
 
-    @property
-    def qualifiers(self) -> tuple[str, ...]:
-        """The names of the workloads, in brackets behind the names of values."""
+    def list_qualifiers(self, per: str) -> tuple[str, ...]:
+        """The names of the workloads, or for values per prompt length the lengths."""
+        if per == "prompt length":
+            return tuple(map(str, self.prompt_lengths))
         return tuple(qualifier for qualifier, _, _ in self.workloads())
 
     def workloads(self) -> Iterator[tuple[str, int, int]]:

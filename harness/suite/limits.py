@@ -113,7 +113,7 @@ def _find_value(metric: str) -> ValueSpec | None:
 def _check_qualifier(
     name: str, spec: ValueSpec, qualifier: str | None, options: OptionsBase | None
 ) -> None:
-    known = [] if options is None else [str(item) for item in options.qualifiers]
+    known = () if options is None or spec.per is None else options.list_qualifiers(spec.per)
     if spec.per is None and qualifier is not None:
         raise ValueError(f"{name} takes no [{qualifier}]: it is a single number")
     if spec.per is not None and qualifier is None and not spec.total:

@@ -36,8 +36,7 @@ class Options(ItemOptions):
     shots: int = Field(5, ge=0)
     subjects: tuple[str, ...] | None = Field(None, min_length=1, strict=False)
 
-    @property
-    def qualifiers(self) -> tuple[str, ...]:
+    def list_qualifiers(self, per: str) -> tuple[str, ...]:
         """The subjects, where the suite chooses some."""
         return self.subjects or ()
 

@@ -86,7 +86,7 @@ def test_several_prompt_lengths_are_named_after_the_batch(cell: Engine) -> None:
     given = options(prompt_tokens=(8, 16), batch_sizes=(2, 1))
     measured = measure(cell, given, CONTEXT)
     assert list(measured.samples) == ["1x8", "2x8", "1x16", "2x16"]
-    assert given.qualifiers == tuple(measured.samples)
+    assert given.list_qualifiers("batch size") == tuple(measured.samples)
     for name, rounds in measured.samples.items():
         assert name == f"{rounds['batch_size']}x{rounds['prompt_tokens']}"
         speed = measured.values[f"prefill_tokens_per_s[{name}]"].value
