@@ -13,7 +13,7 @@ from harness.report.document import Cell, Table, TableColumn
 from harness.verdicts.flips import Counts, list_flips
 
 _WORST = 3
-_TITLES = ("items", "changed", "right→wrong", "wrong→right", "ties among these")
+_TITLES = ("items", "changed", "right→wrong", "wrong→right", "of them ties")
 
 
 def make_changed_answers(run: Run) -> Iterator[Table]:
@@ -41,7 +41,7 @@ def make_changed_answers(run: Run) -> Iterator[Table]:
     ]
     if any(worst):
         title = "worst subjects, points lost"
-        columns.append(TableColumn(title, tuple(map(Cell, worst)), numbers=False, flexible=True))
+        columns.append(TableColumn(title, tuple(map(Cell, worst)), numbers=False))
     key = TableColumn("changed answers", tuple(map(Cell, labels)), numbers=False)
     yield Table((key,), (tuple(columns),))
 

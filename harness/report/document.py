@@ -23,16 +23,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A title, which may have several lines, and a cell per row.
-
-    ``numbers`` are aligned to the right. A ``flexible`` column is cut, or left out, where a
-    terminal is too narrow for it.
-    """
+    """A title, which may have several lines, and a cell per row; ``numbers`` go to the right."""
 
     title: str
     cells: tuple[Cell, ...]
     numbers: bool = True
-    flexible: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,10 +40,6 @@ class Table:
 
     keys: tuple[TableColumn, ...]
     blocks: tuple[tuple[TableColumn, ...], ...]
-
-    @property
-    def columns(self) -> tuple[TableColumn, ...]:
-        return (*self.keys, *(column for block in self.blocks for column in block))
 
 
 @dataclass(frozen=True)

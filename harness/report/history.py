@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from harness.report.document import Document, Lines, Part, Section, list_lines, make_table
-from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Segment, Series
+from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Series
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40
@@ -58,8 +58,7 @@ def show_history(history: History) -> Document:
 def dump_history(history: History) -> str:
     """Every series with its runs as JSON, those without a change too."""
     groups = [
-        {**asdict(group), "series": [_to_json(series) for series in group.series]}
-        for group in history.groups
+        {**vars(group), "series": list(map(_to_json, group.series))} for group in history.groups
     ]
     data = {"folder": history.folder, "groups": groups, "left_out": history.left_out}
     return json.dumps(data, ensure_ascii=False, indent=1)
@@ -131,8 +130,7 @@ def _describe_change(series: Series, point: ChangePoint) -> str:
         text += "; the same commit as before"
     elif point.previous.sha is not None:
         text += f"; before it {_commit(point.previous)}"
-    before, after = point.previous.conditions, point.observation.conditions
-    news = [f"{name} {before.get(name)} → {after.get(name)}" for name in point.changed]
+    news = [f"{name} {before} → {after}" for name, (before, after) in _list_news(point).items()]
     return text + (f"; new: {', '.join(news)}" if news else "")
 
 
@@ -164,47 +162,33 @@ def _list_new_segments(group: Group) -> Iterator[str]:
 
 
 def _to_json(series: Series) -> dict[str, Any]:
-    return {
-        "cell": series.cell,
-        "metric": series.metric,
-        "unit": series.unit,
-        "better": series.better,
-        "margin": asdict(series.margin) if series.margin else None,
-        "notable": series.is_notable,
-        "segments": [_segment_to_json(series, segment) for segment in series.segments],
-    }
+    segments = [
+        {
+            **asdict(segment, dict_factory=_leave_out_facts),
+            "change_points": [
+                {
+                    **asdict(point, dict_factory=_leave_out_facts),
+                    "change": point.change,
+                    "meaning": series.judge(point),
+                    "new_conditions": _list_news(point),
+                }
+                for point in segment.change_points
+            ],
+        }
+        for segment in series.segments
+    ]
+    whole = asdict(series, dict_factory=_leave_out_facts)
+    return {**whole, "notable": series.is_notable, "segments": segments}
 
 
-def _segment_to_json(series: Series, segment: Segment) -> dict[str, Any]:
-    return {
-        "changed": segment.changed,
-        "observations": [
-            {**_name_run(one), "value": one.value, "outlier": one in segment.outliers}
-            for one in segment.observations
-        ],
-        "change_points": [
-            {
-                **_name_run(point.observation),
-                "previous_sha": point.previous.sha,
-                "before": point.before,
-                "after": point.after,
-                "change": point.change,
-                "meaning": series.judge(point),
-                "new_conditions": {
-                    name: [
-                        point.previous.conditions.get(name),
-                        point.observation.conditions.get(name),
-                    ]
-                    for name in point.changed
-                },
-            }
-            for point in segment.change_points
-        ],
-    }
+def _leave_out_facts(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Without what every observation depends on: a segment names what changed of it."""
+    return {name: value for name, value in fields if name not in ("identity", "conditions")}
 
 
-def _name_run(one: Observation) -> dict[str, Any]:
-    return {"run": one.run, "utc": one.utc, "sha": one.sha, "dirty": one.dirty}
+def _list_news(point: ChangePoint) -> dict[str, tuple[Any, Any]]:
+    before, after = point.previous.conditions, point.observation.conditions
+    return {name: (before.get(name), after.get(name)) for name in point.changed}
 
 
 def _commit(one: Observation) -> str:

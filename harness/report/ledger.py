@@ -82,17 +82,16 @@ def describe_ledger(
         return {**cells, "unavailable": str(error)}
     if page is None:
         return None
-    ledger = page.ledger
-    return {
-        "a": ledger.a,
-        "b": ledger.b,
-        "measurement": ledger.measurement,
-        "unavailable": None,
-        "questions_unavailable": page.lacking or None,
-        "counts": [asdict(one) for one in ledger.counts],
-        "harmful": [_describe(page, flip) for flip in ledger.harmful[:limit]],
-        "tied": [_describe(page, flip) for flip in ledger.tied[:limit]],
+    flips = {
+        kind: [
+            {**asdict(flip), "shift": flip.shift, "item": item and asdict(item)}
+            for flip in found[:limit]
+            for item in [page.item(flip)]
+        ]
+        for kind, found in (("harmful", page.ledger.harmful), ("tied", page.ledger.tied))
     }
+    reasons = {"unavailable": None, "questions_unavailable": page.lacking or None}
+    return {**asdict(page.ledger), **reasons, **flips}
 
 
 def _open_page(
@@ -110,20 +109,6 @@ def _open_page(
     if not isinstance(instead, str):
         return _Page(ledger, instead, "", sides)
     return _Page(ledger, None, f"prompts unavailable: {found}", sides)
-
-
-def _describe(page: _Page, flip: Flip) -> dict[str, Any]:
-    item = page.item(flip)
-    asked = {"id": None, "question": None, "choices": None, "answer": None}
-    return {
-        **(asked if item is None else asdict(item)),
-        "number": flip.number,
-        "subject": flip.subject,
-        "shift": flip.shift,
-        "changes": [asdict(change) for change in flip.changes],
-        "log_likelihoods": {"a": flip.log_likelihoods_a, "b": flip.log_likelihoods_b},
-        "texts": {"a": flip.text_a, "b": flip.text_b},
-    }
 
 
 def _list_ties(page: _Page, limit: int) -> Iterator[Part]:

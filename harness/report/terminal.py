@@ -66,19 +66,13 @@ def _draw(table: Table, width: int, colour: bool) -> str:
     """The table, or as many below each other as the width asks for."""
     unbounded = Console(file=io.StringIO(), width=10_000)
 
-    def measure(columns: Sequence[TableColumn]) -> int:
-        return unbounded.measure(_make_grid(columns)).maximum
+    def fits(columns: Sequence[TableColumn]) -> bool:
+        return unbounded.measure(_make_grid(columns)).maximum <= width
 
-    flexible = [column for column in table.columns if column.flexible]
-    rigid = tuple(tuple(c for c in block if not c.flexible) for block in table.blocks)
-    parts = split_columns(Table(table.keys, rigid), lambda columns: measure(columns) <= width)
-    for column in flexible:
-        if measure([*parts[-1], TableColumn(column.title, ())]) <= width:
-            parts[-1].append(column)
     console = Console(
         file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
-    for number, columns in enumerate(parts):
+    for number, columns in enumerate(split_columns(table, fits)):
         if number:
             console.print()
         console.print(_make_grid(columns), crop=False)
@@ -94,7 +88,6 @@ def _make_grid(columns: Sequence[TableColumn]) -> Grid:
             Text(clean(column.title)),
             justify="right" if column.numbers else "left",
             no_wrap=True,
-            overflow="ellipsis" if column.flexible else "fold",
             vertical="bottom",
         )
     for cells in zip(*(column.cells for column in columns)):

@@ -7,7 +7,8 @@ separate. Which rows of a record say what was right and what was answered, its d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
@@ -17,6 +18,7 @@ from harness.errors import InputError
 from harness.records.record import Record
 
 _PER_ITEM = ("tied", "log_likelihoods", "texts")
+_HARMFUL, _BENEFICIAL = ("1", "0"), ("0", "1")
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,7 @@ class Ledger:
     tied: tuple[Flip, ...]
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """A metric, its row of outcomes (1, 0, - for an unscored item) and that of answers, or ""."""
-
-    metric: str
-    right: str
-    answers: str
+_Rows = tuple[str, str, str]  # a metric, its row of outcomes, its row of answers or ""
 
 
 def list_flips(a: Record, b: Record) -> Ledger | None:
@@ -114,12 +110,12 @@ def list_flips(a: Record, b: Record) -> Ledger | None:
     tied = {i for row in marks for i, mark in enumerate(row) if mark == "1"}
     counts = []
     changes: dict[int, list[Change]] = {}
-    for row in rows:
-        if row.right in a.items and row.right in b.items:
-            harmful, counted = _count(row, a.items, b.items, tied)
-            counts.append(counted)
-            for i in harmful:
-                changes.setdefault(i, []).append(_describe(row, a.items, b.items, i))
+    for metric, right, answers in rows:
+        if right in a.items and right in b.items:
+            pairs = list(zip(a.items[right], b.items[right], strict=True))
+            counts.append(_count(metric, pairs, tied, a.items.get(answers), b.items.get(answers)))
+            for i in (i for i, pair in enumerate(pairs) if pair == _HARMFUL):
+                changes.setdefault(i, []).append(_describe(metric, answers, a.items, b.items, i))
     subjects = [name for name, n in a.items.get("subjects", {}).items() for _ in range(n)]
     flips = [
         Flip(
@@ -147,33 +143,35 @@ def list_flips(a: Record, b: Record) -> Ledger | None:
 def _list_rows(a: Record, b: Record) -> list[_Rows]:
     """The metrics with a row of right and wrong items on either side; the plain one first."""
     found = [
-        _Rows(name, spec.row, spec.answers or "")
+        (name, spec.row, spec.answers or "")
         for name, spec in load_measurement(a.measurement).values.items()
         for side in (a, b)
         if spec.row and spec.row in side.items and not isinstance(side.items[spec.row], list)
     ]
-    return sorted(dict.fromkeys(found), key=lambda row: row.right)
+    return sorted(dict.fromkeys(found), key=lambda row: row[1])
 
 
 def _count(
-    row: _Rows, ours: Mapping[str, Any], theirs: Mapping[str, Any], tied: set[int]
-) -> tuple[list[int], Counts]:
-    """The items that A has right and B wrong, and how many flipped either way."""
-    pairs = list(zip(ours[row.right], theirs[row.right], strict=True))
-    harmful = [i for i, pair in enumerate(pairs) if pair == ("1", "0")]
-    beneficial = [i for i, pair in enumerate(pairs) if pair == ("0", "1")]
+    metric: str,
+    pairs: Sequence[tuple[str, str]],
+    tied: Collection[int],
+    ours: Sequence[object] | None,
+    theirs: Sequence[object] | None,
+) -> Counts:
+    """``pairs`` are outcomes on both sides: 1 right, 0 wrong, - not scored."""
     both = [i for i, pair in enumerate(pairs) if "-" not in pair]
+    found = Counter((pairs[i], i in tied) for i in both)
     changed = None
-    if row.answers in ours and row.answers in theirs:
-        changed = sum(ours[row.answers][i] != theirs[row.answers][i] for i in both)
-    return harmful, Counts(
-        row.metric,
+    if ours is not None and theirs is not None:
+        changed = sum(ours[i] != theirs[i] for i in both)
+    return Counts(
+        metric,
         len(both),
-        sum(i not in tied for i in harmful),
-        sum(i not in tied for i in beneficial),
-        sum(i in tied for i in harmful),
-        sum(i in tied for i in beneficial),
-        changed,
+        harmful=found[_HARMFUL, False],
+        beneficial=found[_BENEFICIAL, False],
+        tied_harmful=found[_HARMFUL, True],
+        tied_beneficial=found[_BENEFICIAL, True],
+        changed=changed,
     )
 
 
@@ -187,7 +185,7 @@ def _check_same_items(a: Record, b: Record, rows: Sequence[_Rows]) -> None:
     if a.measurement != b.measurement:
         raise InputError(f"{both}: two measurements have no items in common")
     for side, name in zip((a, b), names, strict=True):
-        if not side.usable or not any(row.right in side.items for row in rows):
+        if not side.usable or not any(right in side.items for _, right, _ in rows):
             why = "; ".join(side.validity.reasons) or "no reason was given"
             raise InputError(f"{name} has no items to compare: {side.validity.status}, {why}")
     hashes = [side.protocol.get("items_sha256") for side in (a, b)]
@@ -196,8 +194,8 @@ def _check_same_items(a: Record, b: Record, rows: Sequence[_Rows]) -> None:
         raise InputError(f"{both} asked different items: items_sha256 {shown}")
     if a.items.get("subjects") != b.items.get("subjects"):
         raise InputError(f"{both} asked different items: the subjects differ")
-    n = len(next(a.items[row.right] for row in rows if row.right in a.items))
-    per_item = {*_PER_ITEM, *(key for row in rows for key in (row.right, row.answers) if key)}
+    n = len(next(a.items[right] for _, right, _ in rows if right in a.items))
+    per_item = {*_PER_ITEM, *(key for row in rows for key in row[1:])}
     for side, name in zip((a, b), names, strict=True):
         for key in sorted(per_item & side.items.keys()):
             row = side.items[key]
@@ -212,27 +210,22 @@ def _check_same_items(a: Record, b: Record, rows: Sequence[_Rows]) -> None:
 
 
 def _describe(
-    row: _Rows, ours: Mapping[str, Any], theirs: Mapping[str, Any], number: int
+    metric: str, row: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], number: int
 ) -> Change:
-    answers = [side.get(row.answers, "") for side in (ours, theirs)]
+    answers = [side.get(row, "") for side in (ours, theirs)]
     a, b = (found[number] if found else None for found in answers)
     scores_a, scores_b = (_likelihoods(side, number) for side in (ours, theirs))
-    are_letters = all(isinstance(found, str) for found in answers)
-    if not are_letters or a is None or b is None or not scores_a:
-        return Change(row.metric, a, b)
-    right, wrong = ascii_uppercase.find(a), ascii_uppercase.find(b)
-    if min(right, wrong) < 0 or max(right, wrong) >= min(len(scores_a), len(scores_b)):
+    if a is None or b is None or not scores_a or isinstance(answers[0], list):
+        return Change(metric, a, b)
+    try:
+        right, wrong = ascii_uppercase.index(a), ascii_uppercase.index(b)
+        margin_a, margin_b = scores_a[right] - scores_a[wrong], scores_b[wrong] - scores_b[right]
+    except (ValueError, IndexError):
         raise InputError(
             f"item {number}: options {a} and {b} were chosen of {len(scores_a)} and "
             f"{len(scores_b)}; was the run file edited?"
-        )
-    return Change(
-        row.metric,
-        a,
-        b,
-        margin_a=scores_a[right] - scores_a[wrong],
-        margin_b=scores_b[wrong] - scores_b[right],
-    )
+        ) from None
+    return Change(metric, a, b, margin_a, margin_b)
 
 
 def _likelihoods(items: Mapping[str, Any], number: int) -> tuple[float, ...]:

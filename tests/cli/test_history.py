@@ -106,8 +106,8 @@ def test_the_same_as_markdown_and_json(tmp_path: Path, capsys: pytest.CaptureFix
     data = read(capsys, tmp_path)
     first, second = data["groups"][0]["series"]
     (shift,) = first["segments"][0]["change_points"]
-    assert shift["sha"].startswith("c006")
-    assert shift["previous_sha"].startswith("c005")
+    assert shift["observation"]["sha"].startswith("c006")
+    assert shift["previous"]["sha"].startswith("c005")
     assert (shift["before"], shift["after"], shift["meaning"]) == (5.0, 5.5, "worse")
     assert second["metric"] == "throughput.decode_tokens_per_s[1]"
     assert not second["notable"]

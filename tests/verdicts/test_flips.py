@@ -301,13 +301,13 @@ def test_plain_data_hold_everything_whole(pair: Any) -> None:
     assert (found["unavailable"], found["questions_unavailable"]) == (None, None)
     assert found["counts"][0]["harmful"] == 2
     (flip,) = found["harmful"]
-    assert flip["question"] == LONG
-    assert (flip["id"], flip["choices"], flip["answer"]) == ("s/1", ["one 1", "two | 1"], 0)
-    assert flip["log_likelihoods"] == {"a": [-1.0, -2.5], "b": [-2.0, -1.5]}
+    item = {"id": "s/1", "question": LONG, "choices": ["one 1", "two | 1"], "answer": 0}
+    assert flip["item"] == item
+    assert (flip["log_likelihoods_a"], flip["log_likelihoods_b"]) == ([-1.0, -2.5], [-2.0, -1.5])
     assert flip["changes"] == [
         {"metric": "acc", "a": "A", "b": "B", "margin_a": 1.5, "margin_b": 0.5}
     ]
-    assert found["tied"][0]["question"] == "\x1b[31mRed?"
+    assert found["tied"][0]["item"]["question"] == "\x1b[31mRed?"
 
 
 def test_without_questions_the_numbers_are_shown_and_what_is_missing(pair: Any) -> None:
@@ -418,11 +418,12 @@ def check_flips(folder: Path, a: Record, b: Record, quiz: dict[str, Any]) -> Non
     assert len(lost) == b.paired["right_to_wrong"].value
     ids = [f"{s}/{i}" for s, n in a.items["subjects"].items() for i in range(n)]
     for flip in flips:
-        question, choices, letter = quiz[flip["id"]]
-        assert flip["id"] == ids[flip["number"]]
-        assert (flip["question"], list(flip["choices"])) == (question, choices)
+        item = flip["item"]
+        question, choices, letter = quiz[item["id"]]
+        assert item["id"] == ids[flip["number"]]
+        assert (item["question"], list(item["choices"])) == (question, choices)
         (change,) = flip["changes"]
-        assert change["a"] == letter == "ABCD"[flip["answer"]]
+        assert change["a"] == letter == "ABCD"[item["answer"]]
         assert change["b"] == b.items["chosen"][flip["number"]] != letter
 
 
