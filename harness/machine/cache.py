@@ -79,8 +79,8 @@ def limit_bytes() -> int:
     try:
         return TypeAdapter(Memory).validate_python(given.strip()) if given else DEFAULT_LIMIT
     except ValidationError as error:
-        why = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"{LIMIT_VARIABLE}={given}: {why}") from error
+        expected = "expected bytes such as 20GiB or 500MB"
+        raise InputError(f"{LIMIT_VARIABLE}={given}: {expected}") from error
 
 
 def make_room(needed: int, what: str, advice: str) -> None:
