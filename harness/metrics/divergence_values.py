@@ -119,9 +119,5 @@ def find_quarters(windows: Sequence[Window], context: int) -> npt.NDArray[np.int
     """0 to 3 for each scored token, by how much of ``context`` was in front of it."""
     import numpy as np
 
-    before = [
-        np.arange(length - window.scored, length)
-        for window in windows
-        for length in [window.stop - window.start]
-    ]
+    before = [np.arange(w.stop - w.scored, w.stop) - w.start for w in windows]
     return np.minimum(3, 4 * np.concatenate(before) // context)

@@ -1,4 +1,4 @@
-"""The cache folder: what is in it, what goes first when it is full, and what stays."""
+"""The cache folder: what is in it, what is removed first when it is full, and what stays."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_full_disk_makes_room_and_refuses_where_that_is_not_enough(
     assert "fresh" in names(folder)
 
 
-def test_all_or_one_kind_is_cleared_but_for_what_is_being_written(folder: Path) -> None:
+def test_all_or_one_kind_is_cleared_except_what_is_being_written(folder: Path) -> None:
     fill(folder)
     put(folder, "distributions/.writing", 4, 10)
     removed, _ = clear(["questions"])
@@ -160,7 +160,7 @@ def test_all_or_one_kind_is_cleared_but_for_what_is_being_written(folder: Path) 
     assert names(folder) == {".writing"}
 
 
-def test_who_reads_goes_on_reading_what_is_removed(folder: Path) -> None:
+def test_a_reader_keeps_reading_what_is_removed(folder: Path) -> None:
     path = put(folder, "distributions/d", 10)
     with (path / "a").open("rb") as file:
         assert remove(path)

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.metrics.divergence import METRIC, Options, compare, is_intact, measure
-from harness.metrics.divergence_values import PerToken, find_quarters, summarise
+from harness.metrics.divergence_values import find_quarters
 from harness.metrics.windows import Window, plan_windows
 from harness.records.record import Measured, Record
 from harness.records.run_file import read_run
@@ -76,7 +75,7 @@ def numbers(measured: Measured) -> dict[str, Any]:
     return {name: value.value for name, value in measured.values.items()}
 
 
-def by_hand(
+def compute_by_numpy(
     reference: Engine, other: Engine, windows: list[Window]
 ) -> dict[str, np.ndarray[Any, Any]]:
     """KL, agreement and Δp per token, from whole logits of one window after another."""
@@ -130,7 +129,7 @@ def test_every_number_equals_a_few_lines_of_numpy(
     windows = plan_windows(text_tokens, protocol, 64)
     assert len(windows) > 3
     assert measured.items["chunk_tokens"] == [window.scored for window in windows]
-    expected = by_hand(model, other, windows)
+    expected = compute_by_numpy(model, other, windows)
     found = numbers(measured)
     check_numbers(found, expected)
     assert found["kl_mean"] > 0.1
@@ -144,13 +143,13 @@ def test_every_number_equals_a_few_lines_of_numpy(
     assert sum(measured.items["chunk_agrees"]) == expected["agrees"].sum()
 
 
-def test_a_model_is_no_distance_from_itself(model: Engine, folder: Path) -> None:
+def test_a_model_has_no_divergence_from_itself(model: Engine, folder: Path) -> None:
     found = numbers(run(model, folder, keep(model, folder)))
     assert found["kl_mean"] == found["kl_max"] == found["delta_p_rms"] == 0
     assert found["top1_agreement"] == 1
 
 
-def test_other_batches_are_a_distance_below_a_millionth(model: Engine, folder: Path) -> None:
+def test_another_batch_size_diverges_by_less_than_a_millionth(model: Engine, folder: Path) -> None:
     again = numbers(run(model, folder, keep(model, folder, batch_size=4), batch_size=1))
     assert again["kl_max"] < 1e-6
     assert again["top1_agreement"] == 1
@@ -161,11 +160,11 @@ def test_only_the_first_tokens_up_to_the_limit_are_scored(
 ) -> None:
     found = numbers(run(other, folder, keep(model, folder, limit=100), limit=100))
     assert found["tokens"] == 99
-    check_numbers(found, by_hand(model, other, plan_windows(100, "sliding", 64)))
+    check_numbers(found, compute_by_numpy(model, other, plan_windows(100, "sliding", 64)))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
-def test_a_reference_in_16_bits_or_fewer_is_kept_as_exactly(
+def test_a_reference_in_16_bits_or_fewer_is_kept_exactly(
     model: Engine, folder: Path, precision: str
 ) -> None:
     low = load(folder / "model", precision)
@@ -174,7 +173,7 @@ def test_a_reference_in_16_bits_or_fewer_is_kept_as_exactly(
     assert numbers(run(low, folder, reference, batch_size=1))["kl_max"] == 0
     found = run(model, folder, reference, batch_size=1)
     windows = plan_windows(found.protocol["text_tokens"], "sliding", 64)
-    check_numbers(numbers(found), by_hand(low, model, windows))
+    check_numbers(numbers(found), compute_by_numpy(low, model, windows))
 
 
 def test_a_tied_head_with_another_layout_is_kept(folder: Path, tmp_path: Path) -> None:
@@ -191,10 +190,10 @@ def test_a_tied_head_with_another_layout_is_kept(folder: Path, tmp_path: Path) -
     assert numbers(run(cell, folder, reference))["kl_max"] == 0
     found = run(low, folder, reference, batch_size=1)
     windows = plan_windows(found.protocol["text_tokens"], "sliding", 64)
-    check_numbers(numbers(found), by_hand(cell, low, windows))
+    check_numbers(numbers(found), compute_by_numpy(cell, low, windows))
 
 
-def test_a_model_that_caps_its_logits_has_them_kept_whole_and_says_so(
+def test_a_model_that_caps_its_logits_has_them_kept_whole_and_is_flagged(
     folder: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -214,7 +213,7 @@ def test_a_model_that_caps_its_logits_has_them_kept_whole_and_says_so(
     assert numbers(run(cell, folder, reference, limit=120))["kl_max"] == 0
     found = run(low, folder, reference, limit=120)
     assert found.validity.status == "flagged"
-    check_numbers(numbers(found), by_hand(cell, low, plan_windows(120, "sliding", 64)))
+    check_numbers(numbers(found), compute_by_numpy(cell, low, plan_windows(120, "sliding", 64)))
 
 
 def test_a_head_that_is_no_linear_layer_has_its_logits_kept(
@@ -232,8 +231,8 @@ def test_a_head_that_is_no_linear_layer_has_its_logits_kept(
     assert numbers(run(cell, folder, reference))["kl_max"] == 0
 
 
-def test_what_one_model_thinks_impossible() -> None:
-    """No share of the reference: no matter. No share of the candidate: infinitely far."""
+def test_a_token_without_probability_under_one_model() -> None:
+    """Impossible for the reference: it adds nothing. For the candidate: infinitely far."""
     none, ln2 = -float("inf"), float(np.log(2))
     both = torch.tensor([[0.0, 0.0, none]])
     apart = compare_logits(both, torch.zeros(1, 3), torch.tensor([0]))
@@ -259,7 +258,7 @@ def test_states_and_head_take_width_over_vocabulary_of_the_space(
     assert (stored - head) / (tokens * 2112 * 4) == pytest.approx(1 / 33, rel=0.01)
 
 
-def test_bf16_states_take_half(model: Engine, folder: Path) -> None:
+def test_bf16_states_take_half_the_space(model: Engine, folder: Path) -> None:
     full, half = (
         keep(cell, folder).values["stored_bytes"].value
         for cell in (model, load(folder / "model", "bf16"))
@@ -277,7 +276,7 @@ def test_the_same_reference_is_kept_once(model: Engine, folder: Path, own_cache:
     assert third[:32] != first[:32]
 
 
-def test_a_candidate_in_tf32_lends_the_reference_no_rounding(
+def test_a_candidate_in_tf32_does_not_round_the_reference(
     model: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = keep(model, folder)
@@ -337,30 +336,6 @@ def test_a_text_that_changed_is_refused(model: Engine, tmp_path: Path) -> None:
         run(model, changed, reference)
 
 
-def test_a_text_of_one_token_has_nothing_to_score(model: Engine, tmp_path: Path) -> None:
-    (tmp_path / "text.txt").write_text("ab")
-    assert numbers(run(model, tmp_path, limit=2))["tokens"] == 1
-    write_checkpoint(tmp_path / "bare")
-    (tmp_path / "text.txt").write_text("a")
-    bare = load(write_tokenizer(tmp_path / "bare", bos=False))
-    with pytest.raises(InputError, match=r"'text\.txt' has 1 token; nothing can be scored"):
-        run(bare, tmp_path)
-
-
-def test_a_context_beyond_the_models_is_refused(model: Engine, folder: Path) -> None:
-    with pytest.raises(InputError, match="context 257 is longer than the 256 tokens"):
-        run(model, folder, context=257)
-
-
-def test_options_that_contradict_each_other_are_refused() -> None:
-    text = DataSource(path="x.txt")
-    Options(text=text, context=8, stride=8)
-    with pytest.raises(ValidationError, match="stride 9 is larger than context 8"):
-        Options(text=text, context=8, stride=9)
-    with pytest.raises(ValidationError, match="only for protocol 'sliding'; 'disjoint' has none"):
-        Options(text=text, protocol="disjoint", stride=4)
-
-
 def test_one_too_large_for_the_cache_is_refused_before_it_is_computed(
     model: Engine, folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,7 +355,7 @@ def test_one_too_large_for_the_cache_is_refused_before_it_is_computed(
     assert list(own_cache.glob("distributions/*")) == []
 
 
-# Numbers that are none
+# Numbers that are not finite
 
 
 def spoil(cell: Engine, value: float) -> Engine:
@@ -411,36 +386,7 @@ def test_a_reference_without_finite_states_is_invalid_and_not_kept(
     assert not is_intact(make_record("divergence", measured=measured))
 
 
-# Statistics
-
-
-def test_quarters_go_by_how_much_context_a_token_had() -> None:
-    """Of a context of 8: tokens after 1 are in the first quarter, after 2 and 3 the second …"""
-    assert find_quarters([Window(0, 8, 7)], 8).tolist() == [0, 1, 1, 2, 2, 3, 3]
-    assert find_quarters([Window(4, 12, 4), Window(8, 14, 2)], 8).tolist() == [2, 2, 3, 3, 2, 2]
-    assert find_quarters([Window(0, 2, 1)], 2).tolist() == [2]
-    assert find_quarters([Window(0, 5, 4)], 5).tolist() == [0, 1, 2, 3]
-
-
-def test_standard_errors_are_over_windows() -> None:
-    """Two windows of two tokens with means 1 and 3: 2 ± 1; of single tokens it would be 0.5774."""
-    kl = np.array([1.0, 1.0, 3.0, 3.0])
-    tokens = PerToken(kl, np.array([1.0, 1.0, 0.0, 0.0]), np.array([0.1, 0.1, -0.3, -0.3]))
-    values, items = summarise(tokens, [Window(0, 3, 2), Window(3, 6, 2)], 4)
-    assert (values["kl_mean"].value, values["kl_mean"].stderr) == (2.0, pytest.approx(1.0))
-    assert values["kl_mean"].n == 2
-    agreement = values["top1_agreement"]
-    assert (agreement.value, agreement.stderr) == (0.5, pytest.approx(0.5))
-    assert values["delta_p_mean"].value == pytest.approx(-0.1)
-    rms = np.sqrt(0.05)
-    assert values["delta_p_rms"].value == pytest.approx(rms)
-    assert values["delta_p_rms"].stderr == pytest.approx(0.04 / (2 * rms))
-    assert values["kl_p90"].value == 3.0
-    assert items == {"chunk_kl": [2.0, 6.0], "chunk_agrees": [2, 0]}
-    assert "kl_mean[q1]" not in values
-    assert values["kl_mean[q2]"].value == 2.0
-    alone, _ = summarise(tokens, [Window(0, 5, 4)], 4)
-    assert alone["kl_mean"].stderr is None
+# Values
 
 
 def test_every_value_is_declared(model: Engine, other: Engine, folder: Path) -> None:
@@ -490,8 +436,10 @@ def test_limits_may_bound_a_mean_or_its_quarter(
 
 
 @pytest.mark.e2e
-def test_reference_and_candidate_meet_on_the_disk_only(folder: Path, tmp_path: Path) -> None:
-    """Two processes; then a run in which what the first one left is damaged: measured again."""
+def test_a_reference_whose_distribution_is_damaged_is_measured_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Two runs of two processes each; in between the stored distribution is damaged."""
     project = Project(tmp_path)
     (tmp_path / "model").symlink_to(folder / "model")
     project.write("suites/s.yaml", SUITE.replace("0.000001", "9").replace("max: 0.5", "max: 2"))

@@ -1,4 +1,4 @@
-"""side_by_side: the answers themselves, where they part, how much they repeat."""
+"""side_by_side: the answers themselves, where they differ, how much they repeat."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def record(tokens: list[list[int] | None], precision: str = "fp32") -> Record:
     return make_record("side_by_side", precision, items={"tokens": tokens})
 
 
-def test_prompts_answers_and_tokens_are_kept_side_by_side(cell: Engine) -> None:
+def test_prompts_answers_and_tokens_are_kept_in_the_items(cell: Engine) -> None:
     measured = run(cell)
     items = measured.items
     assert items["prompts"] == list(PROMPTS)
@@ -55,7 +55,7 @@ def test_prompts_answers_and_tokens_are_kept_side_by_side(cell: Engine) -> None:
     assert measured.validity.status == "ok"
 
 
-def test_the_protocol_is_what_answers_depend_on_and_not_the_batch(cell: Engine) -> None:
+def test_the_protocol_holds_what_answers_depend_on_without_the_batch(cell: Engine) -> None:
     measured = run(cell)
     assert measured.protocol == run(cell, batch_tokens=1).protocol
     assert measured.values == run(cell, batch_tokens=1).values
@@ -64,7 +64,7 @@ def test_the_protocol_is_what_answers_depend_on_and_not_the_batch(cell: Engine) 
     assert measured.protocol != run(cell, max_new_tokens=11).protocol
 
 
-def test_repetition_and_silence_are_counted(cell: Engine) -> None:
+def test_repetition_and_empty_answers_are_counted(cell: Engine) -> None:
     measured = run(cell, max_new_tokens=40)
     shares = [repeated_share(tokens) for tokens in measured.items["tokens"]]
     assert None not in shares
@@ -77,7 +77,7 @@ def test_repetition_and_silence_are_counted(cell: Engine) -> None:
 def test_an_answer_of_spaces_is_empty_and_a_short_one_repeats_nothing(
     cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a broken model says, put into a real one's mouth."""
+    """A real model whose answers are replaced by those of a broken one."""
     import torch
 
     tokenizer: Any = cell.tokenizer
@@ -139,7 +139,7 @@ def test_the_median_counts_equal_answers_with_their_length() -> None:
     assert {value.n for value in found.values()} == {3}
 
 
-def test_a_model_beside_itself_says_the_same(cell: Engine) -> None:
+def test_a_model_compared_with_itself_gives_the_same_answers(cell: Engine) -> None:
     measured = make_record("side_by_side", measured=run(cell))
     found = compare(measured, measured)
     assert found["identical_rate"].value == 1.0
@@ -151,7 +151,7 @@ def test_without_a_pair_there_is_nothing_to_compare() -> None:
     assert compare(make_record("side_by_side"), record([[1]])) == {}
 
 
-def test_another_precision_parts_from_the_reference(cell: Engine, tmp_path: Path) -> None:
+def test_another_precision_answers_differently(cell: Engine, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model", seed=5)
     four_bits = make_record("side_by_side", "nf4", measured=run(load(folder, "nf4")))
     found = compare(four_bits, make_record("side_by_side", measured=run(cell)))
@@ -182,7 +182,7 @@ def test_prompts_are_required_and_not_empty() -> None:
 def test_only_a_difference_in_answers_is_measured_against_the_noise_floor(
     tmp_path: Path,
 ) -> None:
-    """A long stretch in common is no noise, however long the reference's with itself is."""
+    """A long common start is not noise, however long the reference's own with itself is."""
     suite = load_parts(tmp_path, measure="measure: {side_by_side: {prompts: [a]}}")
     reference = record([[1, 2, 3, 4]])
     again = record([[1, 2, 3, 4]]).model_copy(update={"noise": True})

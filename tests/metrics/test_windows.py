@@ -1,4 +1,4 @@
-"""Windows of every protocol: which tokens are fed, which are scored, by hand at every edge."""
+"""Windows of every protocol: which tokens are fed, which are scored, listed at every edge."""
 
 from __future__ import annotations
 

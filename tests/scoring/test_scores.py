@@ -1,4 +1,4 @@
-"""The `evaluate.Metric` classes by themselves: hand values, no hub, nothing left behind."""
+"""The `evaluate.Metric` classes alone: computed values, no hub, nothing left behind."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_exact_match_is_the_share_of_equal_texts_with_its_standard_error() -> No
         ("-3", "#### -3", GSM8K),
     ],
 )
-def test_each_option_makes_alike_what_else_differs(
+def test_each_option_makes_texts_equal_that_otherwise_differ(
     ours: str, theirs: str, options: dict[str, Any]
 ) -> None:
     assert exact([ours], [theirs], **options) == [True]
@@ -153,6 +153,7 @@ def test_unequal_numbers_of_predictions_and_references_are_refused() -> None:
         ExactMatch().compute(predictions=["a"], references=["a", "b"])
 
 
+@pytest.mark.slow
 def test_a_score_needs_no_hub_and_leaves_nothing_in_the_users_folders(tmp_path: Path) -> None:
     """In a process of its own: `evaluate` decides on its folders when it is imported."""
     code = (
