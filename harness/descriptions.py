@@ -21,18 +21,25 @@ class OptionsBase(BaseModel):
     """Base of everything a suite file sets: unknown keys refused, types strict, frozen.
 
     ``BATCH`` names the field that says only how much goes through the model at once: one that the
-    numbers must not depend on. In messages, ``KEYS`` is what its keys are called and ``WRITTEN_AS``
+    numbers must not depend on. ``REPEATS`` names the field that says in how many fresh processes
+    all of it is measured. In messages, ``KEYS`` is what its keys are called and ``WRITTEN_AS``
     what a suite may hold for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     BATCH: ClassVar[str | None] = None
+    REPEATS: ClassVar[str | None] = None
     KEYS: ClassVar[str] = "key"
     WRITTEN_AS: ClassVar[str] = "a mapping"
 
     def list_qualifiers(self, per: str) -> tuple[str, ...]:
         """What a value per ``per`` may have in brackets; empty where only measuring shows it."""
         return ()
+
+    @property
+    def repeats(self) -> int:
+        """In how many fresh processes the measurement is made."""
+        return 1 if self.REPEATS is None else getattr(self, self.REPEATS)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,11 @@ def vary_batch(options: OptionsBase) -> OptionsBase:
         return options
     size = getattr(options, options.BATCH)
     return options.model_copy(update={options.BATCH: size // 2 if size > 1 else 2})
+
+
+def without_repeats(options: OptionsBase) -> OptionsBase:
+    """The same measurement in a single process."""
+    return options if options.REPEATS is None else options.model_copy(update={options.REPEATS: 1})
 
 
 @dataclass(frozen=True)
@@ -181,8 +193,8 @@ class Metric:
       measured on the same items.
     - ``remarks(record)``: sentences for the notes below the summary.
     - ``series(record)``: timings for pytest-benchmark.
-    - ``merge_repeats(measured)``: one `Measured` of several processes'; its options then have a
-      field ``processes``.
+    - ``merge_repeats(measured)``: one `Measured` of several processes'; its options then name
+      their ``REPEATS``.
     - ``is_intact(record)``: whether what a reference left in the cache is still there; otherwise
       the reference is measured again.
     """

@@ -13,8 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 from cost.row import Cost
 from harness.records.record import Record
@@ -23,8 +21,8 @@ from harness.report.summary import summarise_run
 from harness.report.terminal import write_terminal
 from harness.run.machine import Machine, inspect_machine
 from harness.run.suite_run import RunSettings, SuiteRun
-from harness.suite.cells import build_cells
-from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec, Suite
+from harness.suite.cells import Cell, build_cells
+from harness.suite.models import MeasurementSpec, Suite
 from harness.suite.read import load_suite
 from harness.worker.messages import Failure
 
@@ -103,39 +101,34 @@ def replay(
     """Records kept, and the seconds from the first to the matrix."""
 
     class Replayed:
-        """Answers as `CellRunner` does, with records that were measured before."""
-
-        def __init__(self, *_: Any, **__: Any) -> None:
-            self.noise = set[tuple[str, str]]()
+        """An `Executor` that answers with records that were measured before."""
 
         def measure(
             self,
-            model: ModelSpec,
-            precision: PrecisionSpec,
+            cell: Cell,
             measurement: MeasurementSpec,
             reference: Record | None = None,
             is_reference: bool = False,
         ) -> Record:
-            again = precision.name == suite.reference and not is_reference
-            record = made[precision.name, measurement.name, again]
-            cell = {"id": f"{model.name}[{precision.name}]", "model": model.name}
-            update = {"cell": record.cell.model_copy(update=cell), "paired": {}, "verdicts": ()}
+            again = cell.precision.name == suite.reference and not is_reference
+            record = made[cell.precision.name, measurement.name, again]
+            named = record.cell.model_copy(update={"id": cell.id, "model": cell.model.name})
+            update = {"cell": named, "paired": {}, "verdicts": ()}
             return record.model_copy(update=update)
 
-        def find_files(self, *_: Any) -> Failure:
+        def find_files(self, cell: Cell) -> Failure:
             return Failure("skipped", "replayed")  # and so no record is looked for in the cache
 
         def close(self) -> None: ...
 
     planned = [(cell, spec) for cell in build_cells(suite) for spec in cell.measurements]
-    with patch("harness.run.suite_run.CellRunner", Replayed):
-        start = time.perf_counter()
-        settings = RunSettings(results, (), root=results)
-        run = SuiteRun(suite, planned, machine, settings, lambda *_: None, lambda _: None)
-        for cell, spec in planned:
-            run.measure(cell, spec)
-        records = run.completed()
-        run.finish()
-        assert run.result is not None
-        write_terminal(summarise_run(run.result, run.path.name))
-        return len(records), time.perf_counter() - start
+    start = time.perf_counter()
+    settings = RunSettings(results, (), root=results)
+    notices: list[str] = []
+    run = SuiteRun(suite, planned, machine, settings, lambda *_: None, notices.append, Replayed())
+    for cell, spec in planned:
+        run.measure(cell, spec)
+    finished = run.finish()
+    assert finished is not None
+    write_terminal(summarise_run(finished, run.path.name))
+    return len(finished.records), time.perf_counter() - start

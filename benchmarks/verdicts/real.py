@@ -14,7 +14,7 @@ from statistics import median
 from harness.errors import InputError
 from harness.records.run_file import Run, read_run
 from harness.run.ab import Plan, Sample, Side, compare_sides, run_plan
-from harness.run.repeats import join_processes
+from harness.run.repeats import merge_repeats
 from harness.verdicts.bless import bless
 from harness.verdicts.compare import Compared, compare_runs
 from harness.verdicts.threshold_verdicts import judge_thresholds
@@ -214,7 +214,7 @@ def _judge_pairs(
     """By the ratio of pairs, and by `harness compare` as if the sides were two runs."""
     [ratio] = [one for one in compare_sides(samples) if one.value == _DECODE]
     a, b = (
-        join_processes([one.record for one in samples if one.side == side]) for side in ("A", "B")
+        merge_repeats([one.record for one in samples if one.side == side]) for side in ("A", "B")
     )
     [decode] = [one for one in compare_runs(as_run(a), as_run(b)).compared if one.value == _DECODE]
     interval = f"{ratio.ratio.low:.3f} to {ratio.ratio.high:.3f}"

@@ -22,6 +22,7 @@ _COMMANDS = {
     "compare": "Compare run B with run A.",
     "history": "Show how values changed over many runs.",
     "list": "List the names that a suite may use.",
+    "run": "Run suites with pytest, from any folder.",
 }
 
 
@@ -48,7 +49,7 @@ class _Commands(click.Group):
 def harness() -> None:
     """Measure what each precision of a language model costs and gains.
 
-    Suites are run by pytest: `pytest suites/`.
+    Suites are run by pytest: `pytest suites/`, or from any folder `harness run SUITE`.
     """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -56,6 +56,7 @@ class Options(OptionsBase):
     compile: bool = False
     roofline: bool = True
     processes: int = Field(1, ge=1)
+    REPEATS: ClassVar[str | None] = "processes"
 
     @model_validator(mode="after")
     def _check_lists(self) -> Options:

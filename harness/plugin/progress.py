@@ -1,7 +1,4 @@
-"""Progress of long measurements: a line that rewrites itself on a terminal, plain lines in a log.
-
-Writes to the stream that it is given and forgets; knows nothing of pytest.
-"""
+"""Progress of long measurements: one line that is rewritten on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -9,6 +6,8 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TextIO
+
+import pytest
 
 from harness.worker.messages import Progress
 
@@ -81,3 +80,42 @@ def describe(progress: Progress, elapsed_s: float) -> str:
         shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
         text += f", {shown}/s, about {left:.0f} s left"
     return text
+
+
+class Terminal:
+    """Writes among pytest's own lines: progress while a test runs, and notices."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._plugins = config.pluginmanager
+        self._progress: ProgressLine | None = None
+
+    def show_progress(self, label: str, progress: Progress) -> None:
+        """``label`` says which cell and measurement."""
+        reporter = self._plugins.get_plugin("terminalreporter")
+        if reporter is None:
+            return
+        if self._progress is None:
+            writer = reporter._tw
+            self._progress = ProgressLine(
+                writer._file, writer.hasmarkup, writer.fullwidth, self._uncaptured
+            )
+        self._progress.show(label, progress)
+
+    def show_notice(self, text: str) -> None:
+        """Write a line of its own."""
+        reporter = self._plugins.get_plugin("terminalreporter")
+        if reporter is not None:
+            self.clear_progress()
+            with self._uncaptured():
+                reporter.ensure_newline()
+                reporter.write_line(text, yellow=True)
+
+    def clear_progress(self) -> None:
+        """Erase the progress line before pytest prints."""
+        if self._progress is not None:
+            self._progress.clear()
+
+    def _uncaptured(self) -> AbstractContextManager[Any]:
+        """While a test runs pytest captures even what it writes itself."""
+        capture = self._plugins.get_plugin("capturemanager")
+        return capture.global_and_fixture_disabled() if capture else nullcontext()

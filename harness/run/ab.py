@@ -7,14 +7,14 @@ over minutes falls on both sides alike; the pair is the sample (METHOD, speed).
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import InputError
+from harness.machine.files import write_atomically
 from harness.machine.privacy import scrub
 from harness.records.record import Record
 from harness.statistics.estimates import Estimate, geometric_mean_interval, paired_ratio_interval
@@ -25,7 +25,7 @@ _TAIL = 2000
 
 
 class SideError(Exception):
-    """A side that cannot be measured; what was measured before stands."""
+    """A side that cannot be measured; what was measured before is kept."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def run_plan(plan: Plan, output: Path, on_sample: Callable[[Sample], None]) -> l
     """
     samples: list[Sample] = []
     _write(plan, samples, output)
-    for pair, sides in enumerate(_interleave(plan)):
-        for side in sides:
+    for pair in range(plan.pairs):
+        for side in plan.sides if pair % 2 == 0 else plan.sides[::-1]:
             sample = _measure(plan, side, pair)
             samples.append(sample)
             _write(plan, samples, output)
@@ -127,18 +127,14 @@ def compare_sides(samples: Sequence[Sample]) -> list[Ratio]:
         numbers = [
             (float(a.value), float(b.value)) for a, b in both if a and b and a.value and b.value
         ]
-        positive = all(number > 0 for pair in numbers for number in pair)
-        if value.better is None or len(numbers) < 2 or not positive:
+        if value.better is None or len(numbers) < 2 or min(map(min, numbers)) <= 0:
             continue
-        a, b = [pair[0] for pair in numbers], [pair[1] for pair in numbers]
+        a, b = zip(*numbers)
+        # Geometric means, so that their ratio is the ratio shown next to them.
+        mean_a, mean_b = (geometric_mean_interval(side).value for side in (a, b))
         ratio = paired_ratio_interval(a, b)
-        found.append(Ratio(name, value.unit, value.better, _mean(a), _mean(b), ratio, len(numbers)))
+        found.append(Ratio(name, value.unit, value.better, mean_a, mean_b, ratio, len(numbers)))
     return found
-
-
-def _mean(samples: Sequence[float]) -> float:
-    """The geometric mean, so that the ratio of two is the ratio that stands beside them."""
-    return geometric_mean_interval(samples).value
 
 
 def count_pairs(samples: Sequence[Sample]) -> int:
@@ -148,7 +144,7 @@ def count_pairs(samples: Sequence[Sample]) -> int:
 
 
 def list_differences(samples: Sequence[Sample]) -> list[str]:
-    """What else differs between the sides: the versions of libraries and of the harness."""
+    """Differences between the sides in versions of libraries and of the harness, as sentences."""
     first = {side: next((s for s in samples if s.side == side), None) for side in "AB"}
     a, b = first["A"], first["B"]
     if a is None or b is None:
@@ -164,7 +160,7 @@ def list_differences(samples: Sequence[Sample]) -> list[str]:
 
 
 def list_concerns(samples: Sequence[Sample]) -> list[str]:
-    """What was odd about single measurements; the invalid ones stand in no ratio."""
+    """Flags and failures of single measurements; the invalid ones are in no ratio."""
     return list(
         dict.fromkeys(
             f"{sample.side}: {sample.record.validity.status}: {reason}"
@@ -172,13 +168,6 @@ def list_concerns(samples: Sequence[Sample]) -> list[str]:
             for reason in sample.record.validity.reasons
         )
     )
-
-
-def _interleave(plan: Plan) -> Iterator[tuple[Side, Side]]:
-    """A B, B A, A B …"""
-    a, b = plan.sides
-    for pair in range(plan.pairs):
-        yield (a, b) if pair % 2 == 0 else (b, a)
 
 
 def _measure(plan: Plan, side: Side, pair: int) -> Sample:
@@ -200,7 +189,7 @@ def _measure(plan: Plan, side: Side, pair: int) -> Sample:
 
 
 def _write(plan: Plan, samples: Sequence[Sample], path: Path) -> None:
-    """All of it, atomically: a reader sees the old file or the new one."""
+    """Write the plan and every sample so far."""
     data = {
         "schema": SCHEMA,
         "plan": scrub({**asdict(plan), "suite": str(plan.suite)}),
@@ -208,7 +197,4 @@ def _write(plan: Plan, samples: Sequence[Sample], path: Path) -> None:
             {**vars(sample), "record": sample.record.model_dump(mode="json")} for sample in samples
         ],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(data, indent=1, allow_nan=False) + "\n")

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.descriptions import without_repeats
 from harness.errors import InputError
 from harness.machine.environment import describe_harness, describe_libraries
 from harness.machine.privacy import scrub
 from harness.records.record import dump_json
-from harness.run.executor import CellRunner
+from harness.run.executor import LocalExecutor
 from harness.run.machine import inspect_machine, probe_hub
+from harness.suite.cells import Selection, build_cells
 from harness.suite.models import Suite
 from harness.suite.read import load_suite
 
@@ -29,16 +31,16 @@ def measure_side(
     Raises ValueError where the device is not there.
     """
     machine = inspect_machine(device, Path.cwd(), probe_hub([suite]))
-    model_spec = next(m for m in suite.models if m.name == model)
-    precision_spec = next(p for p in suite.precisions if p.name == precision)
-    spec = next(m for m in suite.measurements if m.name == measurement)
-    if hasattr(spec.options, "processes"):  # each process of a side is a sample already
-        spec = spec.model_copy(update={"options": spec.options.model_copy(update={"processes": 1})})
-    runner = CellRunner(suite.folder, machine, lambda *_: None)
+    selection = Selection((precision,), (model,), (measurement,))
+    [cell] = build_cells(suite, selection)
+    [spec] = cell.measurements
+    # Each process of a side is a sample already.
+    spec = spec.model_copy(update={"options": without_repeats(spec.options)})
+    executor = LocalExecutor(suite.folder, machine, lambda *_: None)
     try:
-        record = runner.measure(model_spec, precision_spec, spec)
+        record = executor.measure(cell, spec)
     finally:
-        runner.close()
+        executor.close()
     return {
         "record": scrub(json.loads(dump_json(record))),
         "device": machine.device.gpu_name or machine.environment["cpu"]["name"],

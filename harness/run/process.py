@@ -1,4 +1,4 @@
-"""The harness's side: start a cell's process, ask it to measure, survive its death.
+"""One cell's process: start it, ask it to load and to measure, survive its death.
 
 Imports no torch: the fork server does, in a process of its own.
 """
@@ -13,52 +13,41 @@ import sys
 import tempfile
 import time
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeAlias
 
+from harness.catalog import load_engine
 from harness.records.record import Measured
-from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
+from harness.suite.cell_job import CellJob
+from harness.worker.messages import (
+    Failure,
+    Loaded,
+    MeasureRequest,
+    Partial,
+    Progress,
+    explain_mistake,
+)
 
-if TYPE_CHECKING:
-    from harness.suite.cell_job import CellJob
-
-OnProgress = Callable[[Progress], None]
-T = TypeVar("T")
+OnProgress: TypeAlias = Callable[[Progress], None]
 _GRACE_S = 2.0
 
 
-class CellProcess:
-    """A process that loads one cell and measures it; owned, and closed, by whoever started it."""
+class LoadedCell(ABC):
+    """A cell that is loaded once and measured then; closed by whoever started it."""
 
-    def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
+    def __init__(self) -> None:
         self.loaded: Loaded | None = None
         self.measured = 0
         self.partial: Partial | None = None
-        self._timeout_s = timeout_s
-        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self._log = tempfile.NamedTemporaryFile(prefix="harness-cell-", suffix=".log")  # noqa: SIM115
-        ours, theirs = multiprocessing.Pipe()
-        self._connection = ours
-        self._process = start_process(_serve, (theirs, job, self._log.name))
-        theirs.close()
-
-    @property
-    def pid(self) -> int | None:
-        """The worker's process id."""
-        pid: int | None = self._process.pid
-        return pid
-
-    @property
-    def alive(self) -> bool:
-        return bool(self._process.is_alive())
 
     def load(self, on_progress: OnProgress) -> Failure | None:
-        """Wait until the cell is loaded; why it cannot be, whatever happens to it."""
+        """Load the cell if it is not; why it cannot be, whatever happens to it."""
         if self.loaded is None:
-            ready: Loaded | Failure = self._await(on_progress, "loading the model")
+            ready = self._load(on_progress)
             if isinstance(ready, Failure):
                 return ready
             self.loaded = ready
@@ -73,13 +62,57 @@ class CellProcess:
         failure = self.load(on_progress)
         if failure is not None:
             return failure
-        try:
-            self._connection.send(request)
-        except OSError:
-            return self._explain_death(f"before {request.measurement}")
         self.measured += 1
-        answer: Measured | Failure = self._await(on_progress, f"measuring {request.measurement}")
+        answer = self._measure(request, on_progress)
         return answer.after(self.partial) if isinstance(answer, Failure) else answer
+
+    @property
+    @abstractmethod
+    def pid(self) -> int | None:
+        """The process that measures."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether it can measure on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the model."""
+
+    @abstractmethod
+    def _load(self, on_progress: OnProgress) -> Loaded | Failure: ...
+
+    @abstractmethod
+    def _measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure: ...
+
+    def _receive(self, message: Partial | Progress, on_progress: OnProgress) -> None:
+        if isinstance(message, Partial):
+            self.partial = message
+        else:
+            on_progress(message)
+
+
+class CellProcess(LoadedCell):
+    """A cell in a process of its own, which may take ``timeout_s`` in all."""
+
+    def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
+        super().__init__()
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._log = tempfile.NamedTemporaryFile(prefix="harness-cell-", suffix=".log")  # noqa: SIM115
+        self._connection, theirs = multiprocessing.Pipe()
+        self._process = start_process(_serve, (theirs, job, self._log.name))
+        theirs.close()
+
+    @property
+    def pid(self) -> int | None:
+        pid: int | None = self._process.pid
+        return pid
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._process.is_alive())
 
     def close(self) -> None:
         """End the process: ask, wait two seconds, kill."""
@@ -90,6 +123,18 @@ class CellProcess:
             self._process.join()
         self._log.close()
 
+    def _load(self, on_progress: OnProgress) -> Loaded | Failure:
+        ready: Loaded | Failure = self._await(on_progress, "loading the model")
+        return ready
+
+    def _measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
+        try:
+            self._connection.send(request)
+        except OSError:
+            return self._explain_death(f"before {request.measurement}")
+        answer: Measured | Failure = self._await(on_progress, f"measuring {request.measurement}")
+        return answer
+
     def _await(self, on_progress: OnProgress, doing: str) -> Any:
         """The worker's next answer that is final; a `Failure` where it died or hung."""
         while True:
@@ -97,22 +142,17 @@ class CellProcess:
             if left is not None and left <= 0:
                 self._process.kill()
                 self._process.join()
-                return Failure(
-                    "failed",
-                    f"timed out after {self._timeout_s:g} s while {doing} (--cell-timeout)",
-                )
+                reason = f"timed out after {self._timeout_s:g} s while {doing} (--cell-timeout)"
+                return Failure("failed", reason)
             ready = wait([self._connection, self._process.sentinel], left)
             if self._connection in ready:
                 try:
                     answer = self._connection.recv()
                 except (EOFError, OSError):
                     return self._explain_death(f"while {doing}")
-                if isinstance(answer, Partial):
-                    self.partial = answer
-                elif isinstance(answer, Progress):
-                    on_progress(answer)
-                else:
+                if not isinstance(answer, (Partial, Progress)):
                     return answer
+                self._receive(answer, on_progress)
             elif ready:
                 return self._explain_death(f"while {doing}")
 
@@ -120,81 +160,51 @@ class CellProcess:
         self._process.join(_GRACE_S)
         code = self._process.exitcode
         how = f"exited with code {code}"
-        if code == 255:  # what multiprocessing says of a process whose fork server is gone
-            how += ", or together with the fork server that had started it,"
+        if code == 255:  # multiprocessing's code for a process whose fork server is gone
+            how += ", or ended with the fork server that had started it,"
         if code is not None and code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
-                how += " (by hand, or by the kernel for lack of memory)"
+                how += " (by someone, or by the kernel for lack of memory)"
         log = Path(self._log.name).read_text(errors="replace")
         # faulthandler ends with a line of thousands of characters that names every C module.
         lines = [line for line in log.splitlines() if not line.startswith("Extension modules:")]
         return Failure("failed", f"the cell's process {how} {when}", "\n".join(lines)[-4000:])
 
 
-class CellInProcess:
+class CellInThisProcess(LoadedCell):
     """The same without a process, for a debugger: bugs propagate instead of becoming records."""
 
     alive = True
     pid = os.getpid()
 
-    def __init__(self, job: CellJob, timeout_s: float | None = None) -> None:
-        self.loaded: Loaded | None = None
-        self.measured = 0
-        self.partial: Partial | None = None
+    def __init__(self, job: CellJob) -> None:
+        super().__init__()
         self._job = job
-        self._cell: Any = None
-
-    def load(self, on_progress: OnProgress) -> Failure | None:
-        """Load the cell if it is not; why it cannot be."""
-        from harness.catalog import load_engine
-        from harness.worker.serve import describe_loaded, go_offline
-
-        if self._cell is not None:
-            return None
-        if not self._job.online:
-            go_offline()
-
-        def load() -> None:
-            self._cell = load_engine(self._job.precision.engine)(self._job)
-            self.loaded = describe_loaded(self._cell)
-
-        return _explain_mistake(load)
-
-    def measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
-        """Load the cell if it is not, and measure."""
-        from harness.worker.serve import measure
-
-        self.partial = None
-        failure = self.load(on_progress)
-        if failure is not None:
-            return failure
-        self.measured += 1
-
-        def receive(message: Partial | Progress) -> None:
-            if isinstance(message, Partial):
-                self.partial = message
-            else:
-                on_progress(message)
-
-        answer = _explain_mistake(lambda: measure(self._cell, request, receive))
-        return answer.after(self.partial) if isinstance(answer, Failure) else answer
+        self._engine: Any = None
 
     def close(self) -> None:
         """Let go of the model."""
-        self._cell = None
+        self._engine = None
 
+    def _load(self, on_progress: OnProgress) -> Loaded | Failure:
+        from harness.worker.serve import describe_loaded, go_offline
 
-def _explain_mistake(work: Callable[[], T]) -> T | Failure:
-    """The result of ``work``, or a `Failure` for a user's mistake; a bug is not caught."""
-    from harness.errors import InputError, UnavailableError
+        if not self._job.online:
+            go_offline()
 
-    try:
-        return work()
-    except InputError as error:
-        return Failure("failed", str(error))
-    except UnavailableError as error:
-        return Failure("skipped", str(error))
+        def load() -> Loaded:
+            self._engine = load_engine(self._job.precision.engine)(self._job)
+            return describe_loaded(self._engine)
+
+        return explain_mistake(load)
+
+    def _measure(self, request: MeasureRequest, on_progress: OnProgress) -> Measured | Failure:
+        from harness.worker.serve import measure
+
+        return explain_mistake(
+            lambda: measure(self._engine, request, lambda sent: self._receive(sent, on_progress))
+        )
 
 
 def call_in_worker(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -226,7 +236,7 @@ def start_process(target: Callable[..., None], arguments: tuple[Any, ...]) -> An
 
 
 def start_server() -> None:
-    """Have the fork server running; returns at once, while it imports what it preloads."""
+    """Start the fork server, if it does not run yet; returns while it still imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["harness.worker.preload"])
     with _environment(_FORK_SAFE):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement
+from harness.machine.files import write_atomically
 from harness.machine.places import cache_folder
 from harness.records.identity import list_software
 from harness.records.record import Record, dump_json
@@ -77,16 +77,9 @@ def keep_reference(key: str | None, record: Record, run_id: str) -> None:
     """Store a sound record for later runs; a cache that cannot be written is no error."""
     if key is None or record.validity.status != "ok":
         return
-    place = _place(key)
-    partial = place.with_name(f"{place.name}.{os.getpid()}")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        stored = record.model_copy(update={"reused_from": run_id})
-        partial.write_text(dump_json(stored), encoding="utf-8")
-        os.replace(partial, place)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    stored = record.model_copy(update={"reused_from": run_id})
+    with contextlib.suppress(OSError):
+        write_atomically(_place(key), dump_json(stored))
 
 
 def _place(key: str) -> Path:

@@ -20,13 +20,13 @@ def is_hopeless(record: Record) -> bool:
     return not record.usable and record.cell.attested is None
 
 
-def join_processes(records: Sequence[Record], interrupted: str = "") -> Record:
-    """One record of all that have sound numbers, by their metric's ``merge_processes``.
+def merge_repeats(records: Sequence[Record], interrupted: str = "") -> Record:
+    """One record of all that have sound numbers, by their metric's ``merge_repeats``.
 
-    A process that failed halfway counts with what it had finished. What is lacking is told as a
-    flag, and so is ``interrupted``; the record fails where fewer than two processes finished, and
-    still holds what was measured. Rounds of an invalid process are kept apart, with the reasons,
-    in ``samples["left_out"]``. ``seconds`` are the first process's, but for the total.
+    A process that failed halfway counts with what it had finished. What is missing becomes a
+    flag, and so does ``interrupted``; the record fails where fewer than two processes finished,
+    and still holds what was measured. Rounds of an invalid process are kept apart, with the
+    reasons, in ``samples["left_out"]``. ``seconds`` are the first process's, except the total.
     """
     sound = [record for record in records if record.usable or _has_finished_a_part(record)]
     first = next((record for record in (*sound, *records) if record.values), records[0])
@@ -55,18 +55,18 @@ def _has_finished_a_part(record: Record) -> bool:
 
 
 def _merge(records: Sequence[Record]) -> dict[str, Any]:
-    """The fields of a record of all, but for the validity, of which `_judge` knows more."""
+    """The fields of the merged record except its validity, which `_judge` finds."""
     parts = [
         Measured(**{name: getattr(r, name) for name in Measured.model_fields}) for r in records
     ]
     merge = load_measurement(records[0].measurement).merge_repeats
-    assert merge is not None, "only what has `processes:` is repeated"
+    assert merge is not None, "a metric whose options name REPEATS merges them"
     merged = merge(parts)
     return {name: getattr(merged, name) for name in Measured.model_fields if name != "validity"}
 
 
 def _judge(records: Sequence[Record], interrupted: str) -> Validity:
-    """What telemetry, the loaded cell and the metric say of each, and what is lacking."""
+    """The validity of all processes together, and what is missing."""
     good = [record for record in records if record.usable]
     bad = [record for record in records if not record.usable]
     parts = [record for record in bad if _has_finished_a_part(record)]

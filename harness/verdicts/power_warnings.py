@@ -40,13 +40,13 @@ def announce_processes(
     limits: Iterable[Limit], model: str, precision: str, measurement: MeasurementSpec
 ) -> Iterator[str]:
     """A sentence per limit on a speed that is measured in a single process."""
-    if getattr(measurement.options, "processes", None) != 1:
+    if measurement.options.REPEATS is None or measurement.options.repeats != 1:
         return
     for limit, spec in _find(limits, model, precision, measurement.name):
         if spec.sampled == "processes":
             yield (
                 f"{limit.position}: {limit.metric} {_bound(limit)} cannot be decided by one "
-                f"process: `{measurement.name}: {{processes: 3}}`"
+                f"process: `{measurement.name}: {{{measurement.options.REPEATS}: 3}}`"
             )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from harness.errors import InputError, UnavailableError
 from harness.records.record import Measured, Record
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Partial:
-    """What is measured so far, and stands even if the process does not survive ``before``."""
+    """What is measured so far, and kept even if the process does not survive ``before``."""
 
     measured: Measured
     before: str
@@ -67,5 +71,15 @@ class Failure:
         """The same of a measurement that had kept ``partial``."""
         if partial is None:
             return self
-        reason = f"{self.reason} (at {partial.before}; what was finished before it stands)"
+        reason = f"{self.reason} (at {partial.before}; what was finished before is kept)"
         return replace(self, reason=reason, measured=partial.measured)
+
+
+def explain_mistake(work: Callable[[], T]) -> T | Failure:
+    """The result of ``work``, or a `Failure` for a user's mistake; a bug is not caught."""
+    try:
+        return work()
+    except InputError as error:
+        return Failure("failed", str(error))
+    except UnavailableError as error:
+        return Failure("skipped", str(error))

@@ -16,10 +16,17 @@ from typing import Any
 from harness.catalog import load_engine, load_measurement
 from harness.descriptions import MeasureContext
 from harness.engines.base import Engine
-from harness.errors import InputError, UnavailableError
+from harness.errors import UnavailableError
 from harness.records.record import Measured
 from harness.suite.cell_job import CellJob
-from harness.worker.messages import Failure, Loaded, MeasureRequest, Partial, Progress
+from harness.worker.messages import (
+    Failure,
+    Loaded,
+    MeasureRequest,
+    Partial,
+    Progress,
+    explain_mistake,
+)
 
 
 def serve(connection: Connection, job: CellJob, log_path: str) -> None:
@@ -71,11 +78,7 @@ def measure(engine: Engine, request: MeasureRequest, send: Callable[[Any], None]
 def guard(work: Callable[[], Any]) -> Any:
     """The result of ``work``, or a `Failure` that says why there is none."""
     try:
-        return work()
-    except InputError as error:
-        return Failure("failed", str(error))
-    except UnavailableError as error:
-        return Failure("skipped", str(error))
+        return explain_mistake(work)
     except Exception as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

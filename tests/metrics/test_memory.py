@@ -23,9 +23,10 @@ from harness.errors import InputError
 from harness.metrics.capacity import CARDS
 from harness.metrics.memory import Options, compare, find_capacity, measure
 from harness.records.record import Measured, Record, Value
-from harness.run.executor import CellRunner
+from harness.run.executor import LocalExecutor
 from harness.run.machine import Machine
 from harness.run.process import call_in_worker
+from harness.suite.cells import Cell
 from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.timing.phases import Phase, PhaseReader
 from harness.worker.probe import probe_device
@@ -205,27 +206,24 @@ def test_the_order_of_cells_and_measurements_does_not_matter(tmp_path: Path) -> 
     write_llama(tmp_path / "small", **LARGER)
     write_llama(tmp_path / "large", **{**LARGER, "hidden_size": 1024, "intermediate_size": 4096})
     device = call_in_worker(probe_device, "cpu")
-    runner = CellRunner(tmp_path, Machine(device, {}, online=False), lambda *_: None)
+    executor = LocalExecutor(tmp_path, Machine(device, {}, online=False), lambda *_: None)
     fp32 = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").options())
 
     def run(model: str, measurement: str, **options: int) -> Record:
         chosen = load_measurement(measurement).options(**options)
-        return runner.measure(
-            ModelSpec(name=model, source=str(tmp_path / model)),
-            fp32,
-            MeasurementSpec(name=measurement, options=chosen),
-        )
+        cell = Cell(ModelSpec(name=model, source=str(tmp_path / model)), fp32, ())
+        return executor.measure(cell, MeasurementSpec(name=measurement, options=chosen))
 
     lengths = {"prompt_tokens": 256, "new_tokens": 16, "batch_size": 2}
     alone = run("small", "memory", **lengths)
-    runner.close()
+    executor.close()
     large = run("large", "memory", **lengths)
     after_large = run("small", "memory", **lengths)
-    runner.close()
+    executor.close()
     speed = {"prompt_tokens": 8, "new_tokens": 3, "min_rounds": 3, "min_time_s": 0, "warmup_s": 0}
     others = [run("small", "throughput", **speed), run("small", "footprint")]
     after_others = run("small", "memory", **lengths)
-    runner.close()
+    executor.close()
     for record in (large, after_large, alone, after_others, *others):
         assert record.usable, record
     for name in JUDGED:

@@ -165,7 +165,7 @@ def test_the_summary_shows_the_matrix_and_where_the_run_file_is(first: FirstRun)
     assert "reference fp32" in summary
     rows: dict[str, str] = {}
     for line in summary.splitlines():
-        if line.startswith("m["):  # the matrix comes first, then tables of details
+        if re.match(r"m\[\S+\]  ", line):  # the matrix comes first, then tables of details
             rows.setdefault(line.split()[0], line)
     assert list(rows) == ["m[bf16]", "m[fp32]", "m[nf4]"]
     nf4 = find_records(first.run)["m[nf4]::perplexity"]

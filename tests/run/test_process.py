@@ -22,6 +22,9 @@ MEASURE = f"""measure:
 """
 
 
+pytestmark = pytest.mark.e2e
+
+
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("models") / "calm", num_hidden_layers=1)
@@ -108,7 +111,7 @@ def test_what_dies_fails_and_everything_else_is_measured(deaths: Deaths) -> None
     [
         (
             "hang",
-            "the cell's process was killed by SIGKILL (by hand, or by the kernel for lack of "
+            "the cell's process was killed by SIGKILL (by someone, or by the kernel for lack of "
             "memory) while measuring perplexity",
         ),
         ("segfault", "the cell's process was killed by SIGSEGV while measuring perplexity"),
@@ -116,7 +119,7 @@ def test_what_dies_fails_and_everything_else_is_measured(deaths: Deaths) -> None
         ("leave", "the cell's process exited with code 7 while measuring perplexity"),
         (
             "hang-too",
-            "the cell's process exited with code 255, or together with the fork server that had "
+            "the cell's process exited with code 255, or ended with the fork server that had "
             "started it, while measuring perplexity",
         ),
     ],

@@ -1,121 +1,51 @@
-"""processes: several fresh processes as the samples of one record, and those that give nothing."""
+"""Repeats: several fresh processes as the samples of one record, and those that give nothing."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.metrics import throughput
 from harness.records.record import Record, Validity, dump_json
-from harness.run.executor import CellRunner
-from harness.run.machine import Machine, inspect_machine
-from harness.run.repeats import join_processes
+from harness.run.machine import inspect_machine
+from harness.run.repeats import merge_repeats
 from harness.statistics.estimates import geometric_mean_interval
-from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
 from tests.support.cells_in_process import write_llama
+from tests.support.executors import Watched
 from tests.support.projects import FAST_THROUGHPUT, Project, find_records
 from tests.support.records import make_record
 
-QUICK = {
-    "prompt_tokens": 8,
-    "new_tokens": 3,
-    "min_rounds": 3,
-    "min_time_s": 0.0,
-    "warmup_s": 0.0,
-    "roofline": False,
-}
 
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llama(tmp_path_factory.mktemp("processes") / "model")
-
-
-@pytest.fixture(scope="module")
-def machine() -> Machine:
-    return inspect_machine("cpu", Path(__file__).parents[2], online=False)
-
-
-def measure(runner: CellRunner, checkpoint: Path, **given: Any) -> Record:
-    from harness.precisions import bf16
-
-    return runner.measure(
-        ModelSpec(name="m", source=str(checkpoint)),
-        PrecisionSpec(name="bf16", use="bf16", options=bf16.PRECISION.options()),
-        MeasurementSpec(name="throughput", options=throughput.Options(**{**QUICK, **given})),
-    )
-
-
-def test_each_sample_is_a_process_of_its_own_and_the_interval_is_over_them(
-    checkpoint: Path, machine: Machine
-) -> None:
-    seen: set[int | None] = set()
-    runner = CellRunner(
-        Path("/"), machine, lambda *_: seen.add(runner._process and runner._process.pid)
-    )
-    record = measure(runner, checkpoint, processes=3)
-    runner.close()
+@pytest.mark.e2e
+def test_each_sample_is_a_process_of_its_own_and_the_interval_is_over_them(tmp_path: Path) -> None:
+    checkpoint = write_llama(tmp_path / "model")
+    watched = Watched(inspect_machine("cpu", Path(__file__).parents[2], online=False))
+    record = watched.measure_speed(checkpoint, processes=3)
     assert record.usable, record.validity
-    assert len(seen) == 3
+    assert watched.process == 3
     samples = record.samples["1"]
     assert samples["rounds_per_process"] == [3, 3, 3]
     assert len(samples["ttft_s"]) == 9
     assert len(record.telemetry) == 3
     rates = record.values["decode_tokens_per_s[1]"]
-    per_process = [throughput_of(samples["decode_s"][start : start + 3]) for start in (0, 3, 6)]
+    # Batch 1, three tokens: two gaps, the median round of each process.
+    per_process = [2 / sorted(samples["decode_s"][i : i + 3])[1] for i in (0, 3, 6)]
     expected = geometric_mean_interval(per_process)
     assert rates.value == pytest.approx(expected.value)
     assert rates.interval == pytest.approx((expected.low, expected.high))
     assert rates.n == 3
 
 
-def throughput_of(decode_s: list[float]) -> float:
-    """Batch 1, three tokens: two gaps."""
-    return 2 / sorted(decode_s)[1]
-
-
-def test_a_process_that_is_killed_is_told_and_the_others_stand(
-    checkpoint: Path, machine: Machine
-) -> None:
-    killed: list[int] = []
-
-    def kill_the_second(*_: Any) -> None:
-        pid = runner._process.pid if runner._process else None
-        if pid is not None and pid not in killed:
-            killed.append(pid)
-            if len(killed) == 2:
-                os.kill(pid, signal.SIGKILL)
-
-    runner = CellRunner(Path("/"), machine, kill_the_second)
-    record = measure(runner, checkpoint, processes=3)
-    runner.close()
-    assert record.validity.status == "flagged"
-    assert "1 of 3 processes gave no numbers" in record.validity.reasons
-    assert any("was killed by SIGKILL" in reason for reason in record.validity.reasons)
-    assert record.samples["1"]["rounds_per_process"] == [3, 3]
-
-
-def test_what_does_not_load_is_not_tried_again(tmp_path: Path, machine: Machine) -> None:
+@pytest.mark.e2e
+def test_what_does_not_load_is_not_tried_again(tmp_path: Path) -> None:
     broken = write_llama(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"x" * 40)
-    record = measure(CellRunner(Path("/"), machine, lambda *_: None), broken, processes=3)
+    machine = inspect_machine("cpu", Path(__file__).parents[2], online=False)
+    record = Watched(machine).measure_speed(broken, processes=3)
     assert record.validity.status == "failed"
     assert not any("processes" in reason for reason in record.validity.reasons)
-
-
-def test_without_isolation_there_are_no_processes(checkpoint: Path, machine: Machine) -> None:
-    runner = CellRunner(Path("/"), machine, lambda *_: None, isolate=False)
-    record = measure(runner, checkpoint, processes=2)
-    assert record.validity.status == "failed"
-    assert "--no-isolate" in record.validity.reasons[0]
-    assert measure(runner, checkpoint).usable
-    assert threading.active_count() < 20
 
 
 def made(rate: float, status: str = "ok", reasons: tuple[str, ...] = ()) -> Record:
@@ -138,9 +68,9 @@ def died(reason: str) -> Record:
     return make_record("throughput", status="failed", reasons=(reason,))
 
 
-def test_two_processes_by_hand() -> None:
+def test_two_processes_in_numbers() -> None:
     """10 and 40: geometric mean 20, s of the logarithms ln 4/√2, over √2: ln 2; t = 12.706."""
-    record = join_processes([made(10.0), made(40.0)])
+    record = merge_repeats([made(10.0), made(40.0)])
     found = record.values["decode_tokens_per_s[1]"]
     assert found.value == pytest.approx(20)
     assert found.interval == pytest.approx(
@@ -152,7 +82,7 @@ def test_two_processes_by_hand() -> None:
 
 
 def test_flags_are_joined_and_an_invalid_process_does_not_count() -> None:
-    record = join_processes(
+    record = merge_repeats(
         [made(10.0), made(10.0, "flagged", ("warm",)), made(99.0, "invalid", ("hot",))]
     )
     assert record.validity.status == "flagged"
@@ -162,13 +92,13 @@ def test_flags_are_joined_and_an_invalid_process_does_not_count() -> None:
 
 def test_the_rounds_of_an_invalid_process_are_kept_apart() -> None:
     hot = made(99.0, "invalid", ("hot",))
-    record = join_processes([hot, made(10.0), made(10.0)])
+    record = merge_repeats([hot, made(10.0), made(10.0)])
     assert record.samples["1"]["ttft_s"] == [0.1, 0.1]
     assert record.samples["left_out"] == [{"reasons": ("hot",), "samples": hot.samples}]
     shown = throughput.list_series(record)
     assert [series.name for series in shown] == ["m[fp32]::prefill[1]", "m[fp32]::decode[1]"]
     assert shown[0].seconds == (0.1, 0.1)
-    one = join_processes([hot, made(10.0), died("gone")])
+    one = merge_repeats([hot, made(10.0), died("gone")])
     assert one.validity.status == "failed"
     assert one.samples["1"]["ttft_s"] == [0.1]
     assert one.samples["left_out"][0]["samples"] == hot.samples
@@ -179,7 +109,7 @@ def test_the_rounds_of_an_invalid_process_are_kept_apart() -> None:
 def test_numbers_of_an_invalid_process_make_no_failed_record(order: tuple[int, int]) -> None:
     """Whose numbers are taken for sound."""
     given = (made(99.0, "invalid", ("hot",)), died("gone"))
-    record = join_processes([given[index] for index in order])
+    record = merge_repeats([given[index] for index in order])
     assert record.validity.status == "invalid"
     assert set(record.validity.reasons[1:]) == {"hot", "gone"}
     assert record.samples["1"]["ttft_s"] == [1 / 99]
@@ -188,7 +118,7 @@ def test_numbers_of_an_invalid_process_make_no_failed_record(order: tuple[int, i
 
 def test_what_a_process_had_finished_before_it_failed_counts() -> None:
     part = made(40.0, "failed", ("gone at batch 2",))
-    record = join_processes([made(10.0), part, died("gone")])
+    record = merge_repeats([made(10.0), part, died("gone")])
     assert record.values["decode_tokens_per_s[1]"].value == pytest.approx(20)
     assert record.validity.status == "failed"
     assert record.validity.reasons == (
@@ -196,7 +126,7 @@ def test_what_a_process_had_finished_before_it_failed_counts() -> None:
         "gone at batch 2",
         "gone",
     )
-    assert join_processes([made(10.0), part, made(40.0)]).validity.status == "flagged"
+    assert merge_repeats([made(10.0), part, made(40.0)]).validity.status == "flagged"
 
 
 @pytest.mark.parametrize(("status", "expected"), [("invalid", "invalid"), ("failed", "failed")])
@@ -204,7 +134,7 @@ def test_one_process_makes_no_interval_but_what_it_measured_stays(
     status: str, expected: str
 ) -> None:
     lost = died("hot") if status == "failed" else made(1.0, status, ("hot",))
-    record = join_processes([made(10.0), lost, lost])
+    record = merge_repeats([made(10.0), lost, lost])
     assert record.validity.status == expected
     assert record.validity.reasons == (
         "2 of 3 processes gave no numbers, and an interval needs 2 that do",
@@ -213,6 +143,7 @@ def test_one_process_makes_no_interval_but_what_it_measured_stays(
     assert record.values["decode_tokens_per_s[1]"].value == 10.0
 
 
+@pytest.mark.e2e
 def test_a_suite_asks_for_them_and_shows_the_interval(tmp_path: Path) -> None:
     project = Project(tmp_path)
     write_llama(tmp_path / "model")

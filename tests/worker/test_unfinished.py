@@ -1,4 +1,4 @@
-"""Measurements that end before their time: what was finished stands, and nobody takes it for all.
+"""Measurements that end early: what was finished is kept, and marked as not being all.
 
 Real processes, really killed; models whose own code throws or hangs at a prompt of 23 tokens.
 """
@@ -13,26 +13,18 @@ from typing import Any
 import pytest
 
 import harness.run.executor
+import harness.run.make_record
 from harness.errors import InputError
-from harness.metrics import throughput
 from harness.records.record import Record, Validity
-from harness.run.executor import CellRunner, Interrupted, OnProgress
+from harness.run.executor import Interrupted
 from harness.run.machine import Machine, inspect_machine
-from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
-from harness.timing import workloads as _shapes
-from harness.worker.messages import Progress
+from harness.run.process import CellProcess
+from harness.timing import workloads
 from tests.support.cells_in_process import write_checkpoint, write_llama
+from tests.support.executors import Watched
 from tests.support.misbehaving_models import TRIGGER, PidPipe, write_moody
 from tests.support.projects import Project, find_records, finish
 
-QUICK = {
-    "prompt_tokens": 8,
-    "new_tokens": 3,
-    "min_rounds": 3,
-    "min_time_s": 0.0,
-    "warmup_s": 0.0,
-    "roofline": False,
-}
 TWO_PROMPTS = f"prompt_tokens: [8, {TRIGGER - 1}]"
 SUITE = """name: s
 reference: fp32
@@ -50,6 +42,9 @@ measure:
 """
 
 
+pytestmark = pytest.mark.e2e
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llama(tmp_path_factory.mktemp("unfinished") / "model")
@@ -60,40 +55,21 @@ def machine() -> Machine:
     return inspect_machine("cpu", Path(__file__).parents[2], online=False)
 
 
-def measure(runner: CellRunner, source: Path, remote: bool = False, **given: Any) -> Record:
-    from harness.precisions import fp32
+def signalling(machine: Machine, number: int, **given: Any) -> Watched:
+    """An executor whose cell gets a signal as its third workload begins."""
 
-    try:
-        return runner.measure(
-            ModelSpec(name="m", source=str(source), trust_remote_code=remote),
-            PrecisionSpec(name="fp32", use="fp32", options=fp32.PRECISION.options()),
-            MeasurementSpec(name="throughput", options=throughput.Options(**{**QUICK, **given})),
-        )
-    finally:
-        runner.close()
+    def act(watched: Watched, done: int) -> None:
+        if done == 2:
+            os.kill(watched.pids[-1], number)
+
+    return Watched(machine, act, **given)
 
 
-def make_runner(machine: Machine, on_progress: Any = None, **given: Any) -> CellRunner:
-    seen: OnProgress = on_progress or (lambda *_: None)
-    return CellRunner(Path("/"), machine, seen, **given)
-
-
-def signalling(machine: Machine, number: int, **given: Any) -> CellRunner:
-    """A runner whose cell gets a signal as its third shape begins."""
-
-    def act(cell: str, measurement: str, progress: Progress) -> None:
-        if progress.done == 2 and runner._process is not None:
-            os.kill(runner._process.pid or 0, number)
-
-    runner = make_runner(machine, act, **given)
-    return runner
-
-
-def check_two_stand(record: Record, reason: str) -> None:
+def check_two_are_kept(record: Record, reason: str) -> None:
     assert record.validity.status == "failed"
     assert not record.usable
     assert record.validity.reasons[0] == (
-        f"{reason} (at batch 64; what was finished before it stands)"
+        f"{reason} (at batch 64; what was finished before is kept)"
     )
     assert list(record.samples) == ["1", "2"]
     for batch in (1, 2):
@@ -109,28 +85,29 @@ def check_two_stand(record: Record, reason: str) -> None:
 def test_a_process_that_is_killed_leaves_what_it_had_finished(
     checkpoint: Path, machine: Machine
 ) -> None:
-    record = measure(signalling(machine, signal.SIGKILL), checkpoint, batch_sizes=(1, 2, 64))
-    check_two_stand(
+    killed = signalling(machine, signal.SIGKILL)
+    record = killed.measure_speed(checkpoint, batch_sizes=(1, 2, 64))
+    check_two_are_kept(
         record,
-        "the cell's process was killed by SIGKILL (by hand, or by the kernel for lack of memory) "
-        "while measuring throughput",
+        "the cell's process was killed by SIGKILL (by someone, or by the kernel for lack of "
+        "memory) while measuring throughput",
     )
 
 
 def test_so_does_one_that_hangs(checkpoint: Path, machine: Machine) -> None:
-    runner = signalling(machine, signal.SIGSTOP, timeout_s=15)
-    record = measure(runner, checkpoint, batch_sizes=(1, 2, 64))
-    check_two_stand(record, "timed out after 15 s while measuring throughput (--cell-timeout)")
+    hanging = signalling(machine, signal.SIGSTOP, timeout_s=15)
+    record = hanging.measure_speed(checkpoint, batch_sizes=(1, 2, 64))
+    check_two_are_kept(record, "timed out after 15 s while measuring throughput (--cell-timeout)")
 
 
 def test_so_does_one_that_raises(tmp_path: Path, machine: Machine) -> None:
     calm = write_checkpoint(tmp_path / "calm")
     throwing = write_moody(tmp_path / "throwing", calm, "throw", tmp_path / "pids")
     given = {"prompt_tokens": (8, TRIGGER - 1), "batch_sizes": (1, 2)}
-    record = measure(make_runner(machine), throwing, remote=True, **given)
+    record = Watched(machine).measure_speed(throwing, remote=True, **given)
     assert record.validity.status == "failed"
     assert record.validity.reasons[0] == (
-        "RuntimeError: the sky is falling (at batch 1x23; what was finished before it stands)"
+        "RuntimeError: the sky is falling (at batch 1x23; what was finished before is kept)"
     )
     assert "in throw" in record.traceback
     assert list(record.samples) == ["1x8", "2x8"]
@@ -139,26 +116,30 @@ def test_so_does_one_that_raises(tmp_path: Path, machine: Machine) -> None:
 def test_so_does_a_mistake_without_isolation(
     checkpoint: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = _shapes.make_prompt
+    real = workloads.make_prompt
 
     def make(model: Any, batch: int, *rest: Any) -> Any:
         if batch == 64:
             raise InputError("no such thing")
         return real(model, batch, *rest)
 
-    monkeypatch.setattr(_shapes, "make_prompt", make)
-    runner = make_runner(machine, isolate=False)
-    check_two_stand(measure(runner, checkpoint, batch_sizes=(1, 2, 64)), "no such thing")
+    monkeypatch.setattr(workloads, "make_prompt", make)
+    here = Watched(machine, isolate=False)
+    check_two_are_kept(here.measure_speed(checkpoint, batch_sizes=(1, 2, 64)), "no such thing")
     monkeypatch.undo()
-    assert measure(runner, checkpoint).usable, "nothing is left of the measurement before"
+    assert here.measure_speed(checkpoint).usable, "nothing is left of the measurement before"
+    several = here.measure_speed(checkpoint, processes=2)
+    assert several.validity.status == "failed"
+    assert "`processes` does not work with --no-isolate" in several.validity.reasons[0]
 
 
 def test_numbers_that_are_invalid_do_not_become_sound_by_a_failure(
     checkpoint: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hot = Validity(status="invalid", reasons=("hot",))
-    monkeypatch.setattr(harness.run.executor, "judge_telemetry", lambda _: hot)
-    record = measure(signalling(machine, signal.SIGKILL), checkpoint, batch_sizes=(1, 2, 64))
+    monkeypatch.setattr(harness.run.make_record, "judge_telemetry", lambda _: hot)
+    killed = signalling(machine, signal.SIGKILL)
+    record = killed.measure_speed(checkpoint, batch_sizes=(1, 2, 64))
     assert record.validity.status == "invalid"
     assert "was killed by SIGKILL" in record.validity.reasons[0]
     assert record.validity.reasons[-1] == "hot"
@@ -168,17 +149,13 @@ def test_a_process_that_dies_halfway_counts_with_its_half(
     checkpoint: Path, machine: Machine
 ) -> None:
     """The second of three; the interval at batch 1 is over three, at batch 2 over two."""
-    started: list[int] = []
 
-    def kill_the_second(cell: str, measurement: str, progress: Progress) -> None:
-        pid = runner._process.pid if runner._process else None
-        if pid is not None and pid not in started:
-            started.append(pid)
-        if len(started) == 2 and progress.done == 1:
-            os.kill(started[1], signal.SIGKILL)
+    def kill_the_second(watched: Watched, done: int) -> None:
+        if watched.process == 2 and done == 1:
+            os.kill(watched.pids[1], signal.SIGKILL)
 
-    runner = make_runner(machine, kill_the_second)
-    record = measure(runner, checkpoint, batch_sizes=(1, 2), processes=3)
+    killed = Watched(machine, kill_the_second)
+    record = killed.measure_speed(checkpoint, batch_sizes=(1, 2), processes=3)
     assert record.validity.status == "flagged"
     assert "1 of 3 processes gave not all numbers" in record.validity.reasons
     assert record.samples["1"]["rounds_per_process"] == [3, 3, 3]
@@ -187,44 +164,35 @@ def test_a_process_that_dies_halfway_counts_with_its_half(
     assert record.values["decode_tokens_per_s[2]"].n == 2
 
 
-class Sabotaged(CellRunner):
-    """Kills the cell's second process while it loads."""
-
-    started = 0
-
-    def _process_for(self, *arguments: Any) -> Any:
-        process = super()._process_for(*arguments)
-        self.started += 1
-        if self.started == 2:
-            os.kill(process.pid or 0, signal.SIGKILL)
-        return process
-
-
 def test_a_process_that_dies_while_loading_leaves_the_others(
-    checkpoint: Path, machine: Machine
+    checkpoint: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = Sabotaged(Path("/"), machine, lambda *_: None)
-    record = measure(runner, checkpoint, processes=3)
+    started: list[CellProcess] = []
+
+    def start(*arguments: Any) -> CellProcess:
+        started.append(CellProcess(*arguments))
+        if len(started) == 2:
+            os.kill(started[1].pid or 0, signal.SIGKILL)
+        return started[-1]
+
+    monkeypatch.setattr(harness.run.executor, "CellProcess", start)
+    watched = Watched(machine)
+    record = watched.measure_speed(checkpoint, processes=3)
     assert record.validity.status == "flagged"
     assert "1 of 3 processes gave no numbers" in record.validity.reasons
     assert any("while loading the model" in reason for reason in record.validity.reasons)
     assert record.samples["1"]["rounds_per_process"] == [3, 3]
-    assert measure(runner, checkpoint).usable, "what has loaded once is loaded again"
+    assert watched.measure_speed(checkpoint).usable, "what has loaded once is loaded again"
 
 
-def interrupting(machine: Machine, process: int, done: int) -> CellRunner:
-    """A runner that gets Ctrl-C when its ``process``-th process has ``done`` shapes."""
-    started: list[int] = []
+def interrupting(machine: Machine, process: int, done: int) -> Watched:
+    """An executor that gets Ctrl-C when its ``process``-th process has ``done`` workloads."""
 
-    def act(cell: str, measurement: str, progress: Progress) -> None:
-        pid = runner._process.pid if runner._process else None
-        if pid is not None and pid not in started:
-            started.append(pid)
-        if len(started) == process and progress.done == done:
+    def act(watched: Watched, finished: int) -> None:
+        if watched.process == process and finished == done:
             raise KeyboardInterrupt
 
-    runner = make_runner(machine, act)
-    return runner
+    return Watched(machine, act)
 
 
 @pytest.mark.parametrize(("done", "rounds"), [(0, [[3, 3], [3, 3]]), (1, [[3, 3, 3], [3, 3, 0]])])
@@ -233,7 +201,7 @@ def test_ctrl_c_keeps_the_processes_that_were_finished(
 ) -> None:
     """And of the one that was not, the shapes that were."""
     with pytest.raises(Interrupted) as stopped:
-        measure(interrupting(machine, 3, done), checkpoint, batch_sizes=(1, 2), processes=5)
+        interrupting(machine, 3, done).measure_speed(checkpoint, batch_sizes=(1, 2), processes=5)
     record = stopped.value.record
     assert record.validity.status == "flagged"
     assert "interrupted after 2 of 5 processes" in record.validity.reasons
@@ -243,7 +211,7 @@ def test_ctrl_c_keeps_the_processes_that_were_finished(
 
 def test_ctrl_c_after_one_process_leaves_no_interval(checkpoint: Path, machine: Machine) -> None:
     with pytest.raises(Interrupted) as stopped:
-        measure(interrupting(machine, 2, 0), checkpoint, processes=3)
+        interrupting(machine, 2, 0).measure_speed(checkpoint, processes=3)
     record = stopped.value.record
     assert record.validity.status == "failed"
     assert record.validity.reasons[-1] == (
@@ -257,7 +225,7 @@ def test_ctrl_c_before_anything_was_measured_is_just_that(
     checkpoint: Path, machine: Machine, processes: int
 ) -> None:
     with pytest.raises(KeyboardInterrupt) as stopped:
-        measure(interrupting(machine, 1, 0), checkpoint, processes=processes)
+        interrupting(machine, 1, 0).measure_speed(checkpoint, processes=processes)
     assert not isinstance(stopped.value, Interrupted)
 
 

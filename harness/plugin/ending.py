@@ -1,0 +1,79 @@
+"""How an invocation ends: its runs are written, blessed and summarised."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import InputError
+from harness.plugin.state import State
+from harness.report.github import publish
+from harness.report.summary import summarise_run
+from harness.report.terminal import write_terminal
+from harness.verdicts.bless import bless_runs
+
+
+def end_session(session: pytest.Session, state: State) -> None:
+    """Write the last run file, bless where that was asked for, and set the exit status."""
+    ok, exit_code = pytest.ExitCode.OK, pytest.ExitCode
+    state.terminal.clear_progress()
+    written = True
+    try:
+        state.finish()
+    except OSError as error:
+        written = False
+        state.problems.append(f"the run file was not written, its journal is kept: {error}")
+        session.exitstatus = exit_code.INTERNAL_ERROR
+    if state.options.bless and written:
+        try:
+            _bless(state, session.config.rootpath)
+        except (InputError, OSError) as error:
+            state.problems.append(f"ERROR: not blessed: {error}")
+            if session.exitstatus == ok:
+                session.exitstatus = exit_code.USAGE_ERROR
+    unmeasured = _list_unmeasured(state)
+    if unmeasured:
+        count = f"{len(unmeasured)} blessed measurements were not made"
+        state.problems.append(f"--require-all: {count}: {', '.join(unmeasured)}")
+        if session.exitstatus == ok:
+            session.exitstatus = exit_code.TESTS_FAILED
+    if state.broken_suites and session.exitstatus == exit_code.INTERRUPTED:
+        session.exitstatus = exit_code.USAGE_ERROR
+
+
+def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
+    """Write the summary of each run, and what GitHub Actions reads of it."""
+    writer = reporter._tw
+    for one in state.finished:
+        path = state.show_path(one.suite_run.path)
+        summary = summarise_run(one.run, path, details=config.get_verbosity() > 0)
+        reporter.section(summary.title, "=")
+        reporter.write_line(write_terminal(summary, writer.fullwidth, writer.hasmarkup))
+        for recovered in one.suite_run.recovered:
+            path = state.show_path(recovered)
+            reporter.write_line(f"recovered from a run that was cut off: {path}")
+    for line in state.notes:
+        reporter.write_line(line)
+    for problem in state.problems:
+        reporter.write_line(problem, red=True)
+    runs = ((one.run, one.suite_run.path.name) for one in state.finished)
+    for line in publish(os.environ, runs, config.rootpath, state.options.also_failing):
+        reporter.write_line(line)
+
+
+def _bless(state: State, root: Path) -> None:
+    """Make thresholds of the finished runs; raises `InputError` where one may not be."""
+    for one in state.finished:
+        path, result = bless_runs([one.run], state.options.reason, root)
+        state.notes += result.list_lines(state.show_path(path))
+
+
+def _list_unmeasured(state: State) -> list[str]:
+    """Under ``--require-all`` and without a selection: blessed measurements that are missing."""
+    selection = state.options.selection
+    if selection != type(selection)() or not state.options.require_all:
+        return []
+    return [name for one in state.finished for name in one.suite_run.list_unmeasured()]

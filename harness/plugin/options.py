@@ -1,0 +1,133 @@
+"""The options that the plugin adds to pytest, and what they mean to a run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from harness.run.suite_run import RunSettings
+from harness.suite.cells import Selection
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line.
+
+    ``also_failing`` are the outcomes that fail an item in addition to FAIL, failed and invalid.
+    """
+
+    device: str
+    selection: Selection
+    settings: RunSettings
+    bless: bool
+    reason: str
+    require_all: bool
+    also_failing: frozenset[str]
+
+
+def add_options(parser: pytest.Parser) -> None:
+    group = parser.getgroup("precision-harness", "which precision of a language model to ship")
+    for name, plural in (
+        ("precision", "precisions"),
+        ("model", "models"),
+        ("measure", "measurements"),
+    ):
+        group.addoption(
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="NAME[,NAME…]",
+            help=f"only these {plural}; may be repeated",
+        )
+    group.addoption("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where cells run")
+    group.addoption(
+        "--results",
+        default="results/runs",
+        metavar="DIR",
+        help="where run files go, under the root folder (default: results/runs)",
+    )
+    group.addoption(
+        "--against",
+        metavar="FILE|REV|none",
+        help="judge by these thresholds or this earlier run as well as by the suite's limits "
+        "(default: results/thresholds/<suite>/<device>.json, where it exists)",
+    )
+    group.addoption(
+        "--bless", action="store_true", help="make thresholds of this run; needs --reason"
+    )
+    group.addoption("--reason", default="", metavar="TEXT", help="why, for --bless")
+    group.addoption(
+        "--on-inconclusive",
+        choices=("warn", "fail"),
+        default="warn",
+        help="what to do about a limit that could not be decided",
+    )
+    group.addoption(
+        "--require-all",
+        action="store_true",
+        help="a cell that is skipped because its model, data or device is not available counts "
+        "as failed, and so does a limit that cannot be judged without it",
+    )
+    group.addoption(
+        "--cell-timeout",
+        type=_positive_seconds,
+        metavar="SECONDS",
+        help="kill a cell's process that takes longer",
+    )
+    group.addoption(
+        "--no-isolate",
+        action="store_true",
+        help="run cells inside pytest's own process, for a debugger; memory peaks mean less",
+    )
+
+
+def read_options(config: pytest.Config) -> Options:
+    """The options as given; raises UsageError for those that make no sense."""
+    given = config.option
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", given.device):
+        found = repr(given.device)
+        raise pytest.UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {found}")
+    if given.bless and not given.reason.strip():
+        raise pytest.UsageError("--bless needs --reason 'why these numbers are the new ones'")
+    also_failing = {"skipped", "INCONCLUSIVE"} if given.require_all else set()
+    if given.on_inconclusive == "fail":
+        also_failing.add("INCONCLUSIVE")
+    return Options(
+        device=given.device,
+        selection=Selection(
+            precisions=_split(given.precision),
+            models=_split(given.model),
+            measures=_split(given.measure),
+        ),
+        settings=RunSettings(
+            results=config.rootpath / given.results,
+            argv=("pytest", *config.invocation_params.args),
+            root=config.rootpath,
+            # What is blessed anew is not judged by what it replaces.
+            against="none" if given.bless else given.against,
+            isolate=not given.no_isolate,
+            cell_timeout_s=given.cell_timeout,
+        ),
+        bless=given.bless,
+        reason=given.reason,
+        require_all=given.require_all,
+        also_failing=frozenset(also_failing),
+    )
+
+
+def _split(given: list[str]) -> tuple[str, ...]:
+    """The names of a repeatable, comma-separated option."""
+    return tuple(name.strip() for part in given for name in part.split(",") if name.strip())
+
+
+def _positive_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
+    return seconds

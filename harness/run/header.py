@@ -1,0 +1,64 @@
+"""What a run file says before anything is measured, and what it is called."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from harness.machine.privacy import scrub
+from harness.records.run_file import SCHEMA, Run, RunFacts
+from harness.run.machine import Machine
+from harness.suite.models import Suite, resolved, suite_sha256
+
+
+def start_header(
+    suite: Suite,
+    machine: Machine,
+    folder: Path,
+    root: Path,
+    argv: tuple[str, ...],
+    baseline: str | None,
+) -> Run:
+    """A run without records that starts now; its id is ``<suite>/<name of the file>``."""
+    started = datetime.now(timezone.utc)
+    git = machine.environment["git"]
+    facts = RunFacts(
+        id=f"{suite.name}/{_name_run(folder, started, machine)}",
+        utc=started.isoformat(timespec="seconds"),
+        argv=scrub(list(argv)),
+        git_sha=git["sha"],
+        git_dirty=git["dirty"],
+        device=machine.device.device,
+        device_name=machine.description,
+        baseline=baseline,
+    )
+    return Run(
+        schema=SCHEMA,
+        run=facts,
+        environment=machine.environment,
+        suite=scrub(_describe_suite(suite, root)),
+        records=(),
+    )
+
+
+def _name_run(folder: Path, started: datetime, machine: Machine) -> str:
+    """``<utc>-<git sha>[-dirty]-<device>``, numbered where two runs start in one second."""
+    git = machine.environment["git"]
+    sha = (git["sha"] or "nogit")[:10] + ("-dirty" if git["dirty"] else "")
+    stem = f"{started:%Y%m%dT%H%M%SZ}-{sha}-{machine.slug}"
+    candidate, number = stem, 2
+    while any((folder / f"{candidate}{end}").exists() for end in (".json", ".journal.jsonl")):
+        candidate, number = f"{stem}-{number}", number + 1
+    return candidate
+
+
+def _describe_suite(suite: Suite, root: Path) -> dict[str, Any]:
+    """The resolved suite, where it was read from and the positions of its limits."""
+    file = suite.path.relative_to(root) if suite.path.is_relative_to(root) else suite.path
+    return {
+        **resolved(suite),
+        "limits": [limit.model_dump(mode="json") for limit in suite.limits],
+        "file": file.as_posix(),
+        "sha256": suite_sha256(suite),
+    }
