@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
 
 from harness.catalog import list_measurements, list_names, load_measurement, load_precision
 from harness.records.run_file import SCHEMA, Run
@@ -29,7 +30,7 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 def suite_json_schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of the YAML as users write it, short forms included."""
-    schema = suite_file_model().model_json_schema()
+    schema = _describe(suite_file_model())
     definitions = schema["$defs"]
     precisions = list_names("precisions")
     help_lines = [load_precision(name).help.strip().split("\n")[0] for name in precisions]
@@ -71,7 +72,7 @@ def format_schema(schema: dict[str, Any] | None = None) -> str:
 
 
 def _describe(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema(by_alias=True)
+    return model.model_json_schema(schema_generator=_Generator)
 
 
 def _versioned(schema: dict[str, Any], title: str, version: int | None = None) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _versioned(schema: dict[str, Any], title: str, version: int | None = None) -
             "description": "version of this format",
         }
         schema["required"] = ["schema", *schema["required"]]
-    return {"$schema": _DRAFT, "title": f"precision-harness {title}", **_without_titles(schema)}
+    return {"$schema": _DRAFT, **schema, "title": f"precision-harness {title}"}
 
 
 def _list_metrics() -> dict[str, Any]:
@@ -98,17 +99,11 @@ def _list_metrics() -> dict[str, Any]:
     return {"anyOf": [{"enum": plain}, {"pattern": pattern}]}
 
 
-def _without_titles(schema: Any) -> Any:
-    """Drop pydantic's titles: they repeat the keys."""
-    if isinstance(schema, dict):
-        return {
-            key: _without_titles(value)
-            for key, value in schema.items()
-            if not (key == "title" and isinstance(value, str))
-        }
-    if isinstance(schema, list):
-        return [_without_titles(value) for value in schema]
-    return schema
+class _Generator(GenerateJsonSchema):
+    """Without the titles of fields, which repeat the keys."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 if __name__ == "__main__":

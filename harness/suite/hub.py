@@ -106,17 +106,42 @@ def _fetch(
     Where the hub fails on the way, the cache may answer: it must hold whatever the repository has
     of ``patterns``, and ``check`` must not miss a file.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, errors
 
     what = repo if revision is None else f"{repo} at {revision}"
-    absent = SourceUnavailable(f"{what} is not in the local cache and the hub cannot be reached")
-    if online:
-        try:
-            with _explain_errors(repo, revision), _give_up_on_silence():
-                return _download(repo, revision, choose)
-        except SourceUnavailable as error:
-            absent = error
+    absent = f"{what} is not in the local cache and the hub cannot be reached"
+    try:
+        if online:
+            try:
+                with _give_up_on_silence():
+                    return _download(repo, revision, choose)
+            except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError
+                page = f"{constants.ENDPOINT}/{repo}"
+                absent = f"{repo} is gated: accept its terms at {page} and set HF_TOKEN"
+            except errors.RepositoryNotFoundError as error:
+                raise SourceError(
+                    f"{repo}: no such model on the hub, or private and no token given: "
+                    "check the id or set HF_TOKEN"
+                ) from error
+            except errors.RevisionNotFoundError as error:
+                raise SourceError(f"{repo} has no revision {revision!r} on the hub") from error
+            except (OSError, RuntimeError, _http_error()) as error:  # RuntimeError: hf_xet's own
+                reason = " ".join(str(error).split()) or type(error).__name__
+                absent = f"{repo} could not be fetched from the hub: {reason}"
+        place = _find_cached(repo, revision, patterns, check)
+    except errors.HFValidationError as error:
+        reason = " ".join(str(error).split())
+        raise SourceError(f"{repo!r} is not a hub id: {reason}") from error
+    if place is None:
+        raise SourceUnavailable(absent)
+    return place
+
+
+def _find_cached(
+    repo: str, revision: str | None, patterns: list[str], check: Callable[[Path], None]
+) -> str | None:
+    from huggingface_hub import errors, snapshot_download
+
     try:
         # A pattern's '*' also matches '/': without ignore_patterns, original/*.py would count.
         place = snapshot_download(
@@ -127,10 +152,8 @@ def _fetch(
             local_files_only=True,
         )
         check(Path(place))
-    except HFValidationError as error:
-        raise _describe_bad_id(repo, error) from error
-    except (LocalEntryNotFoundError, FilesMissing) as error:
-        raise absent from (absent.__cause__ or error)
+    except (errors.LocalEntryNotFoundError, FilesMissing):
+        return None
     return place
 
 
@@ -149,35 +172,6 @@ def _download(repo: str, revision: str | None, choose: Callable[[list[str]], lis
     if missing:
         raise OSError(f"the download ended without {', '.join(missing[:3])}")
     return place
-
-
-@contextmanager
-def _explain_errors(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn the hub client's errors into `SourceError` and `SourceUnavailable`."""
-    from huggingface_hub import constants, errors
-
-    try:
-        yield
-    except errors.GatedRepoError as error:  # a subclass of RepositoryNotFoundError
-        raise SourceUnavailable(
-            f"{repo} is gated: accept its terms at {constants.ENDPOINT}/{repo} and set HF_TOKEN"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise SourceError(
-            f"{repo}: no such model on the hub, or private and no token given: "
-            "check the id or set HF_TOKEN"
-        ) from error
-    except errors.HFValidationError as error:
-        raise _describe_bad_id(repo, error) from error
-    except errors.RevisionNotFoundError as error:
-        raise SourceError(f"{repo} has no revision {revision!r} on the hub") from error
-    except (OSError, RuntimeError, _http_error()) as error:  # RuntimeError: hf_xet's own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SourceUnavailable(f"{repo} could not be fetched from the hub: {reason}") from error
-
-
-def _describe_bad_id(repo: str, error: Exception) -> SourceError:
-    return SourceError(f"{repo!r} is not a hub id: {' '.join(str(error).split())}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Discriminator,
@@ -27,6 +28,7 @@ from harness.suite.limits import Limit as Limit
 from harness.suite.limits import check_listed
 
 NAME_PATTERN = r"^(?!\.+$)(?!.*::)[^\s\[\]/\\,]+$"
+MEMORY_PATTERN = r"^\d+(\.\d+)? ?([kMGT]B|[KMGT]iB|B)$"
 
 
 def _check_name(name: str) -> str:
@@ -38,15 +40,20 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_unit(given: Any) -> Any:
+    if isinstance(given, str) and not re.fullmatch(MEMORY_PATTERN, given):
+        raise ValueError(f"expected bytes such as 6GiB or 500MB, found {given!r}")
+    return given
+
+
 Name = Annotated[
     str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})
 ]
 Memory = Annotated[
     ByteSize,
     Field(ge=1),
-    WithJsonSchema(
-        {"type": ["integer", "string"], "minimum": 1, "pattern": r"^[\d.]+ ?[a-zA-Z]+$"}
-    ),
+    BeforeValidator(_check_unit),
+    WithJsonSchema({"type": ["integer", "string"], "minimum": 1, "pattern": MEMORY_PATTERN}),
 ]
 
 

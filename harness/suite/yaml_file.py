@@ -142,36 +142,30 @@ class YamlFile:
             return self._read_scalar(node)
         if node.tag not in (_CORE + "map", _CORE + "seq"):
             return self._refuse_tag(node)
-        if isinstance(node, SequenceNode):
+        if not isinstance(node, MappingNode):
             return [self._build(item, depth + 1) for item in node.value]
-        entries = self._read_entries(node, depth)
-        node.value = list(entries.values())
-        return {key: self._build(value, depth + 1) for key, (_, value) in entries.items()}
+        node.value = self._read_entries(node)
+        return {key.value: self._build(value, depth + 1) for key, value in node.value}
 
-    def _read_entries(self, node: Node, depth: int) -> dict[str, tuple[Node, Node]]:
-        """Key and value node of each entry of a mapping, with those that merge keys bring in."""
-        entries: dict[str, tuple[Node, Node]] = {}
-        merged: list[Node] = []
-        for key_node, value_node in node.value:
-            if key_node.tag == _MERGE:
-                merged += value_node.value if isinstance(value_node, SequenceNode) else [value_node]
-            elif not isinstance(key_node, ScalarNode) or key_node.tag != _TEXT:
-                kind = _WORDS.get(key_node.tag.removeprefix(_CORE))
-                found = f", found {kind} {key_node.value}".rstrip() if kind else ""
-                self._refuse(key_node, f"keys must be text{found}; put it in quotes")
-            elif key_node.value in entries:
-                line, column = _start(entries[key_node.value][0])
+    def _read_entries(self, node: MappingNode) -> list[tuple[ScalarNode, Node]]:
+        """The key and value nodes of a mapping, with those that merge keys bring in."""
+        own: dict[str, tuple[ScalarNode, Node]] = {}
+        for key, value in node.value:
+            if key.tag == _MERGE:
+                continue
+            if not isinstance(key, ScalarNode) or key.tag != _TEXT:
+                kind = _WORDS.get(key.tag.removeprefix(_CORE))
+                found = f", found {kind} {key.value}".rstrip() if kind else ""
+                self._refuse(key, f"keys must be text{found}; put it in quotes")
+            elif key.value in own:
+                line, column = _start(own[key.value][0])
                 first = f"first given at {line}:{column}"
-                self._refuse(key_node, f"duplicate key {key_node.value!r}; {first}")
+                self._refuse(key, f"duplicate key {key.value!r}; {first}")
             else:
-                entries[key_node.value] = (key_node, value_node)
-        for source in merged:  # the first is the strongest
-            if isinstance(self._build(source, depth + 1), dict):
-                inherited = {pair[0].value: pair for pair in source.value}
-                entries |= {key: pair for key, pair in inherited.items() if key not in entries}
-            else:
-                self._refuse(source, "`<<` takes a mapping or a list of mappings")
-        return entries
+                own[key.value] = (key, value)
+        self._loader.flatten_mapping(node)
+        merged = {key.value: (key, value) for key, value in node.value if key.tag == _TEXT}
+        return list({**own, **merged, **own}.values())
 
     def _read_scalar(self, node: ScalarNode) -> Any:
         kind = node.tag.removeprefix(_CORE)

@@ -75,7 +75,7 @@ def test_what_may_be_written_passes(parts: dict[str, Any], validator: Any) -> No
         {"models": "models: [{name: m, source: a/b, revison: x}]"},
         {"models": "models: [{name: m, source: a/b, weights: random}]"},
         {"models": "models: [{name: m, source: {architecture: llama}}]"},
-        {"models": "models: [{name: m, source: a/b, requires: {memory: six}}]"},
+        {"models": "models: [{name: m, source: a/b, requires: {memory: 6gb}}]"},
         {"models": "models: [{name: m, source: a/b, requires: {device: gpu}}]"},
         {"precisions": "precisions: [nf5]"},
         {"precisions": "precisions: [{name: mine, double_quant: true}]"},
