@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from statistics import NormalDist
 from typing import Any
 
 from harness.descriptions import Column, Margin, ValueSpec
@@ -22,72 +20,43 @@ from harness.statistics.estimates import (
     flip_rate_interval,
     paired_difference,
     share_interval,
-    wilson,
+    share_ratio_interval,
 )
 
 _MARGIN = Margin(absolute=0.01)
 _MAIN_ROW = "right"
-_Items = Mapping[str, Any]
 
 
 def describe_share(text: str, row: str, answers: str | None, per: str | None = None) -> ValueSpec:
     """A share of items: the mean of ``row``, what was answered being in ``answers``."""
-    return ValueSpec(
-        "",
-        "higher",
-        text,
-        per=per,
-        total=per is not None,
-        sampled="items",
-        margin=_MARGIN,
-        row=row,
-        answers=answers,
-    )
+    more: dict[str, Any] = {"per": per, "total": per is not None, "row": row, "answers": answers}
+    return ValueSpec("", "higher", text, sampled="items", margin=_MARGIN, **more)
 
 
 def describe_pairs(of: str, ending: str = "", per: str | None = None) -> dict[str, ValueSpec]:
     """The drop and the retention of the share ``of``, compared with the reference."""
-    by_part = f"; [{per}]: of one" if per else ""
+    drop = f"reference's {of} - {of}, same items" + (f"; [{per}]: of one" if per else "")
+    ratio = f"{of} / reference's {of}, same items"
+    more: dict[str, Any] = {"per": per, "total": per is not None, "margin": _MARGIN}
     return {
-        f"accuracy{ending}_drop": ValueSpec(
-            "",
-            "lower",
-            f"reference's {of} - {of}, same items{by_part}",
-            per=per,
-            total=per is not None,
-            paired=True,
-            of=of,
-            sampled="items",
-            margin=_MARGIN,
-        ),
-        f"retention{ending}": ValueSpec(
-            "",
-            "higher",
-            f"{of} / reference's {of}, same items",
-            paired=True,
-            of=of,
-            neutral=1.0,
-            sampled="items",
-        ),
+        f"accuracy{ending}_drop": _paired(of, drop, sampled="items", **more),
+        f"retention{ending}": _paired(of, ratio, "higher", sampled="items", neutral=1.0),
     }
 
 
 def describe_flips(of: str) -> dict[str, ValueSpec]:
     """The items that the share ``of`` gained and lost, compared with the reference."""
-
-    def rate(text: str) -> ValueSpec:
-        return ValueSpec("", "lower", text, paired=True, of=of, sampled="items")
-
+    change = "items with another answer, right or wrong"
     return {
-        "flip_rate": rate("items right on one side only"),
-        "answer_change_rate": rate("items with another answer, right or wrong"),
-        "right_to_wrong": ValueSpec(
-            "items", "lower", "right only in the reference", paired=True, of=of
-        ),
-        "wrong_to_right": ValueSpec(
-            "items", None, "right only in the candidate", paired=True, of=of
-        ),
+        "flip_rate": _paired(of, "items right on one side only", sampled="items"),
+        "answer_change_rate": _paired(of, change, sampled="items"),
+        "right_to_wrong": _paired(of, "right only in the reference", unit="items"),
+        "wrong_to_right": _paired(of, "right only in the candidate", None, unit="items"),
     }
+
+
+def _paired(of: str, text: str, better: Any = "lower", unit: str = "", **more: Any) -> ValueSpec:
+    return ValueSpec(unit, better, text, paired=True, of=of, **more)
 
 
 COUNTS = {
@@ -144,7 +113,7 @@ def summarise_rows(
         for name, group in groups.items()
         if group
     }
-    values = to_values(specs, shares)
+    values = {name: to_value(specs[base_name(name)], share) for name, share in shares.items()}
     if "acc_macro" not in specs:
         return values
     each = [shares[name] for name in shares if name.startswith("acc[")] or [shares["acc"]]
@@ -153,14 +122,6 @@ def summarise_rows(
     stderr = None if None in spread else math.hypot(*(s for s in spread if s)) / len(each)
     n = {"acc_macro": sum(share.n for share in each)}
     return values | make_values(specs, {"acc_macro": macro}, {"acc_macro": stderr}, n)
-
-
-@dataclass(frozen=True)
-class Count:
-    """A number over ``n`` items that has no interval."""
-
-    value: float | int | None
-    n: int
 
 
 def compare_items(
@@ -175,118 +136,65 @@ def compare_items(
     makes the same text of them.
     """
     ours, theirs = candidate.items, reference.items
-    found: dict[str, Estimate | Count] = {}
+    marks = [side.get(_MAIN_ROW, "") for side in (ours, theirs)]
+    if not _pair_up(*marks):
+        return {}
+    found: dict[str, Value] = {}
     for spec in specs.values():
-        if spec.row is None or not (pairs := _pair_up(ours, theirs, spec.row)):
-            continue
-        ending = spec.row.removeprefix(_MAIN_ROW)
-        found |= {_add_ending(name, ending): one for name, one in _compare(pairs).items()}
-        if not ending:
-            found |= _compare_answers(ours, theirs, spec.answers or "", normalise)
-            found |= _compare_subjects(ours, theirs)
-    known = {name: one for name, one in found.items() if base_name(name) in specs}
-    return to_values(specs, known) if "accuracy_drop" in found else {}
+        if spec.row and (pairs := _pair_up(ours.get(spec.row, ""), theirs.get(spec.row, ""))):
+            found |= _compare_pairs(specs, pairs, spec.row.removeprefix(_MAIN_ROW))
+        if spec.row == _MAIN_ROW and spec.answers in ours and spec.answers in theirs:
+            changed = [
+                normalise(a or "") != normalise(b or "")
+                for a, b, *outcomes in zip(
+                    ours[spec.answers], theirs[spec.answers], *marks, strict=True
+                )
+                if "-" not in outcomes
+            ]
+            rate = flip_rate_interval(sum(changed), len(changed))
+            found["answer_change_rate"] = to_value(specs["answer_change_rate"], rate)
+    subjects = ours.get("subjects", {})
+    if len(subjects) > 1 and subjects == theirs.get("subjects"):
+        own, other = (split_subjects(row, subjects) for row in marks)
+        for subject in subjects:
+            if pairs := _pair_up(own[subject], other[subject]):
+                drop = _compare_pairs(specs, pairs)["accuracy_drop"]
+                found[qualify("accuracy_drop", subject)] = drop
+    return found
 
 
-def to_values(
-    specs: Mapping[str, ValueSpec], found: Mapping[str, Estimate | Count]
+def _compare_pairs(
+    specs: Mapping[str, ValueSpec], pairs: Sequence[tuple[str, str]], ending: str = ""
 ) -> dict[str, Value]:
-    """Values of estimates and counts, with the units and directions of ``specs``."""
-    return {
-        name: to_value(specs[base_name(name)], one)
-        if isinstance(one, Estimate)
-        else make_values(specs, {name: one.value}, n={name: one.n})[name]
-        for name, one in found.items()
-    }
+    """The values of items' outcomes, (candidate's, reference's), by `harness.statistics`."""
+    lost, won, both = (pairs.count(one) for one in (("0", "1"), ("1", "0"), ("1", "1")))
+    n, kept, had = len(pairs), both + won, both + lost
+    drop = paired_difference(lost, won, n)
+    name = f"accuracy{ending}_drop"
+    values = {name: to_value(specs[name], drop)}
+    name = f"retention{ending}"
+    wide, narrow = (share_ratio_interval(both, won, lost, level) for level in (0.95, 0.9))
+    if wide is None or narrow is None:
+        values |= make_values(specs, {name: kept / had if had else None}, n={name: n})
+    else:
+        ratio = Estimate(kept / had, *wide, *narrow, None, n, drop.p)
+        values[name] = to_value(specs[name], ratio)
+    if not ending:
+        rate = flip_rate_interval(lost + won, n)
+        values["flip_rate"] = to_value(specs["flip_rate"], rate)
+        counts = {"right_to_wrong": lost, "wrong_to_right": won}
+        values |= make_values(specs, counts, n=dict.fromkeys(counts, n))
+    return values
 
 
-def ratio_interval(
-    both: int, candidate_only: int, reference_only: int, confidence: float = 0.95
-) -> tuple[float, float] | None:
-    """Two-sided interval of (both + candidate only) / (both + reference only), paired shares.
-
-    Bonett and Price 2006, Statistics in Medicine 25, 3039-3047: Wilson's intervals of either
-    share, with the critical value shrunk for what the two have in common. None without any item
-    right on one side.
-    """
-    ours, theirs = both + candidate_only, both + reference_only
-    n = both + candidate_only + reference_only
-    if not ours or not theirs:
-        return None
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    difference = math.sqrt((candidate_only + reference_only + 2) / ((ours + 1) * (theirs + 1)))
-    alone = sum(math.sqrt((1 - (x + 1) / (n + 2)) / (x + 1)) for x in (ours, theirs))
-    z *= difference / alone
-    (low, high), (other_low, other_high) = wilson(ours, n, z), wilson(theirs, n, z)
-    return low / other_high, high / other_low
+def _pair_up(ours: str, theirs: str) -> list[tuple[str, str]]:
+    """The outcomes of the items that both sides scored; none where the rows do not match."""
+    if len(ours) != len(theirs):
+        return []
+    return [(a, b) for a, b in zip(ours, theirs, strict=True) if "-" not in (a, b)]
 
 
 def split_subjects(row: str, subjects: Mapping[str, int]) -> dict[str, str]:
     """A row of one character per item, cut into the subjects' parts."""
     ends = list(accumulate(subjects.values(), initial=0))
     return {name: row[a:b] for name, a, b in zip(subjects, ends, ends[1:], strict=False)}
-
-
-def _compare(pairs: Sequence[tuple[str, str]]) -> dict[str, Estimate | Count]:
-    """What items right on one side only amount to; ``pairs`` are (candidate's, reference's)."""
-    lost, won, both = (pairs.count(one) for one in (("0", "1"), ("1", "0"), ("1", "1")))
-    n = len(pairs)
-    drop = paired_difference(lost, won, n)
-    retention: Estimate | Count
-    two_sided, one_sided = (ratio_interval(both, won, lost, level) for level in (0.95, 0.9))
-    if two_sided is None or one_sided is None:
-        retention = Count((both + won) / (both + lost) if both + lost else None, n)
-    else:
-        ratio = (both + won) / (both + lost)
-        retention = Estimate(ratio, *two_sided, *one_sided, None, n, drop.p)
-    return {
-        "accuracy_drop": drop,
-        "retention": retention,
-        "flip_rate": flip_rate_interval(lost + won, n),
-        "right_to_wrong": Count(lost, n),
-        "wrong_to_right": Count(won, n),
-    }
-
-
-def _compare_answers(
-    ours: _Items, theirs: _Items, answers: str, normalise: Callable[[str], str]
-) -> dict[str, Estimate | Count]:
-    """The rate of changed answers, where both records hold them (a text, a letter or None each)."""
-    if answers not in ours or answers not in theirs:
-        return {}
-    sides = ((side[_MAIN_ROW], side[answers]) for side in (ours, theirs))
-    (marks, given), (other_marks, other_given) = sides
-    changed = [
-        normalise(a or "") != normalise(b or "")
-        for mark, other, a, b in zip(marks, other_marks, given, other_given, strict=True)
-        if "-" not in (mark, other)
-    ]
-    return {"answer_change_rate": flip_rate_interval(sum(changed), len(changed))}
-
-
-def _compare_subjects(ours: _Items, theirs: _Items) -> dict[str, Estimate | Count]:
-    subjects = ours.get("subjects", {})
-    if len(subjects) < 2 or subjects != theirs.get("subjects"):
-        return {}
-    own, other = (split_subjects(side[_MAIN_ROW], subjects) for side in (ours, theirs))
-    pairs = {name: _scored_pairs(own[name], other[name]) for name in subjects}
-    return {
-        qualify("accuracy_drop", name): _compare(part)["accuracy_drop"]
-        for name, part in pairs.items()
-        if part
-    }
-
-
-def _pair_up(ours: _Items, theirs: _Items, row: str) -> list[tuple[str, str]]:
-    """The outcomes of the items that both sides scored; none where the rows do not match."""
-    own, other = ours.get(row, ""), theirs.get(row, "")
-    return _scored_pairs(own, other) if len(own) == len(other) else []
-
-
-def _scored_pairs(ours: str, theirs: str) -> list[tuple[str, str]]:
-    return [(a, b) for a, b in zip(ours, theirs, strict=True) if "-" not in (a, b)]
-
-
-def _add_ending(name: str, ending: str) -> str:
-    """``accuracy_norm_drop`` of ``accuracy_drop``, ``retention_norm`` of ``retention``."""
-    return f"accuracy{ending}_drop" if name == "accuracy_drop" else f"{name}{ending}"

@@ -1,4 +1,4 @@
-"""The questions behind a record's rows: stored once for all records that ask them, not in each.
+"""The questions of a record's rows: stored once for all records that ask them, not in each.
 
 A file holds one item per line, in the order of the rows, and is named by its content. The worker
 leaves it in the cache; the run copies it to `items/` next to its run file, where it outlives the

@@ -132,23 +132,20 @@ def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
         return datasets.load_dataset(
             source.path, source.name, split=split, revision=source.revision
         )
-    except datasets.exceptions.DatasetNotFoundError as error:
-        # An OSError too, and what datasets raises for anything it cannot reach.
-        if context.online:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # DatasetNotFoundError is an OSError, raised for whatever cannot be reached, too.
+        if context.online and isinstance(error, datasets.exceptions.DatasetNotFoundError):
             raise InputError(
                 f"no dataset {source.path!r} on the hub, or private and no token given: "
                 "check the id or set HF_TOKEN"
             ) from error
-        raise UnavailableError(
-            f"dataset {source.path!r} is not on this machine, and the hub cannot be reached"
-        ) from error
-    except (OSError, ConnectionError) as error:
+        if not isinstance(error, OSError):
+            raise InputError(f"dataset {source.path!r}: {error}") from error
+        first_line = str(error).partition("\n")[0]
         where = "" if context.online else ", and the hub cannot be reached"
         raise UnavailableError(
-            f"dataset {source.path!r} is not on this machine{where}: {str(error).splitlines()[0]}"
+            f"dataset {source.path!r} is not on this machine{where}: {first_line}"
         ) from error
-    except (ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"dataset {source.path!r}: {error}") from error
 
 
 def _read_json(path: Path) -> Iterator[tuple[Fields, str]]:

@@ -304,6 +304,27 @@ def paired_difference(lost: int, won: int, n: int, level: float = 0.95) -> Estim
     return Estimate(difference, low, high, lower, upper, stderr, n, p)
 
 
+def share_ratio_interval(
+    both: int, candidate_only: int, reference_only: int, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Two-sided interval of (both + candidate only) / (both + reference only), paired shares.
+
+    Bonett and Price 2006, Statistics in Medicine 25, 3039-3047: Wilson's intervals of either
+    share, with the critical value shrunk for what the two have in common. None without any item
+    right on one side.
+    """
+    ours, theirs = both + candidate_only, both + reference_only
+    n = both + candidate_only + reference_only
+    if not ours or not theirs:
+        return None
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    difference = math.sqrt((candidate_only + reference_only + 2) / ((ours + 1) * (theirs + 1)))
+    alone = sum(math.sqrt((1 - (x + 1) / (n + 2)) / (x + 1)) for x in (ours, theirs))
+    z *= difference / alone
+    (low, high), (other_low, other_high) = wilson(ours, n, z), wilson(theirs, n, z)
+    return low / other_high, high / other_low
+
+
 def _solve_tango(lost: int, won: int, n: int, z: float) -> float:
     """The difference at which Tango's score is ``z``; the score falls as the difference rises."""
 

@@ -22,9 +22,16 @@ from harness.metrics.choice_values import (
     summarise_rows,
 )
 from harness.records.questions import KEY, keep_questions
-from harness.records.record import Measured, Validity
+from harness.records.record import Measured
 from harness.records.values import make_values
-from harness.tasks.questions import LETTERS, ItemOptions, Question, RowOptions, hash_questions
+from harness.tasks.questions import (
+    LETTERS,
+    ItemOptions,
+    Question,
+    RowOptions,
+    hash_questions,
+    make_measured,
+)
 from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
 
 if TYPE_CHECKING:
@@ -165,8 +172,6 @@ def record_scored(
     ``protocol`` is what else the numbers depend on. Raises `InputError` where no prompt fits into
     the model's context.
     """
-    from harness.scoring.prompts import prompt_protocol
-
     scored, cost = found
     too_long = sum(s.log_likelihoods is None for s in scored)
     if too_long == len(scored):
@@ -184,27 +189,18 @@ def record_scored(
     reasons = [f"{too_long} prompts exceed the model's context; not scored"] if too_long else []
     if cost.unshared:
         reasons.append(f"shared prefixes computed again for each prompt: {cost.unshared}")
-    return Measured(
-        values=summarise_rows(specs, items, items.get("subjects", {}))
-        | make_values(specs, {name: count for name, count in counts.items() if name in specs}),
-        protocol={
-            **options.model_dump(exclude={"batch_tokens"}, mode="json"),
-            **protocol,
-            **prompt_protocol(engine),
-            "items_sha256": hash_questions(questions),
-            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
+    values = summarise_rows(specs, items, items.get("subjects", {}))
+    values |= make_values(specs, {name: count for name, count in counts.items() if name in specs})
+    stored = {
+        KEY: keep_questions(question.for_reader() for question in questions),
+        "cost": {
+            "tokens_padding": cost.tokens_padding,
+            "passes": cost.passes,
+            "batch_tokens": cost.batch_tokens,
         },
-        items={
-            **items,
-            KEY: keep_questions(question.for_reader() for question in questions),
-            "cost": {
-                "tokens_padding": cost.tokens_padding,
-                "passes": cost.passes,
-                "batch_tokens": cost.batch_tokens,
-            },
-        },
-        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
-    )
+    }
+    protocol = {**protocol, "items_sha256": hash_questions(questions)}
+    return make_measured(engine, options, values, {**items, **stored}, protocol, reasons)
 
 
 def mark_items(scored: Sequence[Scored], letters: str, pick: Callable[[Scored], int]) -> str:

@@ -26,9 +26,9 @@ from harness.metrics.choice_values import (
     summarise_rows,
 )
 from harness.records.questions import KEY, Item, keep_questions
-from harness.records.record import Measured, Validity, Value
+from harness.records.record import Measured, Value
 from harness.records.values import make_values
-from harness.tasks.questions import RowOptions
+from harness.tasks.questions import RowOptions, make_measured
 from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
 
 if TYPE_CHECKING:
@@ -175,7 +175,6 @@ def measure_problems(
 ) -> Measured:
     """Let the model write each answer greedily and compare what is read from it."""
     from harness.scoring.answers import generate_texts
-    from harness.scoring.prompts import prompt_protocol
 
     prompts = [problem.prompt for problem in problems]
     answers = generate_texts(
@@ -193,19 +192,12 @@ def measure_problems(
         count = values[name].value or 0
         if count > answered / 2:  # then the shares of right answers mean little
             reasons.append(f"{count} of {answered} answers {what}")
-    return Measured(
-        values=values,
-        protocol={
-            **options.model_dump(exclude={"batch_tokens"}, mode="json"),
-            **prompt_protocol(engine),
-            "decoding": "greedy",
-            "stop": list(rules.stop),
-            "items_sha256": hash_problems(problems),
-            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
-        },
-        items=items,
-        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
-    )
+    protocol = {
+        "decoding": "greedy",
+        "stop": list(rules.stop),
+        "items_sha256": hash_problems(problems),
+    }
+    return make_measured(engine, options, values, items, protocol, reasons)
 
 
 def score_answers(

@@ -1,20 +1,24 @@
-"""Questions with several possible continuations: what a multiple-choice task makes of its rows.
+"""What tasks share: their options, questions with several possible continuations, their record.
 
-Pure: no torch, no files. How they are scored is in `harness.scoring.multiple_choice`.
+No torch and no files. How questions are scored is in `harness.scoring.multiple_choice`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from harness.descriptions import OptionsBase
 from harness.records.questions import Item
+from harness.records.record import Measured, Validity, Value
 from harness.suite.data_source import DataSource
+
+if TYPE_CHECKING:
+    from harness.engines.base import Engine
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -84,3 +88,27 @@ def hash_questions(questions: Sequence[Question]) -> str:
         parts = (q.id, q.subject, q.prompts or q.prompt, q.delimiter, q.options, q.answer)
         digest.update(repr(parts).encode())
     return digest.hexdigest()
+
+
+def make_measured(
+    engine: Engine,
+    options: ItemOptions,
+    values: dict[str, Value],
+    items: dict[str, Any],
+    protocol: Mapping[str, Any],
+    reasons: Sequence[str],
+) -> Measured:
+    """A task's record; ``protocol`` is what its numbers depend on besides options and tokenizer."""
+    from harness.scoring.prompts import prompt_protocol
+
+    return Measured(
+        values=values,
+        protocol={
+            **options.model_dump(exclude={"batch_tokens"}, mode="json"),
+            **prompt_protocol(engine),
+            "tokenizer_sha256": engine.job.files.tokenizer_sha256,
+            **protocol,
+        },
+        items=items,
+        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
+    )

@@ -11,12 +11,11 @@ from harness.metrics.choice_values import (
     CHOICE_VALUES,
     NORMED_VALUES,
     compare_items,
-    ratio_interval,
     split_subjects,
     summarise_rows,
 )
 from harness.records.record import Value
-from harness.statistics.estimates import share_stderr
+from harness.statistics.estimates import share_ratio_interval, share_stderr
 from tests.support.records import make_record
 
 
@@ -80,7 +79,7 @@ def test_drop_flips_and_retention_by_hand() -> None:
 
 def test_the_interval_of_a_retention_equals_a_published_example() -> None:
     """statpsych's ci.ratio.prop.ps(.05, 12, 4, 26, 6): 3.2, 1.766544 to 5.796628."""
-    assert ratio_interval(6, 26, 4) == pytest.approx((1.766544, 5.796628), abs=1e-6)
+    assert share_ratio_interval(6, 26, 4) == pytest.approx((1.766544, 5.796628), abs=1e-6)
 
 
 def test_the_interval_of_a_retention_covers_as_often_as_it_says() -> None:
@@ -89,7 +88,7 @@ def test_the_interval_of_a_retention_covers_as_often_as_it_says() -> None:
     shares = [0.70, 0.02, 0.10, 0.18]  # both, candidate only, reference only, neither
     covered = []
     for both, ours, theirs, _ in random.multinomial(400, shares, size=2000):
-        low, high = ratio_interval(both, ours, theirs)  # type: ignore[misc]
+        low, high = share_ratio_interval(both, ours, theirs)  # type: ignore[misc]
         covered.append(low <= 0.72 / 0.80 <= high)
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 

@@ -1,4 +1,4 @@
-"""questions: what tasks ask is kept beside the run, word for word and once."""
+"""questions: what tasks ask is stored next to the run, word for word and once."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def test_the_same_items_are_the_same_file_byte_for_byte_and_others_another(
     assert [path.name for path in cache.iterdir()] == [name]  # and nothing half written
 
 
-def test_a_run_has_them_beside_its_file_also_when_the_cache_is_gone(
-    cache: Path, tmp_path: Path
-) -> None:
+def test_a_run_keeps_them_when_the_cache_is_gone(cache: Path, tmp_path: Path) -> None:
     record = record_of(keep_questions(ITEMS))
     folder = tmp_path / "runs"
     fetch_questions(record, folder)
@@ -84,7 +82,7 @@ def test_a_run_has_them_beside_its_file_also_when_the_cache_is_gone(
     assert [path.name for path in (folder / "items").iterdir()] == [record.items["questions"]]
 
 
-def test_what_is_damaged_in_the_cache_is_not_handed_on_and_is_made_anew(
+def test_a_damaged_file_in_the_cache_is_not_copied_and_is_replaced(
     cache: Path, tmp_path: Path
 ) -> None:
     record = record_of(keep_questions(ITEMS))
@@ -97,7 +95,7 @@ def test_what_is_damaged_in_the_cache_is_not_handed_on_and_is_made_anew(
     assert isinstance(open_questions(record, reader(tmp_path / "runs")), Questions)
 
 
-def test_what_is_damaged_beside_a_run_is_mended_by_the_next(tmp_path: Path) -> None:
+def test_a_damaged_file_next_to_a_run_is_replaced_by_the_next_run(tmp_path: Path) -> None:
     record = record_of(keep_questions(ITEMS))
     fetch_questions(record, tmp_path)
     place = tmp_path / "items" / record.items["questions"]
@@ -107,7 +105,7 @@ def test_what_is_damaged_beside_a_run_is_mended_by_the_next(tmp_path: Path) -> N
     assert isinstance(open_questions(record, reader(tmp_path)), Questions)
 
 
-def test_a_place_that_cannot_be_written_is_no_error(cache: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_no_error(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     record = record_of(keep_questions(ITEMS))
     fetch_questions(record, tmp_path / "file")

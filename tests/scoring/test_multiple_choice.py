@@ -89,7 +89,7 @@ def test_logits_that_do_not_fit_are_computed_in_smaller_batches(
 def test_progress_counts_each_distinct_row_once(cell: Engine) -> None:
     """Four letters share one row; a question asked twice is computed once."""
     seen: list[tuple[int, int, str]] = []
-    context = replace(make_context(Path("/")), progress=lambda *told: seen.append(told))
+    context = replace(make_context(Path("/")), progress=lambda *given: seen.append(given))
     score_questions(cell, [QUESTIONS[0], QUESTIONS[5], QUESTIONS[1]], 1, context)
     assert seen[-1] == (2, 2, "prompts")
     assert {done for done, _, _ in seen} <= {0, 1, 2}
@@ -168,7 +168,7 @@ def test_each_option_may_follow_a_prompt_of_its_own(cell: Engine) -> None:
     assert score(cell, [question])[0].log_likelihoods == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_greedy_decoding_would_say_is_told(cell: Engine) -> None:
+def test_options_that_greedy_decoding_would_give_are_marked(cell: Engine) -> None:
     tokenizer: Any = cell.require_tokenizer()
     for prompt in (f"A llama {letter}" for letter in "abcdefghijklmnopqrstuvwxyz"):
         with torch.no_grad():
@@ -211,7 +211,7 @@ def test_a_chat_template_opens_the_assistants_turn_and_is_recorded(
     assert prompt_protocol(cell) == {"chat_template_sha256": None}
 
 
-def test_a_template_that_writes_the_date_is_told_the_same_one_every_day(tmp_path: Path) -> None:
+def test_a_template_that_writes_the_date_gets_the_same_date_every_day(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").write_text(
         "  {{ strftime_now('%d %b %Y') }}, {{ date_string }}: {{ messages[0].content }}"

@@ -83,7 +83,7 @@ def test_a_template_that_is_more_than_plain_fields_is_refused(template: str, mes
         options(prompt=template)
 
 
-def test_a_field_that_rows_lack_is_told_at_the_first_row_with_the_closest(
+def test_a_missing_field_is_reported_at_the_first_row_with_the_closest_name(
     cell: Engine, tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_unequal_numbers_of_options_are_refused_unless_meant(cell: Engine, tmp_p
     assert run(cell, tmp_path, *rows, unequal_options=True).values["items"].value == 2
 
 
-def test_an_item_that_is_there_twice_is_refused() -> None:
+def test_an_item_that_occurs_twice_is_refused() -> None:
     """The same prompt with other options, or the same options after another prompt, is another."""
     rows = [ROW, {**ROW, "options": ["yes", "nay"]}, {**ROW, "q": "Why?"}, {**ROW, "answer": 1}]
     made = [Row(row, f"own.jsonl, row {i}") for i, row in enumerate(rows, 1)]
@@ -223,7 +223,7 @@ def test_a_template_s_field_may_be_empty_where_another_is_not() -> None:
     assert ask({"hint": ""}, prompt="{hint}{q}").prompt == "What?"
 
 
-def test_what_comes_from_the_hub_may_have_equal_options_and_items_twice() -> None:
+def test_published_sets_may_have_equal_options_and_items_twice() -> None:
     """Published sets have such items, and other tools score them; one option is still too few."""
     row = Row({**ROW, "options": ["yes", "yes", ""]}, "owner/set test, row 1", own=False)
     assert make_question(row, options()).options == ("yes", "yes", "")
@@ -240,7 +240,7 @@ def test_an_empty_file_is_named(cell: Engine, tmp_path: Path) -> None:
 # Measuring
 
 
-def test_subjects_are_put_together_and_reported(cell: Engine, tmp_path: Path) -> None:
+def test_subjects_are_grouped_and_reported(cell: Engine, tmp_path: Path) -> None:
     rows = [{"q": f"{i}?", "topic": topic} for i, topic in enumerate(("b", "a", "b", "a", "b"))]
     measured = run(cell, tmp_path, *rows, subject="topic")
     assert measured.items["subjects"] == {"b": 3, "a": 2}
@@ -253,7 +253,7 @@ def test_subjects_are_put_together_and_reported(cell: Engine, tmp_path: Path) ->
     }
 
 
-def test_examples_stand_in_front(cell: Engine, tmp_path: Path) -> None:
+def test_examples_precede_each_question(cell: Engine, tmp_path: Path) -> None:
     """A model of 256 tokens: the second row fits only without the long example in front."""
     write(tmp_path, {"q": "x" * 150}, {"q": "short?"}, name="answered.jsonl")
     given = {"shots": 1, "examples": "answered.jsonl"}

@@ -28,7 +28,7 @@ from tests.support.records import make_record
 
 REAL = Path(os.environ.get("HARNESS_REAL_DATA") or "/nowhere").resolve()
 # Text, published answer, what strict-match and flexible-extract find in the text, and whether that
-# is right, as lm-evaluation-harness 0.4.13 told (its filters, then its exact_match).
+# is right, as lm-evaluation-harness 0.4.13 scores it (its filters, then its exact_match).
 READ = [
     ("She has 1,234.\n#### 1,234.", "12\n#### 1234", "1,234.", "1,234.", True, True),
     ("It costs $5.00", "#### 5", None, "$5.00", False, False),
@@ -194,9 +194,7 @@ def test_the_hash_of_the_items_changes_with_prompt_answer_and_order() -> None:
         ),
     ],
 )
-def test_a_spoilt_row_is_one_error_that_names_it(
-    tmp_path: Path, row: dict[str, Any], message: str
-) -> None:
+def test_a_malformed_row_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     data = write_rows(tmp_path / "test.jsonl", [make_row(1), make_row(2, **row)])
     with pytest.raises(InputError, match=message):
         load(options(data), make_context(tmp_path))
@@ -250,7 +248,7 @@ def test_a_real_model_is_asked_and_its_answers_are_kept(cell: Engine, tmp_path: 
 
 
 def test_prompts_without_room_are_flagged(cell: Engine, tmp_path: Path) -> None:
-    """33, 34 and 35 tokens of 256: beside 222 new ones the third is one too many."""
+    """33, 34 and 35 tokens of 256: with 222 new ones the third is one too many."""
     measured = run(cell, tmp_path, max_new_tokens=222)
     assert measured.values["too_long"].value == 1
     assert measured.items["right"][2] == "-"
@@ -297,6 +295,6 @@ def test_the_published_items_are_read_and_their_own_answers_are_right() -> None:
     problems = load(options(path, examples=path, shots=5), make_context(Path("/")))
     assert len(problems) == 200
     assert all(p.prompt.count("Question: ") == 6 for p in problems)
-    told = Answers(tuple(answer(f" {p.answer}") for p in problems), 1)
-    values, _ = score_answers(problems, told, RULES)
+    published = Answers(tuple(answer(f" {p.answer}") for p in problems), 1)
+    values, _ = score_answers(problems, published, RULES)
     assert values["exact_match"].value == values["exact_match_flexible"].value == 1.0

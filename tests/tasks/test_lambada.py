@@ -131,7 +131,7 @@ def test_passages_that_are_too_long_are_counted_and_flagged(cell: Engine, tmp_pa
         run(cell, tmp_path, f"{'x' * 300} A")
 
 
-def test_a_passage_that_is_there_twice_is_refused(cell: Engine, tmp_path: Path) -> None:
+def test_a_passage_that_occurs_twice_is_refused(cell: Engine, tmp_path: Path) -> None:
     """The same beginning with another last word is another."""
     assert run(cell, tmp_path, "a llama A", "a llama B").values["items"].value == 2
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_a_passage_that_is_there_twice_is_refused(cell: Engine, tmp_path: Path) 
         run(cell, tmp_path, "a llama A", "a llama B", "a llama A")
 
 
-# Values by hand
+# Values
 
 
 def test_the_perplexity_and_its_spread_by_hand() -> None:

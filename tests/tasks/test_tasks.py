@@ -216,13 +216,13 @@ def test_winogrande_scores_one_end_behind_two_beginnings(tmp_path: Path) -> None
         ),
     ],
 )
-def test_examples_stand_in_front_with_a_blank_line_between(
+def test_examples_come_first_with_a_blank_line_between(
     task: str, expected: str, tmp_path: Path
 ) -> None:
     assert ask(task, tmp_path, 2).prompt == expected + ask(task, tmp_path).prompt
 
 
-def test_winogrande_examples_stand_in_front_of_both_beginnings(tmp_path: Path) -> None:
+def test_winogrande_examples_precede_both_beginnings(tmp_path: Path) -> None:
     question = ask("winogrande", tmp_path, 2)
     shown = (
         "Bob 's car broke, so Ann gave Bob  a lift.\n\nAnn paid Bob because Bob had worked .\n\n"
@@ -451,7 +451,7 @@ def test_two_to_26_options_are_taken(labels: str) -> None:
         ),
     ],
 )
-def test_what_counts_for_nothing_is_refused_in_a_local_file_and_scored_from_the_hub(
+def test_empty_or_equal_texts_are_refused_in_a_local_file_and_scored_from_the_hub(
     task: str, changes: dict[str, Any], message: str
 ) -> None:
     _, make_question, rows = TASKS[task]
@@ -478,7 +478,7 @@ def test_an_item_twice_is_refused_in_a_local_file_and_scored_from_the_hub(task: 
         build_questions(own, [], 0, make_question)
 
 
-def test_rows_of_a_local_file_are_known_as_such(tmp_path: Path) -> None:
+def test_rows_of_a_local_file_are_marked_as_own(tmp_path: Path) -> None:
     [row] = read(tmp_path, "rows.jsonl", '{"a": ""}')
     assert row.own
     with pytest.raises(InputError, match=r"^rows\.jsonl, row 1: field 'a' is empty"):
