@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.machine.device import DeviceFacts
 from harness.machine.environment import collect_environment, device_slug
 from harness.run.process import call_in_worker
 from harness.suite.data_source import list_data_sources, locate_source
 from harness.suite.hub import hub_is_reachable
 from harness.suite.models import Suite
-from harness.worker.probe import DeviceFacts, probe_or_explain
+from harness.worker.probe import probe_or_explain
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,35 @@
-"""What the fork server imports once, so that each cell's process starts in milliseconds.
+"""Import once, in the fork server, what every cell needs: a cell then starts in milliseconds.
 
-Nothing here may initialise CUDA or start a thread: neither survives a fork. bitsandbytes asks for
-the GPU when it is imported, so where there may be one only what it imports is taken, most of the
-work. datasets (whose Arrow starts a thread) is left to the cells.
+Nothing here may initialise CUDA or start a thread: neither survives a fork. datasets, whose Arrow
+starts a thread, is left to the cells.
 """
 
 import contextlib
 import ctypes
 import gc
-import logging
 import os
 
 gc.disable()  # else a fifth of the time goes into looking for garbage that imports do not leave
 
 import torch  # noqa: E402
-import transformers.modeling_utils  # noqa: E402, F401
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402, F401
 
 import harness.engines.transformers.loading  # noqa: E402, F401
+from harness.engines.transformers.layers import list_readers  # noqa: E402
 
 
-def _warm_transformers() -> None:
-    """The most common architecture, and the table of renamed weights that every load asks for."""
+def has_gpu_driver() -> bool:
+    """Whether there may be a GPU; without NVML torch would initialise CUDA to answer."""
+    if getattr(torch.version, "hip", None) or getattr(torch.version, "xpu", None):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _import_architecture() -> None:
+    """The most common one, and the table of renamed weights that every load asks for."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
     from transformers.models.llama import modeling_llama  # noqa: F401
 
@@ -29,7 +37,7 @@ def _warm_transformers() -> None:
 
 
 def _import_compiler() -> None:
-    """What `torch.compile` imports when it decorates; bitsandbytes decorates its kernels."""
+    """Imported by `torch.compile` when it decorates, as quantisation libraries do with kernels."""
     before = os.environ.get("TORCH_WARM_POOL")
     os.environ["TORCH_WARM_POOL"] = "0"  # torch 2.6 starts compiler processes with this import
     try:
@@ -40,28 +48,16 @@ def _import_compiler() -> None:
             os.environ["TORCH_WARM_POOL"] = before
 
 
-def _import_bitsandbytes() -> None:
-    if not _may_have_gpu():
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # this is the user's terminal
-        import bitsandbytes  # noqa: F401
+def _import_quantisers() -> None:
+    for reader in list_readers():
+        reader.preload(has_gpu_driver())
 
 
-def _may_have_gpu() -> bool:
-    """Whether a GPU's driver is there; without NVML torch would initialise CUDA to answer."""
-    if getattr(torch.version, "hip", None) or getattr(torch.version, "xpu", None):
-        return True
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-for _preload in (_warm_transformers, _import_compiler, _import_bitsandbytes):
-    with contextlib.suppress(Exception):  # the cell that needs it says what is wrong with it
+for _preload in (_import_architecture, _import_compiler, _import_quantisers):
+    with contextlib.suppress(Exception):  # the cell that needs it will report what is wrong
         _preload()
 
-# What is imported stays: a cell that collects garbage need not look through it (0.25 s each time),
-# nor copy its pages.
+# A cell that collects garbage need not look through what is imported (0.25 s each time), nor copy
+# its pages.
 gc.freeze()
 gc.enable()

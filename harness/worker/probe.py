@@ -1,40 +1,18 @@
-"""What torch sees of this machine; asked once per run, in a process of its own."""
+"""Ask torch about this machine's devices; once per run, in a process of its own.
+
+The host passes these functions to that process, so importing this file imports no torch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from harness.machine.device import DeviceFacts
 from harness.machine.environment import describe_memory
 
 
-@dataclass(frozen=True)
-class DeviceFacts:
-    """The device that cells run on: 'cpu' or 'cuda:N', its memory in bytes, torch's settings.
-
-    ``uuid`` is the board's, by which NVML finds it; it goes into no record.
-    """
-
-    device: str
-    gpu_name: str | None
-    memory_bytes: int
-    torch: dict[str, Any] = field(default_factory=dict)
-    uuid: str | None = None
-
-    @property
-    def capability(self) -> tuple[int, int]:
-        """CUDA compute capability; (0, 0) for a CPU."""
-        major, _, minor = self.torch.get("capability", "0.0").partition(".")
-        return int(major), int(minor)
-
-    @property
-    def type(self) -> str:
-        """'cpu' or 'cuda'."""
-        return self.device.split(":")[0]
-
-
 def probe_device(requested: str) -> DeviceFacts:
-    """Resolve 'auto', 'cpu', 'cuda' or 'cuda:N'. Runs in a worker, where torch may be imported.
+    """Resolve 'auto', 'cpu', 'cuda' or 'cuda:N'. Runs in a worker.
 
     Raises ValueError where the requested device is not there.
     """
@@ -64,7 +42,7 @@ def probe_device(requested: str) -> DeviceFacts:
 
 
 def probe_or_explain(requested: str) -> DeviceFacts | str:
-    """`probe_device`, its ValueError as text: what a worker can send back."""
+    """`probe_device`, with its ValueError as text, which a worker can send back."""
     try:
         return probe_device(requested)
     except ValueError as error:

@@ -30,9 +30,9 @@ from harness.worker.messages import (
 
 
 def serve(connection: Connection, job: CellJob, log_path: str) -> None:
-    """Send `Loaded` or `Failure`; then per `MeasureRequest` what `measure` sends, and its outcome.
+    """Send `Loaded` or `Failure`, then answer each `MeasureRequest`; see `measure`.
 
-    Ends when the other side closes the pipe. What the libraries print goes to ``log_path``.
+    Ends when the other side closes the pipe. Output of the libraries goes to ``log_path``.
     """
     _settle_in(log_path)
     if not job.online:
@@ -51,7 +51,7 @@ def serve(connection: Connection, job: CellJob, log_path: str) -> None:
 
 
 def describe_loaded(engine: Engine) -> Loaded:
-    """What the harness's side is told of a loaded cell."""
+    """The message that a loaded cell sends to the host."""
     return Loaded(engine.attested, engine.seconds, engine.flags)
 
 
@@ -62,7 +62,7 @@ def measure(engine: Engine, request: MeasureRequest, send: Callable[[Any], None]
     if lacking:
         raise UnavailableError(
             f"{request.measurement} needs {', '.join(lacking)}, which the engine "
-            f"{engine.job.precision.engine} does not have"
+            f"{engine.job.precision.engine} does not offer"
         )
     context = MeasureContext(
         suite_folder=engine.job.suite_folder,
@@ -76,7 +76,7 @@ def measure(engine: Engine, request: MeasureRequest, send: Callable[[Any], None]
 
 
 def guard(work: Callable[[], Any]) -> Any:
-    """The result of ``work``, or a `Failure` that says why there is none."""
+    """The result of ``work``, or a `Failure` with the reason."""
     try:
         return explain_mistake(work)
     except Exception as error:
@@ -103,8 +103,8 @@ def _settle_in(log_path: str) -> None:
 def _let_fork_server_end() -> None:
     """Close this process's copy of the pipe whose last closing ends the fork server.
 
-    multiprocessing gives one to every process so that it may start further ones. With it a cell
-    that hangs would outlive a harness that was killed, and keep the fork server alive as well.
+    multiprocessing gives one to every process so that it may start further ones. A cell that hangs
+    would otherwise outlive a harness that was killed, and keep the fork server alive.
     """
     server: Any = forkserver._forkserver
     pipe = getattr(server, "_forkserver_alive_fd", None)

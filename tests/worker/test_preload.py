@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.run.process import call_in_worker
-from harness.worker.preload import _may_have_gpu
+from harness.worker.preload import has_gpu_driver
 
 
 def look_around() -> dict[str, Any]:
@@ -41,7 +41,7 @@ def worker() -> dict[str, Any]:
 def test_nothing_is_left_to_import_for_a_quantised_cell(worker: dict[str, Any]) -> None:
     """It took 1.3 s of each; where there is a GPU, bitsandbytes itself has to be left."""
     assert worker["compiler"]
-    if not _may_have_gpu():
+    if not has_gpu_driver():
         assert worker["imported"] == set()
 
 
