@@ -26,8 +26,7 @@ from harness.statistics.estimates import clustered_interval
 if TYPE_CHECKING:
     import torch
 
-    from harness.engines.base import Engine, Outputs, PlainHead
-    from harness.scoring.distribution_folder import Layout
+    from harness.engines.base import Engine, Outputs
 
 
 class Options(WindowOptions):
@@ -144,10 +143,10 @@ def _keep_distribution(job: _Job) -> Measured:
     """The reference's record; its distribution goes to the cache."""
     from harness.machine.cache import format_bytes
     from harness.scoring.compare_logits import count_nonfinite
-    from harness.scoring.distributions import DistributionWriter
+    from harness.scoring.distributions import DistributionWriter, choose_layout
 
     outputs = job.open_outputs()
-    layout, head = _choose_layout(outputs)
+    layout, head = choose_layout(outputs)
     tokens, nonfinite = sum(job.text.scored), 0
 
     def keep(rows: torch.Tensor, scored: int) -> None:
@@ -164,10 +163,8 @@ def _keep_distribution(job: _Job) -> Measured:
     name = stored = None
     # Logits come in parts, and a part that is kept cannot be taken back: no batch may be repeated.
     batch_size = 1 if head is None else job.options.batch_size
-    given = {} if head is None else {"weight": head.weight, "bias": head.bias}
-    tensors = {name: tensor for name, tensor in given.items() if tensor is not None} or None
     what = f"{tokens:,} tokens of {job.options.text.path!r}"
-    with DistributionWriter(layout, tokens, tensors, _list_facts(job), what) as writer:
+    with DistributionWriter(layout, tokens, head, _list_facts(job), what) as writer:
         batch_size = job.text.run(batch_size, job.context, keep)
         if not nonfinite:
             name, stored = writer.finish()
@@ -238,30 +235,6 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
         tokens.nonfinite,
         reasons,
     )
-
-
-def _choose_layout(outputs: Outputs) -> tuple[Layout, PlainHead | None]:
-    """How this model's distribution is kept, and the head that goes with hidden states."""
-    import torch
-
-    from harness.scoring.distribution_folder import Layout
-
-    found = outputs.find_plain_head()
-    matmul = torch.get_float32_matmul_precision()
-    if isinstance(found, str):
-        dtype = str(outputs.dtype).removeprefix("torch.")
-        size = outputs.vocabulary
-        return Layout(
-            kind="logits", width=size, vocabulary=size, dtype=dtype, matmul=matmul, reason=found
-        ), None
-    layout = Layout(
-        kind="states",
-        width=found.weight.shape[1],
-        vocabulary=outputs.vocabulary,
-        dtype=str(found.weight.dtype).removeprefix("torch."),
-        matmul=matmul,
-    )
-    return layout, found
 
 
 def _list_facts(job: _Job) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from harness.descriptions import Column, Margin, MeasureContext, Metric, ValueSpec
-from harness.metrics.text_windows import WindowOptions, open_windows
+from harness.metrics.text_windows import TextWindows, WindowOptions, open_windows
 from harness.metrics.windows import Protocol, Window
 from harness.records.record import Measured, Record, Status, Validity, Value
 from harness.records.values import make_values, to_value
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
 
     from harness.engines.base import Engine
-    from harness.scoring.tokenised import TokenisedText
 
 
 class Options(WindowOptions):
@@ -99,7 +98,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         numbers = dict.fromkeys(names) | numbers
     else:
         items = {"chunk_nll": sums, **items}
-        rates, spread = _summarise(sums, text.windows, text.text, options.protocol)
+        rates, spread = _summarise(sums, text, options.protocol)
         numbers = rates | numbers
     return Measured(
         values=make_values(VALUES, numbers, spread, dict.fromkeys(spread, len(text.windows))),
@@ -123,35 +122,30 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 
 def _summarise(
-    sums: list[float], windows: list[Window], text: TokenisedText, protocol: Protocol
+    sums: list[float], text: TextWindows, protocol: Protocol
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
     """Values, and their standard errors over windows.
 
     ``lm-eval`` divides by the bytes and words of the whole text, the others by the bytes of the
     scored tokens.
     """
-    nll, stderr = clustered_mean(sums, [window.scored for window in windows])
-    numbers: dict[str, float | None] = {"ppl": exp_capped(nll), "nll": nll, "bits_per_byte": None}
-    spread = {"nll": stderr, "ppl": None if stderr is None else exp_capped(nll) * stderr}
-    chunk_bytes = _scored_bytes(windows, text.ends)
+    nll, stderr = clustered_mean(sums, text.scored)
+    ppl = exp_capped(nll)
+    numbers: dict[str, float | None] = {"ppl": ppl, "nll": nll, "bits_per_byte": None}
+    spread = {"nll": stderr, "ppl": stderr and ppl * stderr}
+    chunk_bytes = _scored_bytes(text.windows, text.text.ends)
     scored_bytes = sum(chunk_bytes)
     if not scored_bytes:
         return numbers, spread
     per_byte, byte_stderr = clustered_mean(sums, chunk_bytes)
-    total = math.fsum(sums)
-    whole = protocol == "lm-eval"
-    per_byte = total / text.text_bytes if whole else per_byte
-    numbers["bits_per_byte"] = per_byte / math.log(2)
-    spread["bits_per_byte"] = None if byte_stderr is None else byte_stderr / math.log(2)
-    if whole:
-        for name, count in (
-            ("word_perplexity", text.text_words),
-            ("byte_perplexity", text.text_bytes),
-        ):
+    if protocol == "lm-eval":
+        total, words, size = math.fsum(sums), text.text.text_words, text.text.text_bytes
+        per_byte = total / size
+        for name, count in (("word_perplexity", words), ("byte_perplexity", size)):
             value = numbers[name] = exp_capped(total / count)
-            spread[name] = (
-                None if byte_stderr is None else value * byte_stderr * scored_bytes / count
-            )
+            spread[name] = byte_stderr and value * byte_stderr * scored_bytes / count
+    numbers["bits_per_byte"] = per_byte / math.log(2)
+    spread["bits_per_byte"] = byte_stderr and byte_stderr / math.log(2)
     return numbers, spread
 
 

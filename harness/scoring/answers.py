@@ -14,9 +14,9 @@ from harness.scoring.prompts import encode, render_prompt
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers in the prompts' order, None where prompt and answer exceed the model's context.
+    """Answers in the prompts' order, None where prompt and answer exceed the model's context.
 
-    ``batch_tokens`` is what a batch held at the end, less than was asked for where memory ran out.
+    ``batch_tokens``: what a batch held at the end, less than asked for where memory ran out.
     """
 
     answers: tuple[Answer | None, ...]
@@ -38,9 +38,9 @@ def generate_texts(
 ) -> Answers:
     """Answer every prompt with at most ``max_new_tokens`` tokens, the likeliest at each step.
 
-    An answer ends at an end-of-text token, or where its text holds one of ``stop``. Prompts go
-    together by length, the longest first, as many as fit into ``batch_tokens`` with their answers.
-    Raises `InputError` where none fits into the model's context.
+    An answer ends at an end-of-text token, or where its text holds one of ``stop``. Batches take
+    prompts by length, the longest first, up to ``batch_tokens`` tokens, answers included.
+    Raises `InputError` where no prompt fits into the model's context.
     """
     rows = [encode(engine, render_prompt(engine, prompt)) for prompt in prompts]
     for prompt, row in zip(prompts, rows, strict=True):

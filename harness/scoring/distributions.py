@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from harness.engines.base import Outputs, PlainHead
 from harness.errors import InputError
 from harness.machine.cache import make_room, mark_used, remove
 from harness.scoring.distribution_folder import (
@@ -36,26 +37,47 @@ from harness.scoring.distribution_folder import (
     read_manifest,
 )
 
-Head = dict[str, torch.Tensor]
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+
+
+def choose_layout(outputs: Outputs) -> tuple[Layout, PlainHead | None]:
+    """How a model's distribution is kept, and the output head that goes with hidden states."""
+    found = outputs.find_plain_head()
+    head, reason = (None, found) if isinstance(found, str) else (found, None)
+    layout = Layout(
+        kind="states" if head else "logits",
+        width=head.weight.shape[1] if head else outputs.vocabulary,
+        vocabulary=outputs.vocabulary,
+        dtype=str(head.weight.dtype if head else outputs.dtype).removeprefix("torch."),
+        matmul=torch.get_float32_matmul_precision(),
+        reason=reason,
+    )
+    return layout, head
 
 
 class DistributionWriter:
     """Takes rows as they are computed; a context manager that leaves nothing unfinished behind."""
 
     def __init__(
-        self, layout: Layout, rows: int, head: Head | None, facts: Mapping[str, Any], what: str
+        self,
+        layout: Layout,
+        rows: int,
+        head: PlainHead | None,
+        facts: Mapping[str, Any],
+        what: str,
     ) -> None:
-        """Make room for ``rows`` rows and the ``head``: weight (vocabulary, width), maybe a bias.
+        """Make room for ``rows`` rows and the ``head``.
 
         ``facts`` are all that determines the rows, as JSON-able values. Raises `InputError` with
         ``what`` is stored where it is too large for the cache or the disk.
         """
-        self._layout, self._rows, self._head, self._facts = layout, rows, head, dict(facts)
+        self._layout, self._rows, self._facts = layout, rows, dict(facts)
+        tensors = {} if head is None else {"weight": head.weight, "bias": head.bias}
+        self._head = {name: t.detach() for name, t in tensors.items() if t is not None}
         item = getattr(torch, layout.dtype).itemsize
         self._bytes = rows * layout.width * item
         make_room(
-            self._bytes + sum(tensor.nbytes for tensor in (head or {}).values()),
+            self._bytes + sum(tensor.nbytes for tensor in self._head.values()),
             f"the reference's distribution over {what}",
             "score fewer tokens (`limit:`) or a shorter text",
         )
@@ -87,9 +109,9 @@ class DistributionWriter:
             assert size == self._bytes, (size, self._bytes)
             self._file.close()
             files = [ROWS]
-            if self._head is not None:
+            if self._head:
                 files.append(HEAD)
-                tensors = {name: t.detach().contiguous() for name, t in self._head.items()}
+                tensors = {name: tensor.contiguous() for name, tensor in self._head.items()}
                 save_file(tensors, self._partial / HEAD)
                 # safetensors lets only the owner read; a cache may be shared.
                 (self._partial / HEAD).chmod((self._partial / ROWS).stat().st_mode & 0o777)
@@ -140,7 +162,7 @@ class StoredDistribution:
             manifest = read_manifest(name)
             file: Any = safe_open(self._folder / ROWS, framework="pt")
             self._rows = file.get_slice(manifest.layout.kind)
-            self._head: Head | None = None
+            self._head: dict[str, torch.Tensor] | None = None
             if HEAD in manifest.bytes:
                 self._head = load_file(self._folder / HEAD, device=device)
         except (DamagedError, OSError, SafetensorError) as error:

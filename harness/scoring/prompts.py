@@ -1,23 +1,21 @@
-"""Prompts as a model gets them: as they are, or in the chat template of its tokenizer. Worker only.
+"""Prompts as a model gets them: as they are, or in the chat template of its tokenizer.
 
-A model is asked in its template where the suite says ``chat_template: true`` of it: the prompt is
-one turn of the user's, and the assistant's turn is opened behind it.
+A model whose suite says ``chat_template: true`` gets the prompt as one turn of the user, with the
+assistant's turn opened after it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.engines.base import Engine
 from harness.errors import InputError
 
-if TYPE_CHECKING:
-    from harness.engines.base import Engine
-
-# Some templates write today's date: no two runs would be asked the same. Llama 3's own default.
+# Some templates write today's date: two runs would get different prompts. Llama 3's own default.
 _TODAY = "26 Jul 2024"
-# The line's end, which a block takes with it, leaves the template at the start of a line.
+# A block removes the line end after it, so the template still begins at the start of a line.
 _PIN_DATE = f"{{% macro strftime_now(format) %}}{_TODAY}{{% endmacro %}}\n"
 
 
@@ -51,11 +49,11 @@ def encode(engine: Engine, text: str) -> list[int]:
 
 
 def encode_all(engine: Engine, texts: Iterable[str]) -> dict[str, list[int]]:
-    """Token ids with the tokenizer's own special tokens, as lm-evaluation-harness has them.
+    """Token ids by text, with the tokenizer's special tokens as in lm-evaluation-harness.
 
     A text that begins with the beginning-of-text token, as chat templates write it, gets no second
-    one. An end-of-text token that some tokenizers append is left out: something follows. Texts
-    given together are shared among the tokenizer's threads.
+    one. An end-of-text token that a tokenizer appends is removed: the answer follows. Texts given
+    together are shared among the tokenizer's threads.
     """
     tokenizer: Any = engine.require_tokenizer()
     groups: dict[bool, list[str]] = {True: [], False: []}
@@ -72,7 +70,7 @@ def encode_all(engine: Engine, texts: Iterable[str]) -> dict[str, list[int]]:
 
 
 def prompt_protocol(engine: Engine) -> dict[str, Any]:
-    """What a record must say of how its prompts were put."""
+    """The part of a record's protocol that says how prompts were rendered."""
     if not engine.job.model.chat_template:
         return {"chat_template_sha256": None}
     template = str(getattr(engine.require_tokenizer(), "chat_template", ""))

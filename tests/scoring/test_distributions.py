@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from harness.engines.base import PlainHead
 from harness.errors import InputError
 from harness.scoring.distribution_folder import Layout, find_damage
 from harness.scoring.distributions import DistributionWriter, StoredDistribution
@@ -35,12 +36,13 @@ def make_states(rows: int = 10, dtype: torch.dtype = torch.float32) -> torch.Ten
     return torch.randn(rows, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def make_head(dtype: torch.dtype = torch.float32, bias: bool = False) -> dict[str, torch.Tensor]:
+def make_head(dtype: torch.dtype = torch.float32, bias: bool = False) -> PlainHead:
     weight = torch.linspace(-1, 1, 64).reshape(16, 4).to(dtype)
-    return {"weight": weight} | ({"bias": torch.arange(16.0).to(dtype)} if bias else {})
+    offset = torch.arange(16.0).to(dtype) if bias else None
+    return PlainHead(weight, offset, lambda inputs, positions: inputs)
 
 
-def write(states: torch.Tensor, head: dict[str, torch.Tensor], **facts: Any) -> DistributionWriter:
+def write(states: torch.Tensor, head: PlainHead, **facts: Any) -> DistributionWriter:
     return DistributionWriter(make_layout(states), len(states), head, FACTS | facts, "10 tokens")
 
 
@@ -87,7 +89,7 @@ def test_states_and_head_give_the_logits_again(dtype: torch.dtype, bias: bool) -
     states = make_states(dtype=dtype)
     stored = StoredDistribution(store(states, bias=bias), "cpu")
     head = make_head(dtype, bias)
-    expected = torch.nn.functional.linear(states, head["weight"], head.get("bias"))
+    expected = torch.nn.functional.linear(states, head.weight, head.bias)
     found = stored.logits_of(stored.read_rows(0, 10))
     assert found.dtype is dtype
     assert torch.equal(found, expected)
