@@ -6,6 +6,7 @@ Records no host name, user name, home path or secret.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -27,58 +28,26 @@ from harness.machine.privacy import is_secret_name, scrub
 
 # Every library that can change a number, for the record.
 LIBRARIES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "evaluate",
-    "tokenizers",
-    "safetensors",
-    "huggingface-hub",
-    "numpy",
-    "pytest",
-    "pytest-benchmark",
-)
+    "torch", "transformers", "accelerate", "bitsandbytes", "datasets", "evaluate", "tokenizers",
+    "safetensors", "huggingface-hub", "numpy", "pytest", "pytest-benchmark",
+)  # fmt: skip
 # Environment variables that change results. A prefix admits a family, without the names that
 # may hold a secret.
 _VARIABLES = {
-    "CUDA_VISIBLE_DEVICES",
-    "CUDA_DEVICE_ORDER",
-    "CUDA_LAUNCH_BLOCKING",
-    "CUDA_MODULE_LOADING",
-    "HF_DATASETS_OFFLINE",
-    "HF_HUB_OFFLINE",
-    "NVIDIA_TF32_OVERRIDE",
-    "NVIDIA_VISIBLE_DEVICES",
-    "PYTHONHASHSEED",
-    "TOKENIZERS_PARALLELISM",
-    "TRANSFORMERS_OFFLINE",
-    "VECLIB_MAXIMUM_THREADS",
-}
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING",
+    "HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "NVIDIA_TF32_OVERRIDE", "NVIDIA_VISIBLE_DEVICES",
+    "PYTHONHASHSEED", "TOKENIZERS_PARALLELISM", "TRANSFORMERS_OFFLINE", "VECLIB_MAXIMUM_THREADS",
+}  # fmt: skip
 _VARIABLE_PREFIXES = (
-    "ATEN_",
-    "BNB_",
-    "CUBLAS_",
-    "CUDNN_",
-    "DNNL_",
-    "GOMP_",
-    "KMP_",
-    "MALLOC_",
-    "MKL_",
-    "NUMEXPR_",
-    "OMP_",
-    "ONEDNN_",
-    "OPENBLAS_",
-    "PYTORCH_",
-    "TORCHINDUCTOR_",
-    "TORCH_",
-)
+    "ATEN_", "BNB_", "CUBLAS_", "CUDNN_", "DNNL_", "GOMP_", "KMP_", "MALLOC_", "MKL_",
+    "NUMEXPR_", "OMP_", "ONEDNN_", "OPENBLAS_", "PYTORCH_", "TORCHINDUCTOR_", "TORCH_",
+)  # fmt: skip
+# Those that decide which kernels run.
 _INSTRUCTION_SETS = {
-    *("avx", "avx2", "f16c", "fma", "avx_vnni", "amx_bf16", "amx_fp16", "amx_int8"),
-    *("avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2"),
-}
+    "avx", "avx2", "f16c", "fma", "avx_vnni", "amx_bf16", "amx_fp16", "amx_int8", "avx512f",
+    "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "asimd", "asimdhp", "asimddp",
+    "bf16", "i8mm", "sve", "sve2",
+}  # fmt: skip
 
 
 def collect_environment(root: Path) -> dict[str, dict[str, Any]]:
@@ -103,23 +72,18 @@ def describe_git(root: Path) -> dict[str, Any]:
     All None outside a repository or without git. Untracked files do not count as dirty: results
     are untracked files.
     """
-    facts: dict[str, Any] = {"sha": None, "branch": None, "dirty": None}
     # Inside a git hook these point at the hook's repository, whatever -C says.
     redirects = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}
     env = {name: value for name, value in os.environ.items() if name not in redirects}
     command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "-uno"]
-    try:
-        answer = subprocess.run(  # noqa: S603 - a fixed command on a folder of ours
-            command,
-            env={**env, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=20,
+    env["GIT_OPTIONAL_LOCKS"] = "0"
+    answer = _attempt(
+        lambda: subprocess.run(  # noqa: S603 - a fixed command on a folder of ours
+            command, env=env, capture_output=True, text=True, errors="replace", timeout=20
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return facts
-    if answer.returncode != 0:
+    )
+    facts: dict[str, Any] = {"sha": None, "branch": None, "dirty": None}
+    if answer is None or answer.returncode != 0:
         return facts
     facts["dirty"] = False
     for line in answer.stdout.splitlines():
@@ -134,20 +98,15 @@ def describe_git(root: Path) -> dict[str, Any]:
 
 def describe_python() -> dict[str, Any]:
     """Version and implementation of the interpreter."""
-    return {
-        "version": platform.python_version(),
-        "implementation": platform.python_implementation(),
-    }
+    implementation = platform.python_implementation()
+    return {"version": platform.python_version(), "implementation": implementation}
 
 
 def describe_os() -> dict[str, Any]:
-    """Kernel and C library; without the host's name."""
-    return {
-        "system": platform.system(),
-        "release": platform.release(),
-        "machine": platform.machine(),
-        "libc": " ".join(platform.libc_ver()).strip() or None,
-    }
+    """Kernel and C library, without the host's name."""
+    libc = " ".join(platform.libc_ver()).strip() or None
+    kernel = {name: getattr(platform, name)() for name in ("system", "release", "machine")}
+    return {**kernel, "libc": libc}
 
 
 def describe_cpu() -> dict[str, Any]:
@@ -186,7 +145,11 @@ def describe_memory() -> dict[str, Any]:
 
 def describe_libraries() -> dict[str, str | None]:
     """Installed version of each library that can change a number; None where absent."""
-    return {name: _find_version(name) for name in LIBRARIES}
+    found: dict[str, str | None] = dict.fromkeys(LIBRARIES)
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def describe_variables() -> dict[str, str]:
@@ -222,13 +185,6 @@ def _read_cpuinfo() -> dict[str, str]:
     block = (read_text("/proc/cpuinfo") or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in block.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _find_version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 @lru_cache(maxsize=1)

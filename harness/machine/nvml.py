@@ -7,32 +7,18 @@ user does not get is None, never 0.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 # nvml.h
 CLOCK_SM, CLOCK_MEMORY, TEMPERATURE_GPU = 1, 2, 0
+# ``ask("nvmlDeviceGetName", *arguments)``: what NVML returns for one board; None where it refuses.
+Ask = Callable[..., Any]
 
 
 class NvmlError(RuntimeError):
     """NVML or a board is unavailable; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Board:
-    """One GPU of an open session."""
-
-    _nvml: Any
-    _handle: Any
-
-    def ask(self, function: str, *arguments: Any) -> Any:
-        """What this function of NVML returns for the board; None where it refuses."""
-        try:
-            return getattr(self._nvml, function)(self._handle, *arguments)
-        except self._nvml.NVMLError:
-            return None
 
 
 class NvmlSession:
@@ -44,36 +30,38 @@ class NvmlSession:
         except ImportError:
             raise NvmlError("nvidia-ml-py is not installed") from None
         self._nvml = pynvml
-        with self._explaining():
-            pynvml.nvmlInit()
+        self._call("nvmlInit")
 
-    def list_boards(self) -> list[Board]:
+    @property
+    def driver(self) -> str:
+        """The driver's version. Raises `NvmlError`."""
+        return str(self._call("nvmlSystemGetDriverVersion"))
+
+    def list_boards(self) -> list[Ask]:
         """Every board, in NVML's order. Raises `NvmlError`."""
-        nvml = self._nvml
-        with self._explaining():
-            indices = range(nvml.nvmlDeviceGetCount())
-            return [Board(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in indices]
+        indices = range(self._call("nvmlDeviceGetCount"))
+        return [self._asking(self._call("nvmlDeviceGetHandleByIndex", index)) for index in indices]
 
-    def find_board(self, uuid: str) -> Board:
+    def find_board(self, uuid: str) -> Ask:
         """The board with this UUID. Raises `NvmlError` where there is none."""
-        with self._explaining():
-            return Board(self._nvml, self._nvml.nvmlDeviceGetHandleByUUID(uuid))
-
-    def read_driver(self) -> str | None:
-        """The driver's version; None where NVML does not give it."""
-        try:
-            return str(self._nvml.nvmlSystemGetDriverVersion())
-        except self._nvml.NVMLError:
-            return None
+        return self._asking(self._call("nvmlDeviceGetHandleByUUID", uuid))
 
     def close(self) -> None:
         """End the session; sessions may overlap, NVML counts them."""
         self._nvml.nvmlShutdown()
 
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def _asking(self, handle: Any) -> Ask:
+        def ask(function: str, *arguments: Any) -> Any:
+            try:
+                return self._call(function, handle, *arguments)
+            except NvmlError:
+                return None
+
+        return ask
+
+    def _call(self, function: str, *arguments: Any) -> Any:
         try:
-            yield
+            return getattr(self._nvml, function)(*arguments)
         except self._nvml.NVMLError as error:
             raise NvmlError(str(error)) from error
 
@@ -92,7 +80,7 @@ def ask_board(uuid: str, function: str) -> Any:
     """What one function of NVML returns for the board with this UUID; None where unavailable."""
     try:
         with open_nvml() as nvml:
-            return nvml.find_board(uuid).ask(function)
+            return nvml.find_board(uuid)(function)
     except NvmlError:
         return None
 
@@ -102,8 +90,8 @@ def read_used_bytes() -> dict[str, int]:
     found = {}
     try:
         with open_nvml() as nvml:
-            for board in nvml.list_boards():
-                uuid, memory = board.ask("nvmlDeviceGetUUID"), board.ask("nvmlDeviceGetMemoryInfo")
+            for ask in nvml.list_boards():
+                uuid, memory = ask("nvmlDeviceGetUUID"), ask("nvmlDeviceGetMemoryInfo")
                 if uuid is not None and memory is not None:
                     found[uuid] = int(memory.used)
     except NvmlError:
@@ -119,26 +107,24 @@ def describe_gpus() -> dict[str, Any]:
     try:
         with open_nvml() as nvml:
             boards = enumerate(nvml.list_boards())
-            devices = [_describe_board(index, board) for index, board in boards]
-            return {"driver": nvml.read_driver(), "devices": devices}
+            devices = [{"index": index, **_describe_board(ask)} for index, ask in boards]
+            return {"driver": nvml.driver, "devices": devices}
     except NvmlError as error:
         return {"unavailable": str(error)}
 
 
-def _describe_board(index: int, board: Board) -> dict[str, Any]:
-    memory = board.ask("nvmlDeviceGetMemoryInfo")
-    power_mw = board.ask("nvmlDeviceGetPowerManagementLimit")
-    capability = board.ask("nvmlDeviceGetCudaComputeCapability")
-    uuid = board.ask("nvmlDeviceGetUUID")
-    mig = board.ask("nvmlDeviceGetMigMode")
+def _describe_board(ask: Ask) -> dict[str, Any]:
+    memory, mig = ask("nvmlDeviceGetMemoryInfo"), ask("nvmlDeviceGetMigMode")
+    power_mw = ask("nvmlDeviceGetPowerManagementLimit")
+    capability = ask("nvmlDeviceGetCudaComputeCapability")
+    uuid = ask("nvmlDeviceGetUUID")
     return {
-        "index": index,
-        "name": board.ask("nvmlDeviceGetName"),
+        "name": ask("nvmlDeviceGetName"),
         "memory_bytes": memory.total if memory else None,
         "compute_capability": ".".join(map(str, capability)) if capability else None,
         "power_limit_w": power_mw / 1000 if power_mw else None,
-        "max_sm_mhz": board.ask("nvmlDeviceGetMaxClockInfo", CLOCK_SM),
-        "max_memory_mhz": board.ask("nvmlDeviceGetMaxClockInfo", CLOCK_MEMORY),
+        "max_sm_mhz": ask("nvmlDeviceGetMaxClockInfo", CLOCK_SM),
+        "max_memory_mhz": ask("nvmlDeviceGetMaxClockInfo", CLOCK_MEMORY),
         "mig": bool(mig[0]) if mig else None,
         "uuid_hash": hashlib.sha256(uuid.encode()).hexdigest()[:16] if uuid else None,
     }

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import psutil
@@ -21,7 +20,7 @@ from harness.machine.nvml import (
     CLOCK_MEMORY,
     CLOCK_SM,
     TEMPERATURE_GPU,
-    Board,
+    Ask,
     NvmlError,
     NvmlSession,
 )
@@ -138,51 +137,53 @@ class BoardWatch:
     def __init__(self, uuid: str, own: set[int]) -> None:
         self._own = own
         self._series: dict[str, list[float]] = {}
-        self._throttled: Counter[str] = Counter()
-        self._masks = 0
+        self._masks: list[int] = []
         self._others: list[int] = []
         self._session: NvmlSession | None = None
-        self._board: Board | None = None
+        self._ask: Ask | None = None
         self._unavailable = ""
         try:
             self._session = NvmlSession()
-            self._board = self._session.find_board(uuid)
+            self._ask = self._session.find_board(uuid)
         except NvmlError as error:
             self._unavailable = str(error)
 
     def sample(self) -> None:
         """Read everything once."""
-        if self._board is None:
+        ask = self._ask
+        if ask is None:
             return
-        ask = self._board.ask
-        for name, value, scale in (
-            ("sm_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_SM), 1),
-            ("memory_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_MEMORY), 1),
-            ("power_w", ask("nvmlDeviceGetPowerUsage"), 1000),  # in milliwatts
-            ("temperature_c", ask("nvmlDeviceGetTemperature", TEMPERATURE_GPU), 1),
+        power_mw = ask("nvmlDeviceGetPowerUsage")
+        for name, value in (
+            ("sm_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_SM)),
+            ("memory_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_MEMORY)),
+            ("power_w", None if power_mw is None else power_mw / 1000),
+            ("temperature_c", ask("nvmlDeviceGetTemperature", TEMPERATURE_GPU)),
         ):
             if value is not None:
-                self._series.setdefault(name, []).append(value / scale)
+                self._series.setdefault(name, []).append(value)
         mask = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         if mask is not None:
-            self._masks += 1
-            self._throttled.update(reason for bit, reason in _REASONS.items() if mask & bit)
+            self._masks.append(mask)
         processes = ask("nvmlDeviceGetComputeRunningProcesses")
         if processes:
             self._others.append(_count_others({p.pid for p in processes}, self._own))
 
     def stop(self) -> dict[str, Any]:
         """Close the session and summarise; ``{unavailable: reason}`` where nothing was read."""
-        limit = self._board and self._board.ask("nvmlDeviceGetPowerManagementLimit")
+        limit_mw = self._ask("nvmlDeviceGetPowerManagementLimit") if self._ask else None
         if self._session is not None:
             self._session.close()
-        if self._board is None:
+        if self._ask is None:
             return {"unavailable": self._unavailable}
-        throttled = {reason: n / self._masks for reason, n in sorted(self._throttled.items())}
+        masks = self._masks
+        shares = {
+            _REASONS[bit]: fmean(bool(mask & bit) for mask in masks or [0]) for bit in _REASONS
+        }
         return {
             **{name: _spread(values) for name, values in self._series.items()},
-            "power_limit_w": limit / 1000 if limit else None,
-            "throttled": throttled if self._masks else None,
+            "power_limit_w": limit_mw / 1000 if limit_mw else None,
+            "throttled": {r: shares[r] for r in sorted(shares) if shares[r]} if masks else None,
             # An empty list of processes, although ours computes, means that it is not available.
             "other_processes": max(self._others, default=None),
         }

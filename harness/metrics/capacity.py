@@ -1,8 +1,8 @@
-"""What fits on a card: the longest context and the largest batch, from peaks that were measured.
+"""What fits on a card: the longest context and the largest batch, from measured peaks. Pure.
 
 A card of 24 GB is taken as 24 * 10**9 bytes less 6 %: an A10 has 23.6, a T4 of 16 has 15.6, and
-fragmentation takes some of it. CUDA's context and kernels, which no allocator counts, come off as
-well where they were measured. Pure; no torch.
+fragmentation takes some of it. CUDA's context and kernels, which no allocator counts, are
+subtracted as well where they were measured.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ CARDS = {f"{size}GB": size * 940_000_000 for size in (8, 16, 24, 40, 80, 141)}
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes that reading n tokens takes beside what stays: ``fixed + slope * n + curve * n**2``.
+    """Bytes that reading n tokens takes for a while: ``fixed + slope * n + curve * n**2``.
 
-    ``each`` is the part of ``fixed`` that every sequence of a batch takes anew, its last token's
-    logits above all.
+    ``each`` is the part of ``fixed`` that every sequence of a batch takes anew, mostly its last
+    token's logits; ``shared`` is the rest.
     """
 
     fixed: float
@@ -33,11 +33,10 @@ class Growth:
 
     @property
     def shared(self) -> float:
-        """The part of ``fixed`` that all sequences of a batch take once."""
         return self.fixed - self.each
 
     def with_second(self, tokens: int, one: int, two: int) -> Growth:
-        """Knowing what one and two sequences of ``tokens`` took."""
+        """With ``each`` from what one and two sequences of ``tokens`` took."""
         each = (two - one) - (self.slope * tokens + self.curve * tokens**2)
         return replace(self, each=min(self.fixed, max(0.0, each)))
 
@@ -47,9 +46,9 @@ def fit_growth(
 ) -> Growth | None:
     """Through bytes by length in tokens; None from fewer than two, and where nothing grows.
 
-    The line goes through the two longest: at shorter lengths another step of the model may be what
-    peaks. ``least_slope`` (keys and values) and ``least_curve`` (the matrix of n * n of an
-    attention that holds one, 0 for others) are what no noise can bring the fit below.
+    The line goes through the two longest: at shorter lengths another step of the model may have
+    the peak. Noise cannot bring the fit below ``least_slope`` (keys and values) and
+    ``least_curve`` (the n * n scores of an attention that holds them, 0 for others).
     """
     lengths = sorted(grown)[-3:]
     if len(lengths) < 2:
@@ -82,7 +81,7 @@ def largest_context(room: int, growth: Growth, limit: int | None) -> int:
 def largest_batch(room: int, growth: Growth, tokens: int, least_per_sequence: float) -> int:
     """How many sequences of ``tokens`` fit in ``room`` bytes; 0 for none.
 
-    ``least_per_sequence`` is what was seen or must be held of each, if that is more than the fit.
+    A sequence takes ``least_per_sequence``, which was seen or must be held, or the fit if larger.
     """
     per_sequence = max(least_per_sequence, growth(tokens) - growth.shared)
     return max(0, int((room - growth.shared) / per_sequence))

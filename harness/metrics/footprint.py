@@ -1,13 +1,13 @@
 """footprint: how many parameters there are, and every byte that holds them.
 
-METHOD: logical count (what the architecture has), stored count (elements actually held), and
-``numel()``'s naive count, which halves or doubles for packed weights and is shown as the trap it
-is. Bytes with and without quantisation constants (``absmax``, code books, nested state), which
-transformers' ``get_memory_footprint`` leaves out.
+METHOD: logical count (what the architecture has), stored count (elements held), and ``numel()``'s
+naive count, which is wrong for packed weights and shown as the trap it is. Bytes with and without
+quantisation constants (``absmax``, code books, nested state), which transformers'
+``get_memory_footprint`` leaves out.
 
-What is counted so is held against what the allocator says that loading took (CUDA: the bytes asked
-of it, before it rounds up; CPU: every storage that can be reached from the loaded model): where
-they differ by more than 0.1 %, the record is flagged.
+The count is checked against the allocator's figure for loading (CUDA: the bytes asked of it, before
+it rounds up; CPU: every storage that can be reached from the loaded model): where they differ by
+more than 0.1 %, the record is flagged.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
     from harness.engines.base import Engine
 
 _MAY_DIFFER = 1e-3
+_MARGIN = Margin(relative=_MAY_DIFFER)
 
 
 class Options(OptionsBase):
     """footprint has no options."""
 
-
-_STEADY = 0.001
 
 VALUES = {
     "parameters": ValueSpec("parameters", None, "logical parameters; tied ones once"),
@@ -42,25 +41,17 @@ VALUES = {
     "buffers_bytes": ValueSpec("bytes", "lower", "buffers, such as rotary frequencies"),
     "weights_bytes": ValueSpec("bytes", "lower", "quantised_bytes and unquantised_bytes"),
     "total_bytes": ValueSpec(
-        "bytes",
-        "lower",
-        "everything the loaded model holds: weights, constants, buffers",
-        margin=Margin(relative=_STEADY),
+        "bytes", "lower", "all the loaded model holds: weights, constants, buffers", margin=_MARGIN
     ),
-    "allocated_bytes": ValueSpec("bytes", "lower", "what the allocator says that loading took"),
+    "allocated_bytes": ValueSpec("bytes", "lower", "the allocator's figure for loading"),
     "unaccounted_bytes": ValueSpec("bytes", None, "allocated_bytes less total_bytes"),
-    "bits_per_weight": ValueSpec("bits", "lower", "linear layers (the head apart), constants in"),
+    "bits_per_weight": ValueSpec("bits", "lower", "linear layers without head, with constants"),
     "bits_per_parameter": ValueSpec("bits", "lower", "total_bytes in bits over parameters"),
     "size_ratio": ValueSpec(
-        "",
-        "lower",
-        "total_bytes over the reference's",
-        paired=True,
-        of="total_bytes",
-        neutral=1.0,
-        margin=Margin(relative=_STEADY),
+        "", "lower", "total_bytes over the reference's", paired=True, of="total_bytes",
+        neutral=1.0, margin=_MARGIN,
     ),
-}
+}  # fmt: skip
 HEADLINE = (
     Column("weights MB", "total_bytes", ".2f", 1e6),
     Column("×ref", "size_ratio", ".3f"),

@@ -38,58 +38,39 @@ _PHASES = {
     "generate_peak": "highest while generating",
     "peak": "highest of all phases",
 }
-# Peaks of one cell in two processes differ by less: what a CPU's allocator keeps here and there is
-# most of a megabyte, however small the model.
+# Peaks of one cell in two processes differ by less: a CPU's allocator keeps most of a megabyte here
+# and there, however small the model.
 _MARGIN = Margin(absolute=1 << 20, relative=0.02)
-NOISE_BYTES = 8 << 20  # a growth below is too near to that to be prolonged
+_NOISE_BYTES = 8 << 20  # a growth below this is too near to that to be extrapolated
+
+
+def _bytes(text: str, margin: Margin | None = None) -> ValueSpec:
+    return ValueSpec("bytes", "lower", text, margin=margin)
 
 
 def _ratio_of(name: str) -> ValueSpec:
     return ValueSpec(
-        "",
-        "lower",
-        "over the reference's",
-        paired=True,
-        of=name,
-        neutral=1.0,
-        margin=_MARGIN,
+        "", "lower", "over the reference's", paired=True, of=name, neutral=1.0, margin=_MARGIN
     )
 
 
 VALUES = {
-    **{
-        f"{name}_bytes": ValueSpec("bytes", "lower", text, margin=_MARGIN)
-        for name, text in _PHASES.items()
-    },
+    **{f"{name}_bytes": _bytes(text, _MARGIN) for name, text in _PHASES.items()},
     **{f"{name}_ratio": _ratio_of(f"{name}_bytes") for name in _PHASES},
-    "reserved_peak_bytes": ValueSpec("bytes", "lower", "most that CUDA's allocator has reserved"),
-    "device_used_bytes": ValueSpec(
-        "bytes", "lower", "in use on the GPU after generating, less before this process: all of it"
-    ),
-    "load_anonymous_bytes": ValueSpec(
-        "bytes", "lower", "RssAnon after loading: on a CPU, without pages of mapped files"
-    ),
-    "generate_anonymous_bytes": ValueSpec("bytes", "lower", "RssAnon at the last new token"),
-    "kv_bytes_per_token": ValueSpec(
-        "bytes", "lower", "keys and values per token and sequence, from the config"
-    ),
-    "kv_bytes_per_token_measured": ValueSpec(
-        "bytes", "lower", "by which the model's own cache grew per token and sequence"
-    ),
+    "reserved_peak_bytes": _bytes("most that CUDA's allocator has reserved"),
+    "device_used_bytes": _bytes("growth of the whole GPU's use since before this process"),
+    "load_anonymous_bytes": _bytes("RssAnon after loading: on a CPU, without mapped files"),
+    "generate_anonymous_bytes": _bytes("RssAnon at the last new token"),
+    "kv_bytes_per_token": _bytes("keys and values per token and sequence, from the config"),
+    "kv_bytes_per_token_measured": _bytes("growth of the model's cache per token and sequence"),
     "largest_context": ValueSpec(
-        "tokens",
-        "higher",
-        "longest prompt that fits the card at batch 1, the model's own context at most",
-        "card",
+        "tokens", "higher", "longest prompt that fits the card and the model at batch 1", "card"
     ),
     "largest_batch": ValueSpec(
         "sequences", "higher", "most sequences of prompt_tokens + new_tokens that fit it", "card"
     ),
 }
-HEADLINE = (
-    Column("peak MB", "peak_bytes", ".1f", 1e6),
-    Column("×ref", "peak_ratio", ".2f"),
-)
+HEADLINE = (Column("peak MB", "peak_bytes", ".1f", 1e6), Column("×ref", "peak_ratio", ".2f"))
 DETAILS = (
     Column("load\npeak MB", "load_peak_bytes", ".1f", 1e6),
     Column("weights\nMB", "weights_bytes", ".1f", 1e6),
@@ -183,7 +164,7 @@ def find_capacity(
     kv = reader.cache_growth or reader.work.kv_bytes or 0
     by_length = reader.grown_by_length()
     growth = fit_growth(by_length, kv, reader.work.attention_curve)
-    if reader.engine.device == "cpu" and max(by_length.values(), default=0) < NOISE_BYTES:
+    if reader.engine.device == "cpu" and max(by_length.values(), default=0) < _NOISE_BYTES:
         growth = None
     one, two = (reader.grown.get(phase) for phase in pair)
     if growth is not None and one is not None and two is not None:

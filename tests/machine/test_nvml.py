@@ -75,6 +75,6 @@ def test_sessions_may_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_nvml() as other:
         assert len(other.list_boards()) == 1
         assert nvml.open_sessions == 2
-    assert session.find_board("GPU-11111111-2222").ask("nvmlDeviceGetName") == "NVIDIA H200"
+    assert session.find_board("GPU-11111111-2222")("nvmlDeviceGetName") == "NVIDIA H200"
     session.close()
     assert nvml.open_sessions == 0

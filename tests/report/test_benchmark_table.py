@@ -29,15 +29,17 @@ measure:
     processes: 2
     roofline: false
 """
-SHAPES = ("1x8", "2x8", "1x16", "2x16")
+WORKLOADS = ("1x8", "2x8", "1x16", "2x16")
 NAMES = [
-    f"m[{p}]::{k}[{s}]" for p in ("fp32", "bf16") for s in SHAPES for k in ("prefill", "decode")
+    f"m[{p}]::{k}[{w}]" for p in ("fp32", "bf16") for w in WORKLOADS for k in ("prefill", "decode")
 ]
+
+pytestmark = pytest.mark.e2e
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Two runs: the first saved, the second compared with it, drawn and exported."""
+    """Two runs: the first saved, the second compared with it and exported."""
 
     project: Project
     saved: Outcome
@@ -65,7 +67,7 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Timed:
     return Timed(project, saved, compared)
 
 
-def test_every_shape_has_its_lines_in_the_table(timed: Timed) -> None:
+def test_every_workload_has_its_lines_in_the_table(timed: Timed) -> None:
     assert timed.saved.code == 0, timed.saved.text
     for kind in ("prefill", "decode"):
         for batch in (1, 2):
@@ -80,21 +82,21 @@ def test_the_json_holds_the_rounds_of_all_processes(timed: Timed) -> None:
     assert timed.compared.code == 0, timed.compared.text
     assert sorted(timed.stored) == sorted(NAMES)
     for name, entry in timed.stored.items():
-        cell, _, shape = name.partition("::")
-        kind, shape = shape.rstrip("]").split("[")
-        samples = timed.records[f"{cell}::throughput"].samples[shape]
+        cell, _, series = name.partition("::")
+        kind, workload = series.rstrip("]").split("[")
+        samples = timed.records[f"{cell}::throughput"].samples[workload]
         assert samples["rounds_per_process"] == [3, 3]
         key = "ttft_s" if kind == "prefill" else "decode_s"
         # The clock adds up, so the last digits may differ.
         assert entry["stats"]["data"] == pytest.approx(samples[key], rel=1e-9)
         assert entry["stats"]["rounds"] == 6
-        batch, prompt = map(int, shape.split("x"))
+        batch, prompt = map(int, workload.split("x"))
         tokens = batch * (prompt if kind == "prefill" else 2)
         assert entry["extra_info"]["tokens"] == tokens
         assert entry["extra_info"]["batch_size"] == batch
 
 
-def test_what_was_saved_is_compared_with(timed: Timed) -> None:
+def test_a_saved_run_is_compared_with(timed: Timed) -> None:
     [saved] = (timed.project.folder / ".benchmarks").rglob("0001_*.json")
     assert {b["name"] for b in json.loads(saved.read_text())["benchmarks"]} == set(NAMES)
     for name in NAMES:
@@ -124,7 +126,7 @@ def test_a_regression_beyond_what_is_allowed_fails_the_session(timed: Timed) -> 
     assert "m[fp32]::decode[1x8]" in outcome.text.partition("Performance has regressed")[2]
 
 
-def test_a_histogram_is_drawn_or_its_lack_is_told(timed: Timed) -> None:
+def test_a_histogram_is_drawn_or_its_lack_is_explained(timed: Timed) -> None:
     node = "suites/s.yaml::m[fp32]::throughput"
     outcome = timed.project.run(node, "--benchmark-histogram=drawn")
     drawn = list(timed.project.folder.glob("drawn*.svg"))
@@ -133,16 +135,16 @@ def test_a_histogram_is_drawn_or_its_lack_is_told(timed: Timed) -> None:
         assert not drawn
         return
     assert outcome.code == 0, outcome.text
-    assert len(drawn) == 8  # a group per kind and shape
+    assert len(drawn) == 8  # a group per kind and workload
     assert any("decode" in path.read_text() for path in drawn)
 
 
-def test_they_may_be_disabled_and_the_measurement_stays(timed: Timed) -> None:
+def test_benchmarks_may_be_disabled_and_the_measurement_is_unchanged(timed: Timed) -> None:
     outcome = timed.project.run("suites/s.yaml::m[fp32]::throughput", "--benchmark-disable")
     assert outcome.code == 0, outcome.text
     assert "benchmark 'm" not in outcome.text
     records = find_records(timed.project.last_run("s"))
-    assert list(records["m[fp32]::throughput"].samples) == list(SHAPES)
+    assert list(records["m[fp32]::throughput"].samples) == list(WORKLOADS)
 
 
 def test_the_values_have_their_intervals_over_processes(timed: Timed) -> None:
