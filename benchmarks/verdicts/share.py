@@ -8,7 +8,7 @@ from typing import Any
 
 from peer.table import align
 
-from harness.statistics.estimates import share_interval
+from harness.statistics.shares import share_interval
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def _compare_many(cells: list[World], rng: Generator, harms: list[float]) -> lis
         after.append(rename(draw(harm), f"m{number}"))
     found = {one.cell: one for one in compare_records_of(before, after)}
     ordered = [found[record.cell.id] for record in before]
-    return [(one.verdict, "no surprise" in one.reason) for one in ordered]
+    return [(one.verdict, "this many comparisons" in one.reason) for one in ordered]
 
 
 def _check_discoveries(rng: Generator, repeats: int) -> Share:

@@ -15,8 +15,8 @@ from typing import Any
 from harness.descriptions import Column, Margin, ValueSpec
 from harness.records.record import Record, Value
 from harness.records.values import base_name, make_values, qualify, to_value
-from harness.statistics.estimates import (
-    Estimate,
+from harness.statistics.estimates import Estimate
+from harness.statistics.shares import (
     flip_rate_interval,
     paired_difference,
     share_interval,

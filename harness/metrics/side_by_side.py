@@ -15,7 +15,7 @@ from pydantic import Field
 from harness.descriptions import Column, Metric, OptionsBase, ValueSpec
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import make_values
-from harness.statistics.estimates import share_stderr
+from harness.statistics.shares import share_stderr
 
 if TYPE_CHECKING:
     from harness.descriptions import MeasureContext

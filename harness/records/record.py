@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from harness.statistics.estimates import Outcome
-
+Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 Status = Literal["ok", "flagged", "invalid", "failed", "skipped"]
 
 

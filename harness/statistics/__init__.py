@@ -1,1 +1,1 @@
-"""Estimates with intervals, tests, and what a number of samples can detect. Pure."""
+"""Estimates with their intervals, tests, and what a number of samples can detect. Pure."""

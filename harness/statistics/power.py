@@ -1,4 +1,4 @@
-"""What a number of samples can see: the smallest detectable harm, and how many would do. Pure.
+"""What a number of samples can detect, and how many would be enough. Pure.
 
 scipy is imported where it is used.
 """
@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 from harness.statistics.estimates import t_quantile
 
-# What is said to be seen four times in five; a little more, as spreads are estimates themselves.
+# For "detected four times in five"; a little more, as spreads are estimates themselves.
 AIMED_POWER = 0.88
 
 
@@ -21,11 +21,11 @@ def smallest_detectable(
     confidence: float = 0.95,
     power: float = AIMED_POWER,
 ) -> float:
-    """The smallest harm that `judge_harm` calls FAIL with this power.
+    """The smallest harm that a verdict calls FAIL with this power.
 
-    It fails beyond max(margin, t·SE); the estimate of a harm h is beyond that with the power where
-    h = max(margin, t(confidence)·SE) + t(power)·SE. A spread estimated from few samples is more
-    often too small than too large: it is taken at its median, s·√(df/χ²(0.5, df)).
+    A FAIL needs an estimate beyond max(margin, t(confidence)·SE); the estimate of a harm h is with
+    this power, where h = max(margin, t(confidence)·SE) + t(power)·SE. A spread estimated from few
+    samples is more often too small than too large, so its median is used: s·√(df/χ²(0.5, df)).
     """
     if math.isfinite(df):
         from scipy.special import chdtri
@@ -39,7 +39,7 @@ def smallest_detectable_share(
 ) -> float:
     """`smallest_detectable` of a paired difference of right items.
 
-    SE = sqrt((f - d²)/n) grows with the drop d itself: what is lost flips beside what flips anyway.
+    SE = sqrt((f - d²)/n) grows with the drop d: items lost add to those that flip anyway.
     """
 
     def seen_at(drop: float) -> float:
@@ -56,10 +56,10 @@ def smallest_detectable_share(
 
 
 def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> float:
-    """The smallest paired accuracy drop that n items see, two-sided 95 %, at this flip rate.
+    """The smallest paired accuracy drop that n items detect, two-sided 95 %, at this flip rate.
 
     Solves n = (z(0.975)·sqrt(f) + z(power)·sqrt(f - d²))²/d² (Connor 1987, Biometrics 43). A
-    drop cannot exceed the flip rate; where even that is not seen it is the flip rate.
+    drop cannot exceed the flip rate, which is returned where even that is not detected.
     """
     low, high = 0.0, flip_rate
     while high - low > 1e-9:
@@ -69,7 +69,7 @@ def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> fl
 
 
 def items_needed(drop: float, flip_rate: float, power: float = 0.8) -> float:
-    """Items that see a paired accuracy ``drop``; see `smallest_detectable_drop`."""
+    """Items that detect a paired accuracy ``drop``; see `smallest_detectable_drop`."""
     z, z_power = (NormalDist().inv_cdf(q) for q in (0.975, power))
     rest = max(0.0, flip_rate - drop**2)
     return (z * math.sqrt(flip_rate) + z_power * math.sqrt(rest)) ** 2 / drop**2
@@ -88,23 +88,9 @@ def samples_to_decide(harm: float, reach: float, n: int, margin: float) -> int |
     return max(n + 1, math.ceil(n * (reach / gap) ** 2))
 
 
-def value_degrees_of_freedom(
-    value: float, stderr: float | None, interval: tuple[float, float] | None, is_ratio: bool
-) -> float:
-    """What `degrees_of_freedom` tells of a number with its error; infinite where there is none."""
-    if not stderr or interval is None or interval[1] <= value:
-        return math.inf
-    if is_ratio:
-        return degrees_of_freedom(math.log(interval[1] / value), stderr / value)
-    return degrees_of_freedom(interval[1] - value, stderr)
-
-
 def degrees_of_freedom(reach: float, stderr: float) -> float:
     """Of a 95 % t interval that reaches so far to one side; infinite for a normal one."""
-    ratio, low, high = reach / stderr, 1.0, 1e6
-    if ratio <= t_quantile(0.975, high):
-        return math.inf
-    while high / low > 1 + 1e-9:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if t_quantile(0.975, middle) > ratio else (low, middle)
-    return low
+    from scipy.special import stdtridf
+
+    ratio = reach / stderr
+    return math.inf if ratio <= t_quantile(0.975, 1e6) else float(stdtridf(0.975, ratio))

@@ -1,12 +1,12 @@
-"""What a run is judged by beside its suite's limits: committed thresholds, or an earlier run."""
+"""What a run is judged against besides its suite's limits: thresholds, or an earlier run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness.errors import InputError
 from harness.records.find_runs import (
@@ -18,9 +18,8 @@ from harness.records.find_runs import (
     read_at_revision,
     resolve_revision,
 )
-from harness.records.record import Record, Verdict
+from harness.records.record import Outcome, Record, Verdict
 from harness.records.run_file import Run
-from harness.statistics.estimates import Outcome
 from harness.verdicts.compare import Compared, compare_pair
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.verdicts.thresholds import (
@@ -33,7 +32,7 @@ from harness.verdicts.thresholds import (
     read_thresholds,
 )
 
-# What a record or threshold raises that was edited by hand.
+# Raised for a record or threshold that a person has edited.
 NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
 
 
@@ -47,23 +46,20 @@ class Baseline:
     def judge(self, now: Run, record: Record) -> tuple[Verdict, ...]:
         """The verdicts on one record of run ``now``; none where the baseline does not have it.
 
-        None either on a reference that nobody asked for: no item would fail by it.
+        None either for a reference that nobody asked for: no item would fail by it.
         """
         if record.reference_only:
             return ()
         try:
             if isinstance(self.stored, Thresholds):
                 return judge_thresholds(self.stored, now.environment, record)
-            return self._judge_by_run(self.stored, now, record)
+            return tuple(self._judge_by_run(self.stored, now, record))
         except NOT_AS_WRITTEN as error:  # what was measured is kept, whatever the baseline holds
             text = (
                 f"{record.cell.id} {record.measurement} cannot be judged by {self.name}: a field "
                 f"is not as the harness writes it ({type(error).__name__}: {error})"
             )
-            against: Literal["threshold", "run"] = (
-                "threshold" if isinstance(self.stored, Thresholds) else "run"
-            )
-            return (_plain(self.name, record.measurement, "INCONCLUSIVE", text, against),)
+            return (self._without_value(record.measurement, "INCONCLUSIVE", text),)
 
     def remarks(self, environment: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
         """What should be blessed anew, and how much of the baseline was not measured."""
@@ -78,12 +74,12 @@ class Baseline:
         return [*proposals, f"{len(lost)} of the blessed measurements were not made: {named}"]
 
     def judge_lost(self, records: Sequence[Record]) -> list[Verdict]:
-        """Of thresholds: a FAIL for what failed now, and INCONCLUSIVE for what is missing."""
+        """For thresholds: FAIL for what failed now, INCONCLUSIVE for what is missing."""
         if isinstance(self.stored, Run):
             return []
         found = {(r.cell.id, r.measurement): r for r in records if not r.noise}
         return [
-            _tell_loss(self.name, cell, name, found.get((cell, name)))
+            self._describe_loss(cell, name, found.get((cell, name)))
             for cell, measurements in self.stored.cells.items()
             for name in measurements
             if (cell, name) not in found
@@ -91,83 +87,66 @@ class Baseline:
         ]
 
     def list_changed(self, run: Run) -> list[str]:
-        """Of thresholds: the records that differ in what a threshold depends on."""
+        """For thresholds: the cells that differ in what a threshold depends on."""
         if isinstance(self.stored, Run):
             return []
-        blessed = ((record, self.stored.find(record)) for record in run.records)
+        blessed = ((record, self.stored.find(record)) for record in run.records if not record.noise)
         return [
             record.cell.id
-            for record, threshold in blessed
-            if threshold is not None
-            and not record.noise
-            and find_changes(threshold, run.environment, record)
+            for record, one in blessed
+            if one is not None and find_changes(one, run.environment, record)
         ]
 
-    def _judge_by_run(self, earlier: Run, now: Run, record: Record) -> tuple[Verdict, ...]:
-        """As `harness compare` judges this record, before many are weighed together."""
+    def _judge_by_run(self, earlier: Run, now: Run, record: Record) -> Iterator[Verdict]:
+        """As `harness compare` judges this record, before it adjusts for many."""
         key = (record.cell.id, record.measurement)
         alike = [r for r in earlier.records if (r.cell.id, r.measurement) == key and not r.noise]
         if not alike or not record.usable or record.noise:
-            return ()
+            return
         found = compare_pair(earlier, alike[0], now, record, key)
-        told = [
-            (one.verdict, f"{key[0]} {key[1]}: {one.reason} (A is {self.name})")
-            for one in found.missing
-        ]
-        told += [
-            ("INCONCLUSIVE", f"{key[0]} {key[1]} is incomparable with {self.name}: {fields}")
-            for one in found.refused
-            for fields in [", ".join(map(str, one.differences))]
-        ]
-        return (
-            *(_to_verdict(self.name, one) for one in found.compared),
-            *(_plain(self.name, key[1], outcome, text, "run") for outcome, text in told),
+        label = " ".join(key)
+        for one in found.compared:
+            yield _to_verdict(self.name, one)
+        for lost in found.missing:
+            text = f"{label}: {lost.reason} (A is {self.name})"
+            yield self._without_value(key[1], lost.verdict, text)
+        for refused in found.refused:
+            fields = ", ".join(map(str, refused.differences))
+            text = f"{label} is incomparable with {self.name}: {fields}"
+            yield self._without_value(key[1], "INCONCLUSIVE", text)
+
+    def _describe_loss(self, cell: str, measurement: str, record: Record | None) -> Verdict:
+        outcome: Outcome = "INCONCLUSIVE"
+        if record is None or record.validity.status == "skipped":
+            why = "was not measured" if record is None else "was skipped"
+        else:
+            outcome, why = "FAIL", f"failed: {'; '.join(record.validity.reasons)}"
+        text = f"{cell} {measurement} {why}; {self.name} has thresholds of it"
+        return self._without_value(measurement, outcome, text)
+
+    def _without_value(self, metric: str, outcome: Outcome, text: str) -> Verdict:
+        return Verdict(
+            verdict=outcome,
+            metric=metric,
+            bound=self.name,
+            value=None,
+            text=text,
+            against="threshold" if isinstance(self.stored, Thresholds) else "run",
         )
-
-
-def _of_thresholds(name: str, stored: Thresholds, suite: str, device: str) -> Baseline:
-    for what, theirs, ours in (("suite", stored.suite, suite), ("device", stored.device, device)):
-        if theirs != ours:
-            raise InputError(f"{name} holds thresholds of {what} {theirs!r}, this is {ours!r}")
-    return Baseline(name, stored)
-
-
-def pick_run(found: Sequence[Found], suite: str, device: str) -> Found | None:
-    """The newest run of a suite, of the same device where there is one; None without any."""
-    same = [one for one in found if one.run.suite.get("name") == suite]
-    same = [one for one in same if name_device(one.run) == device] or same
-    return max(same, key=lambda one: one.run.run.utc, default=None)
-
-
-def _tell_loss(name: str, cell: str, measurement: str, record: Record | None) -> Verdict:
-    if record is None or record.validity.status == "skipped":
-        why = "was not measured" if record is None else "was skipped"
-        text = f"{cell} {measurement} {why}; {name} has thresholds of it"
-        return _plain(name, measurement, "INCONCLUSIVE", text, "threshold")
-    reasons = "; ".join(record.validity.reasons)
-    text = f"{cell} {measurement} failed: {reasons}; {name} has thresholds of it"
-    return _plain(name, measurement, "FAIL", text, "threshold")
-
-
-def _plain(
-    name: str, metric: str, outcome: Outcome, text: str, against: Literal["threshold", "run"]
-) -> Verdict:
-    return Verdict(
-        verdict=outcome, metric=metric, bound=name, value=None, text=text, against=against
-    )
 
 
 def find_baseline(against: str | None, suite: str, device: str, root: Path) -> Baseline | None:
     """What ``--against`` names: a file, a revision, ``none``; by default this device's thresholds.
 
-    A revision stands for the thresholds committed there, or else for its newest run of the suite.
-    Raises `InputError` for what cannot be found or read.
+    A revision means the thresholds committed there, or else its newest run of the suite. Raises
+    `InputError` for what cannot be found or read.
     """
     own = path_of(root, suite, device)
     if against is None:
         if not own.exists():
             return None
-        return _of_thresholds(_short(own, root), read_thresholds(own), suite, device)
+        shown = str(own.relative_to(root)) if own.is_relative_to(root) else str(own)
+        return _of_thresholds(shown, read_thresholds(own), suite, device)
     if against == "none":
         return None
     path = Path(against)
@@ -184,6 +163,13 @@ def find_baseline(against: str | None, suite: str, device: str, root: Path) -> B
     if found is None:
         raise InputError(f"--against {against}: no run of suite {suite!r} there")
     return Baseline(found.name, found.run)
+
+
+def pick_run(found: Sequence[Found], suite: str, device: str) -> Found | None:
+    """The newest run of a suite, of the same device where there is one; None without any."""
+    same = [one for one in found if one.run.suite.get("name") == suite]
+    same = [one for one in same if name_device(one.run) == device] or same
+    return max(same, key=lambda one: one.run.run.utc, default=None)
 
 
 def names_thresholds(argument: str, root: Path) -> bool:
@@ -203,17 +189,20 @@ def names_thresholds(argument: str, root: Path) -> bool:
     return isinstance(data, dict) and "cells" in data
 
 
-def _short(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+def _of_thresholds(name: str, stored: Thresholds, suite: str, device: str) -> Baseline:
+    for what, theirs, ours in (("suite", stored.suite, suite), ("device", stored.device, device)):
+        if theirs != ours:
+            raise InputError(f"{name} holds thresholds of {what} {theirs!r}, this is {ours!r}")
+    return Baseline(name, stored)
 
 
 def _to_verdict(name: str, one: Compared) -> Verdict:
     change = f"{one.change - 1:+.2%}" if one.is_ratio else f"{one.change:+.4g}"
+    margin = f"{one.margin:.2%}" if one.is_ratio else f"{one.margin:.4g}"
     text = f"{one.cell}: {one.measurement}.{one.value} changed by {change} since {name}"
     if one.interval is not None:
         low, high = one.interval
         text += f" (95 % interval {low:.4g} to {high:.4g})"
-    margin = f"{one.margin:.2%}" if one.is_ratio else f"{one.margin:.4g}"
     text += f", the margin is {margin}"
     return Verdict(
         verdict="PASS" if one.verdict == "IDENTICAL" else one.verdict,

@@ -1,12 +1,12 @@
-"""Thresholds made of runs: what may be blessed, what may not and why, and what it changes. Pure.
+"""Thresholds made from runs: what may be blessed, what may not and why, and what it changes.
 
-Several runs of one commit are A/A runs: how they differ is each value's spread.
+Several runs of one commit are A/A runs: their differences are each value's spread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -34,12 +34,10 @@ from harness.verdicts.thresholds import (
     write_thresholds,
 )
 
-_Key = tuple[str, str]  # cell, measurement
-
 ENOUGH_PROCESSES = 3
 # Processes farther apart than this do not agree: something disturbed some of them.
 LARGEST_SPREAD = 0.10
-# A margin that must grow beyond so many times what is declared says nothing any more.
+# A margin that must grow to more than this many times the declared one says nothing any more.
 USELESS = 5.0
 
 
@@ -86,9 +84,9 @@ def bless(
     ``device`` is the slug in the runs' names. Raises `InputError` for runs that cannot be blessed:
     interrupted, of a dirty tree or no commit, of different suites, commits or devices, one given
     twice, with a record that is invalid or failed, or that breaks a limit; without a reason; and
-    where nothing can be blessed. Left out and told are flagged speeds, those of too few processes,
-    and of such that disagree. A measurement of which a value would lose its threshold by that
-    stays as it was.
+    where nothing can be blessed. Flagged speeds, speeds of too few processes and speeds of
+    processes that disagree are left out and reported. A measurement that would lose the threshold
+    of a value by that stays as it was.
     """
     if not reason.strip():
         raise InputError("a reason is needed: --reason 'why these numbers are the new ones'")
@@ -99,11 +97,16 @@ def bless(
             f"the thresholds to be changed are of {previous.suite} on {previous.device}, "
             f"the runs of {suite} on {device}"
         )
+    found: dict[tuple[str, str], list[tuple[Run, Record]]] = {}
+    for run in runs:
+        for record in run.records:
+            if record.usable and not (record.reference_only or record.noise or record.reused_from):
+                found.setdefault((record.cell.id, record.measurement), []).append((run, record))
     cells = dict(previous.cells) if previous else {}
     left_out: list[str] = []
     made = False
-    for (cell, measurement), found in _group(runs).items():
-        values, lacking = _bless_records(found)
+    for (cell, measurement), measured in found.items():
+        values, lacking = _bless_records(measured)
         label = f"{cell} {measurement}"
         left_out += [f"{label}.{name}: {why}" for name, why in lacking.items()]
         old = cells.get(cell, {}).get(measurement)
@@ -114,16 +117,7 @@ def bless(
                 "where that is meant, remove it from the file"
             )
         elif values:
-            run, record = found[-1]
-            now = Blessed(
-                commit=run.run.git_sha or "",
-                run=run.run.id,
-                when=when,
-                reason=reason.strip(),
-                items=hash_items(record),
-                facts=facts_of(run.environment, record),
-                values=values,
-            )
+            now = _make_blessed(*measured[-1], reason.strip(), when, values)
             cells[cell] = {**cells.get(cell, {}), measurement: now}
             made = True
     if not made:
@@ -133,14 +127,18 @@ def bless(
     return Result(after, tuple(_list_changes(previous, after)), tuple(left_out))
 
 
-def _group(runs: Sequence[Run]) -> dict[_Key, list[tuple[Run, Record]]]:
-    """The records that were asked for and measured, with their runs, by cell and measurement."""
-    found: dict[_Key, list[tuple[Run, Record]]] = {}
-    for run in runs:
-        for record in run.records:
-            if record.usable and not (record.reference_only or record.noise or record.reused_from):
-                found.setdefault((record.cell.id, record.measurement), []).append((run, record))
-    return found
+def _make_blessed(
+    run: Run, record: Record, reason: str, when: str, values: dict[str, Threshold]
+) -> Blessed:
+    return Blessed(
+        commit=run.run.git_sha or "",
+        run=run.run.id,
+        when=when,
+        reason=reason,
+        items=hash_items(record),
+        facts=facts_of(run.environment, record),
+        values=values,
+    )
 
 
 def _bless_records(
@@ -162,24 +160,21 @@ def _bless_records(
         if flags and spec.sampled == "processes":
             lacking[name] = f"flagged, and a flagged speed is no anchor: {'; '.join(flags)}"
             continue
-        made = _make_threshold(
-            spec, value, [r.values.get(name, Value(value=None)) for _, r in found]
-        )
-        row = find_row(latest, value.value) if spec.sampled == "items" else None
-        if isinstance(made, Threshold) and row is not None:
-            update = {"value": value.value, "row": pack_row(row)}  # item by item, with the latest
-            values[name] = made.model_copy(update=update)
-        elif isinstance(made, Threshold):
-            values[name] = made
-        else:
+        made = _make_threshold(spec, value, [record.values.get(name) for _, record in found])
+        row = find_row(latest, spec)
+        if isinstance(made, str):
             lacking[name] = made
+        elif row is None:
+            values[name] = made
+        else:  # item by item, compared with the latest run
+            update = {"value": value.value, "row": pack_row(row)}
+            values[name] = made.model_copy(update=update)
     return values, lacking
 
 
 def _check_runs(runs: Sequence[Run]) -> None:
-    for run in runs:
-        _check_run(run)
     for place, run in enumerate(runs):
+        _check_run(run)
         if run in runs[:place]:
             raise InputError(f"{run.run.id} was given twice: a copy does not tell how runs differ")
     for what, found in (
@@ -202,51 +197,43 @@ def _check_run(run: Run) -> None:
     for record in run.records:
         status = record.validity.status
         if status in ("invalid", "failed"):
-            reasons = "; ".join(record.validity.reasons)
-            raise InputError(
-                f"{name}: {record.cell.id} {record.measurement} is {status}: {reasons}"
-            )
+            label = f"{name}: {record.cell.id} {record.measurement}"
+            raise InputError(f"{label} is {status}: {'; '.join(record.validity.reasons)}")
         for verdict in record.verdicts:
             if verdict.verdict == "FAIL" and verdict.against == "limit":
                 raise InputError(f"{name} breaks a limit of its suite: {verdict.text}")
 
 
-def _make_threshold(spec: ValueSpec, latest: Value, samples: Sequence[Value]) -> Threshold | str:
+def _make_threshold(
+    spec: ValueSpec, latest: Value, samples: Sequence[Value | None]
+) -> Threshold | str:
     """The threshold, or why there can be none."""
     assert spec.margin is not None
     assert spec.better is not None
-    numbers = [value.value for value in samples if value.value is not None]
-    if len(numbers) < len(samples) or latest.value is None:
+    known = [one for one in samples if one is not None and one.value is not None]
+    if len(known) < len(samples) or latest.value is None:
         return "unavailable"
     if spec.sampled == "processes":
-        processes = _pool([made for value in samples if (made := processes_of(value))])
+        processes = _pool([made for one in known if (made := processes_of(one)) is not None])
         if processes is None or processes.n < ENOUGH_PROCESSES:
             found = 0 if processes is None else processes.n
             return f"{found} processes, {ENOUGH_PROCESSES} are needed: `processes: 3` or more runs"
-        spread = processes.spread or 0.0
+        spread, n, value = processes.spread or 0.0, processes.n, processes.mean
         if spread > LARGEST_SPREAD:
             return f"its processes differ by {spread:.0%}, which is no agreement"
-        sigma = spread / math.sqrt(processes.n / len(samples)) * processes.mean  # of a whole run
-        margin = _resolve_margin(spec, processes.mean, sigma)
-        return _threshold(spec, latest.unit, processes.mean, margin, spread, processes.n)
-    spread_or_none = stdev(numbers) if len(numbers) > 1 else None
-    value = latest.value if len(set(numbers)) == 1 else fmean(numbers)
-    margin = _resolve_margin(spec, value, spread_or_none or 0.0)
-    return _threshold(spec, latest.unit, value, margin, spread_or_none, len(numbers))
-
-
-def _threshold(
-    spec: ValueSpec, unit: str, value: float, margin: float | None, spread: float | None, n: int
-) -> Threshold:
-    assert spec.better is not None
-    return Threshold(value=value, unit=unit, better=spec.better, margin=margin, spread=spread, n=n)
-
-
-def _resolve_margin(spec: ValueSpec, value: float, sigma: float) -> float | None:
-    """The larger of what is declared and 3 σ of A/A runs; None where that would say nothing."""
-    assert spec.margin is not None
+        sigma = spread / math.sqrt(n / len(samples)) * value  # of a whole run
+        kept: float | None = spread
+    else:
+        numbers = [one.value for one in known if one.value is not None]
+        n, kept = len(numbers), stdev(numbers) if len(numbers) > 1 else None
+        value = latest.value if len(set(numbers)) == 1 else fmean(numbers)
+        sigma = kept or 0.0
     declared = spec.margin.of(value)
-    return None if 3 * sigma > USELESS * declared else max(declared, 3 * sigma)
+    # The larger of what is declared and 3 σ of A/A runs; none where that would say nothing.
+    margin = None if 3 * sigma > USELESS * declared else max(declared, 3 * sigma)
+    return Threshold(
+        value=value, unit=latest.unit, better=spec.better, margin=margin, spread=kept, n=n
+    )
 
 
 def _pool(runs: Sequence[Processes]) -> Processes | None:
@@ -267,7 +254,7 @@ def _pool(runs: Sequence[Processes]) -> Processes | None:
 
 
 def _list_changes(before: Thresholds | None, after: Thresholds) -> list[str]:
-    """A line per value that is new, another or gone, and what became of its margin."""
+    """A line per value that is new, changed or gone, and what became of its margin."""
     was, now = _flatten(before), _flatten(after)
     lines = []
     for label in sorted(was.keys() | now.keys()):
@@ -281,7 +268,7 @@ def _list_changes(before: Thresholds | None, after: Thresholds) -> list[str]:
     return lines
 
 
-def _flatten(thresholds: Thresholds | None) -> dict[str, Threshold]:
+def _flatten(thresholds: Thresholds | None) -> Mapping[str, Threshold]:
     return {
         f"{cell} {measurement}.{name}": threshold
         for cell, measurements in (thresholds.cells if thresholds else {}).items()

@@ -1,7 +1,7 @@
 """Two runs of the same cells, value by value: IDENTICAL, PASS, FAIL or INCONCLUSIVE. Pure.
 
-Joined by cell and measurement, and item by item where there are items. What may not be compared is
-refused with the fields that differ; nothing that only one run has goes unsaid.
+Records are joined by cell and measurement, and item by item where there are items. A comparison
+that makes no sense is refused, with the fields that differ; what only one run has is listed.
 """
 
 from __future__ import annotations
@@ -14,25 +14,23 @@ from typing import Literal
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.identity import Difference, find_differences, identify, list_outcomes
-from harness.records.record import Record, Value
+from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
-from harness.records.values import base_name, bounds_of, smallest_effect
-from harness.statistics.estimates import NORMAL_95, Outcome, benjamini_hochberg, judge_harm
-from harness.statistics.power import samples_to_decide
+from harness.records.values import base_name
+from harness.verdicts.decide import FALSE_DISCOVERY_RATE, adjust_for_many, decide, harm_of
 
-# 3 % of two sides, so that equal speeds fail in less than 2 of 100 comparisons: at the usual 5 % it
-# was 2.6 (benchmarks/calibration.py).
-FALSE_DISCOVERY_RATE = 0.03
 _NUMBER = re.compile(r"\d[\d.,]*")
-_OTHERS = "other processes"  # how telemetry's flag of a busy machine begins
+_BUSY = "other processes"  # how telemetry's flag of a busy machine begins
+Key = tuple[str, str]  # cell, measurement
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One value of both runs. ``change`` is B beside A: a ratio, or a difference.
+    """One value of both runs. ``change`` is B compared with A: a ratio, or a difference.
 
-    ``margin`` and ``smallest_detectable`` are harms: shares of a ratio, else in the value's unit;
-    ``p`` is unadjusted, ``q`` after Benjamini and Hochberg over all that was compared.
+    ``harm``, ``margin`` and ``smallest_detectable`` are shares where ``change`` is a ratio, else in
+    the value's unit; ``p`` is unadjusted, ``q`` by Benjamini and Hochberg over all that was
+    compared.
     """
 
     cell: str
@@ -70,7 +68,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Missing:
-    """A measurement that one run has no number of; a loss where B failed at what A has."""
+    """A measurement without a number in one run; FAIL where B failed at what A has."""
 
     cell: str
     measurement: str
@@ -91,7 +89,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Literal["FAIL", "INCOMPARABLE", "INCONCLUSIVE", "PASS"]:
-        """The worst: a regression, then what was refused, then what was left open."""
+        """The worst: a regression, then a refusal, then something undecided."""
         verdicts = {one.verdict for one in self.compared} | {one.verdict for one in self.missing}
         if "FAIL" in verdicts:
             return "FAIL"
@@ -102,21 +100,20 @@ class Comparison:
 
 def compare_runs(a: Run, b: Run, allow: Collection[str] = ()) -> Comparison:
     """Run ``b`` against run ``a``. ``allow`` names fields that may differ, or their groups."""
-    ours, theirs = _by_key(b.records), _by_key(a.records)
-    compared: list[Compared] = []
-    refused: list[Refused] = []
-    missing: list[Missing] = []
-    flags: dict[str, None] = {}
-    pairs: list[tuple[Record, Record]] = []
-    for key in dict.fromkeys((*theirs, *ours)):
-        before, after = theirs.get(key), ours.get(key)
-        found = compare_pair(a, before, b, after, key, allow)
-        compared += found.compared
-        refused += found.refused
-        missing += found.missing
-        flags |= dict.fromkeys(found.flags)
-        pairs += found.pairs
-    return Comparison(_adjust(compared), tuple(refused), tuple(missing), tuple(flags), tuple(pairs))
+    before, after = (
+        {(r.cell.id, r.measurement): r for r in run.records if not r.noise} for run in (a, b)
+    )
+    found = [
+        compare_pair(a, before.get(key), b, after.get(key), key, allow)
+        for key in dict.fromkeys((*before, *after))
+    ]
+    return Comparison(
+        _adjust([value for one in found for value in one.compared]),
+        tuple(refused for one in found for refused in one.refused),
+        tuple(missing for one in found for missing in one.missing),
+        tuple(dict.fromkeys(flag for one in found for flag in one.flags)),
+        tuple(pair for one in found for pair in one.pairs),
+    )
 
 
 def compare_pair(
@@ -124,10 +121,10 @@ def compare_pair(
     before: Record | None,
     b: Run,
     after: Record | None,
-    key: tuple[str, str],
+    key: Key,
     allow: Collection[str] = (),
 ) -> Comparison:
-    """One measurement of both runs, by itself: not weighed with others."""
+    """One measurement of both runs by itself, not adjusted for being one of many."""
     lost = _find_loss(key, before, after)
     missing = () if lost is None else (lost,)
     if before is None or after is None or not before.usable or not after.usable:
@@ -136,28 +133,23 @@ def compare_pair(
     differences = find_differences(*sides)
     stopping = tuple(one for one in differences if not _is_allowed(one.field, allow))
     flags = tuple(f"{d} was allowed to differ" for d in differences if d not in stopping)
+    values = [] if stopping else compare_records(before, after)
+    if not stopping and not values and compare_records(before, before):
+        stopping = (Difference("items", _count_items(before), _count_items(after)),)
     if stopping:
         return Comparison(refused=(Refused(*key, stopping),), missing=missing, flags=flags)
-    values = compare_records(before, after)
-    if not values and _is_judged(before):
-        items = Difference("items", _count(before), _count(after))
-        return Comparison(refused=(Refused(*key, (items,)),), missing=missing, flags=flags)
-    return Comparison(
-        tuple(values),
-        missing=(*missing, *_find_lost_values(before, after)),
-        flags=flags,
-        pairs=((before, after),),
-    )
+    lost_values = _find_lost_values(before, after)
+    return Comparison(tuple(values), (), (*missing, *lost_values), flags, ((before, after),))
 
 
 def compare_records(before: Record, after: Record) -> list[Compared]:
     """The judged values of one measurement of both runs; ``q`` is still unknown."""
-    module = load_measurement(before.measurement)
+    metric = load_measurement(before.measurement)
     same = is_identical(before, after)
     found = []
-    paired = module.compare(after, before)
+    paired = metric.compare(after, before)
     for name, value in paired.items():
-        spec: ValueSpec = module.values[base_name(name)]
+        spec = metric.values[base_name(name)]
         if spec.margin is None or spec.neutral is None or value.value is None:
             continue
         if base_name(name) != name and base_name(name) in paired:
@@ -180,12 +172,11 @@ def _compare_value(
     assert spec.margin is not None
     of = f"{spec.of}{name.removeprefix(base_name(name))}" if spec.of else name
     a, b = (record.values.get(of, Value(value=None)) for record in (before, after))
-    sign, is_ratio = 1 if spec.better == "lower" else -1, spec.neutral == 1
-    harm = sign * (value.value - spec.neutral)
+    is_ratio = spec.neutral == 1
     margin = spec.margin.of(a.value or 0.0)
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
-    bounds = bounds_of(value, spec)
+    harm = harm_of(value, spec, 1 if spec.better == "lower" else -1, spec.neutral)
     made = Compared(
         cell=after.cell.id,
         measurement=after.measurement,
@@ -197,78 +188,56 @@ def _compare_value(
         change=value.value,
         is_ratio=is_ratio,
         interval=value.interval,
-        harm=harm,
+        harm=harm.estimate,
         margin=margin,
         p=value.p,
         n=value.n,
     )
-    if same or (bounds is not None and harm == 0 and bounds[0] == bounds[1]):
+    if same or (harm.is_exact and harm.estimate == 0):
         return made
-    if bounds is None:
-        why = (
-            "one process a side says nothing of how the next would differ: use `processes: 3`"
-            if spec.sampled == "processes"
-            else "a single chunk has no spread"
-        )
-        return replace(made, verdict="INCONCLUSIVE", reason=why)
-    lower, upper = sorted(sign * (bound - spec.neutral) for bound in bounds)
-    if lower == upper:
-        return replace(made, verdict="FAIL" if harm > margin else "PASS")
-    verdict = judge_harm(harm, lower, upper, margin)
-    spread = value.stderr or (upper - lower) / (2 * NORMAL_95)
-    smallest = smallest_effect(value, spec, spread, margin, 1 - FALSE_DISCOVERY_RATE / 2)
-    made = replace(made, verdict=verdict, smallest_detectable=smallest)
-    doubt = find_doubt(before, after) if spec.sampled == "processes" else ""
-    if verdict == "FAIL" and doubt:
-        return replace(made, verdict="INCONCLUSIVE", reason=f"flagged: {doubt}")
-    if verdict != "INCONCLUSIVE":
-        return made
-    enough = samples_to_decide(harm, NORMAL_95 * spread, value.n or 0, margin)
-    what = "processes" if spec.sampled == "processes" else "chunks or items"
-    return replace(made, reason=f"about {enough:,} {what} would decide" if enough else "")
+    decision = decide(
+        harm,
+        margin,
+        confidence=1 - FALSE_DISCOVERY_RATE / 2,
+        doubt=find_doubt(before, after) if spec.sampled == "processes" else "",
+    )
+    return replace(
+        made,
+        verdict=decision.outcome,
+        smallest_detectable=decision.smallest_detectable,
+        reason=decision.why,
+    )
 
 
 def find_doubt(before: Record, after: Record) -> str:
-    """What one of two timings was flagged with and the other not; others' work counts for both.
+    """The flags that only one of two timings has, and those of a busy machine on either.
 
     A GPU with a power cap on both sides is as good as one without; a busy machine is not.
     """
-    kinds = [{_NUMBER.sub("#", r): r for r in x.validity.reasons} for x in (before, after)]
-    one_sided = kinds[0].keys() ^ kinds[1].keys()
-    told = {**kinds[0], **kinds[1]}
-    doubtful = [told[kind] for kind in told if kind in one_sided or kind.startswith(_OTHERS)]
-    return "; ".join(doubtful)
-
-
-def _adjust(compared: Iterable[Compared]) -> tuple[Compared, ...]:
-    """With ``q``; a FAIL that many comparisons explain by chance is left open."""
-    compared = tuple(compared)
-    tested = [one for one in compared if one.p is not None and one.verdict != "IDENTICAL"]
-    adjusted = dict(
-        zip(map(id, tested), benjamini_hochberg([one.p for one in tested if one.p is not None]))
+    before_flags, after_flags = (
+        {_NUMBER.sub("#", reason): reason for reason in record.validity.reasons}
+        for record in (before, after)
     )
-    return tuple(_weigh(one, adjusted.get(id(one))) for one in compared)
+    one_sided = before_flags.keys() ^ after_flags.keys()
+    return "; ".join(
+        reason
+        for kind, reason in {**before_flags, **after_flags}.items()
+        if kind in one_sided or kind.startswith(_BUSY)
+    )
 
 
-def _weigh(one: Compared, q: float | None) -> Compared:
-    if q is None:
-        return one
-    if one.verdict == "FAIL" and q > FALSE_DISCOVERY_RATE:
-        alone = one.p is not None and one.p > FALSE_DISCOVERY_RATE
-        why = (
-            f"by chance alone as far apart in {one.p:.1%} of comparisons"
-            if alone
-            else f"among so many comparisons this is no surprise (q = {q:.2g})"
-        )
-        return replace(one, q=q, verdict="INCONCLUSIVE", reason=why)
-    return replace(one, q=q)
+def _adjust(compared: list[Compared]) -> tuple[Compared, ...]:
+    """With ``q``; a FAIL that many comparisons explain by chance is left open."""
+    tested = [i for i, x in enumerate(compared) if x.p is not None and x.verdict != "IDENTICAL"]
+    adjusted = adjust_for_many([p for i in tested if (p := compared[i].p) is not None])
+    for i, (q, chance) in zip(tested, adjusted, strict=True):
+        compared[i] = replace(compared[i], q=q)
+        if compared[i].verdict == "FAIL" and chance:
+            compared[i] = replace(compared[i], verdict="INCONCLUSIVE", reason=chance)
+    return tuple(compared)
 
 
-def _by_key(records: Iterable[Record]) -> dict[tuple[str, str], Record]:
-    return {(r.cell.id, r.measurement): r for r in records if not r.noise}
-
-
-def _find_loss(key: tuple[str, str], before: Record | None, after: Record | None) -> Missing | None:
+def _find_loss(key: Key, before: Record | None, after: Record | None) -> Missing | None:
     """What one side lacks; None where both have numbers, or neither has any."""
     if before is not None and before.usable and (after is None or not after.usable):
         if after is None:
@@ -282,24 +251,16 @@ def _find_loss(key: tuple[str, str], before: Record | None, after: Record | None
     return None
 
 
-def _find_lost_values(before: Record, after: Record) -> list[Missing]:
-    """Values that thresholds are kept of and B no longer has, such as a batch that does not fit."""
+def _find_lost_values(before: Record, after: Record) -> Iterable[Missing]:
+    """Values with a margin that B no longer has, such as a batch size that does not fit."""
     specs = load_measurement(before.measurement).values
-    lost = []
     for name, value in before.values.items():
-        spec = specs.get(base_name(name))
+        spec, now = specs.get(base_name(name)), after.values.get(name)
         if spec is None or spec.margin is None or value.value is None:
             continue
-        now = after.values.get(name)
         if now is None or now.value is None:
             why = f"{name} is unavailable in B: {'; '.join(after.validity.reasons) or 'no reason'}"
-            lost.append(Missing(before.cell.id, before.measurement, "B", why, "FAIL"))
-    return lost
-
-
-def _is_judged(record: Record) -> bool:
-    """Whether a comparison of this record with itself would judge anything."""
-    return bool(compare_records(record, record))
+            yield Missing(before.cell.id, before.measurement, "B", why, "FAIL")
 
 
 def _is_allowed(name: str, allow: Collection[str]) -> bool:
@@ -307,6 +268,7 @@ def _is_allowed(name: str, allow: Collection[str]) -> bool:
     return name in allow or name.partition(".")[0] in allow
 
 
-def _count(record: Record) -> str:
-    rows = [len(value) for value in list_outcomes(record.items).values() if isinstance(value, list)]
-    return f"{max(rows, default=0)} items" if rows else "none"
+def _count_items(record: Record) -> str:
+    rows = (v for v in list_outcomes(record.items).values() if isinstance(v, list))
+    longest = max(map(len, rows), default=None)
+    return "none" if longest is None else f"{longest} items"

@@ -1,4 +1,4 @@
-"""A suite's limits judged on a record: PASS, FAIL or INCONCLUSIVE, and the sentence about it. Pure.
+"""A suite's limits on a record: PASS, FAIL or INCONCLUSIVE, and the sentence about it. Pure.
 
 The unrounded value is judged, with the one-sided 95 % bounds of what it is a sample of.
 """
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.records.record import Record, Value, Verdict
-from harness.records.values import base_name, bounds_of, qualify, smallest_effect
-from harness.statistics.estimates import NORMAL_95, Outcome, judge_harm
-from harness.statistics.power import samples_to_decide
+from harness.records.record import Outcome, Record, Value, Verdict
+from harness.records.values import base_name, qualify
 from harness.suite.models import Limit
+from harness.verdicts.decide import Decision, bounds_of, decide, harm_of
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
 
@@ -24,17 +23,25 @@ def judge_limits(
 ) -> tuple[Verdict, ...]:
     """A verdict per limit on this record and per value that it bounds; none without numbers.
 
-    An invalid record is judged too: its limit on ``nonfinite_tokens`` is what it breaks.
+    ``why_not`` says why the record was not compared with the reference. An invalid record is
+    judged too: its number of non-finite tokens may be what breaks a limit.
     """
     if record.validity.status in ("failed", "skipped"):
         return ()
-    verdicts = []
-    for limit in limits:
-        applies = record.cell.precision in limit.precision and record.cell.model in limit.model
-        if applies and limit.family == record.measurement:
-            names = _bounded_values(limit, record)
-            verdicts += [_judge(limit, name, record, reference, why_not) for name in names]
-    return tuple(verdicts)
+    return tuple(
+        _judge(limit, name, record, reference, why_not)
+        for limit in limits
+        if limit.family == record.measurement
+        and record.cell.precision in limit.precision
+        and record.cell.model in limit.model
+        for name in _bounded_values(limit, record)
+    )
+
+
+def show_bound(limit: Limit, digits: str = ".15g") -> str:
+    """``min 0.5, max 0.9``, of what the limit has."""
+    given = (("min", limit.min), ("max", limit.max))
+    return ", ".join(f"{side} {b:{digits}}" for side, b in given if b is not None)
 
 
 def _bounded_values(limit: Limit, record: Record) -> list[str]:
@@ -49,65 +56,61 @@ def _bounded_values(limit: Limit, record: Record) -> list[str]:
 
 @dataclass(frozen=True)
 class _Side:
-    """One ``bound`` of a limit as a harm: how much worse than nothing, and how much is allowed.
+    """One bound of a limit, judged: ``sign`` is 1 for a maximum and -1 for a minimum.
 
-    A value that says "no difference" at ``zero`` is judged by its distance from there; any other
-    by its distance from the bound.
+    The harm of a value that has a number for "no difference" is its distance from that number
+    (``zero``), the margin the bound's; the harm of any other is its distance from the bound.
     """
 
     sign: int
     bound: float
     zero: float
-
-    @property
-    def margin(self) -> float:
-        return self.harm(self.bound)
+    decision: Decision
 
     def is_broken(self, value: float) -> bool:
         return self.sign * value > self.sign * self.bound
 
-    def harm(self, value: float) -> float:
-        return self.sign * (value - self.zero)
+    @property
+    def smallest(self) -> float | None:
+        """The smallest detectable harm, as a value."""
+        harm = self.decision.smallest_detectable
+        return None if harm is None else self.zero + self.sign * harm
 
-    def value(self, harm: float) -> float:
-        return self.zero + self.sign * harm
 
-
-def _sides(limit: Limit, spec: ValueSpec) -> list[_Side]:
-    given = [(sign, b) for sign, b in ((1, limit.max), (-1, limit.min)) if b is not None]
-    neutral = spec.neutral if spec.paired else None
-    return [_Side(sign, b, b if neutral is None else neutral) for sign, b in given]
+def _judge_side(sign: int, bound: float, found: Value, spec: ValueSpec) -> _Side:
+    has_zero = spec.paired and spec.neutral is not None and spec.sampled is not None
+    zero = spec.neutral if has_zero and spec.neutral is not None else bound
+    decision = decide(harm_of(found, spec, sign, zero), margin=sign * (bound - zero))
+    return _Side(sign, bound, zero, decision)
 
 
 def _judge(
     limit: Limit, name: str, record: Record, reference: Record | None, why_not: str
 ) -> Verdict:
-    metric = f"{limit.family}.{name}"
-    bound = ", ".join(
-        f"{side} {b:.15g}" for side, b in (("min", limit.min), ("max", limit.max)) if b is not None
-    )
+    metric, bound = f"{limit.family}.{name}", show_bound(limit)
     found = record.find(name)
-    spec: ValueSpec | None = load_measurement(record.measurement).values.get(base_name(name))
+    spec = load_measurement(record.measurement).values.get(base_name(name))
     if found is None or found.value is None or spec is None:
         needs_reference = spec is not None and spec.paired
         reason = why_not if needs_reference and why_not else f"{name} is unavailable"
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
         return Verdict(verdict="INCONCLUSIVE", metric=metric, bound=bound, value=None, text=text)
-    value, sides = found.value, _sides(limit, spec)
-    bounds = bounds_of(found, spec)
-    judged = [(_judge_side(side, value, bounds), side) for side in sides]
-    outcome, side = min(judged, key=lambda one: _WORST.index(one[0]))
-    smallest = _smallest(side, found, spec, bounds)
-    broken = side.bound if side.is_broken(value) else None
+    value = found.value
+    given = [(sign, b) for sign, b in ((1, limit.max), (-1, limit.min)) if b is not None]
+    judged = [_judge_side(sign, b, found, spec) for sign, b in given]
+    worst = min(judged, key=lambda side: _WORST.index(side.decision.outcome))
+    outcome, bounds = worst.decision.outcome, bounds_of(found, spec)
+    shown = _show_exactly(value, worst.bound if worst.is_broken(value) else None)
     unit = f" {found.unit}" if found.unit else ""
-    text = f"{record.cell.id}: {metric} is {_show_beside(value, broken)}{unit}{_show_spread(found)}"
+    text = f"{record.cell.id}: {metric} is {shown}{unit}{_show_spread(found)}"
     text += f", the limit is {bound}"
     if name in record.paired and reference is not None:
         text += _describe_pair(name, record, reference)
-    if outcome == "INCONCLUSIVE":
-        text += f"; {_say_why(side, found, spec, bounds)}"
-    if smallest is not None and outcome != "PASS":
-        text += f"; harm is seen with 80 % power from {smallest:.4g} on"
+    if worst.decision.why:
+        text += f"; {worst.decision.why}"
+        text += f"; the true value may be {bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
+    if worst.smallest is not None and outcome != "PASS":
+        text += f"; harm is seen with 80 % power from {worst.smallest:.4g} on"
     return Verdict(
         verdict=outcome,
         metric=metric,
@@ -115,51 +118,8 @@ def _judge(
         value=value,
         text=f"{text} ({limit.position}).",
         bounds=bounds,
-        smallest_detectable=smallest,
+        smallest_detectable=worst.smallest,
     )
-
-
-def _judge_side(side: _Side, value: float, bounds: tuple[float, float] | None) -> Outcome:
-    if bounds is None:
-        return "INCONCLUSIVE"
-    if bounds[0] == bounds[1]:
-        return "FAIL" if side.is_broken(value) else "PASS"
-    lower, upper = sorted(side.harm(bound) for bound in bounds)
-    return judge_harm(side.harm(value), lower, upper, side.margin)
-
-
-def _smallest(
-    side: _Side, found: Value, spec: ValueSpec, bounds: tuple[float, float] | None
-) -> float | None:
-    """The smallest harm that would have been called FAIL in four of five runs, as a value."""
-    if bounds is None or found.value is None or bounds[0] == bounds[1]:
-        return None
-    spread = found.stderr or (bounds[1] - bounds[0]) / (2 * NORMAL_95)
-    gain = min(0.0, side.margin)  # where one is demanded the distance from that counts
-    seen = smallest_effect(found, spec, spread, max(0.0, side.margin))
-    return None if seen is None else side.value(gain + seen)
-
-
-def _say_why(side: _Side, found: Value, spec: ValueSpec, bounds: tuple[float, float] | None) -> str:
-    """What leaves a limit undecided, and how much more would decide it."""
-    if bounds is None and spec.sampled == "processes":
-        return (
-            "one process says nothing of how the next would differ: measure in several, with "
-            "`processes: 3` or more"
-        )
-    if bounds is None or found.value is None or found.n is None:
-        return "a single chunk has no spread: take a longer text, or a shorter context"
-    harm = side.harm(found.value)
-    lower, upper = sorted(side.harm(bound) for bound in bounds)
-    reach = NORMAL_95 * (found.stderr or (upper - lower) / (2 * NORMAL_95))
-    enough = samples_to_decide(harm, reach, found.n, side.margin)
-    what = {"items": "chunks or items", "processes": "processes"}.get(spec.sampled or "", "samples")
-    undecided = f"{found.n} {what} do not decide it, the truth may be {_show_range(bounds)}"
-    return undecided if enough is None else f"{undecided}: about {enough:,} would"
-
-
-def _show_range(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.4g} to {bounds[1]:.4g}"
 
 
 def _show_spread(value: Value) -> str:
@@ -170,12 +130,12 @@ def _show_spread(value: Value) -> str:
     return f" ± {value.stderr:.2g}" if value.stderr else ""
 
 
-def _show_beside(value: float, bound: float | None) -> str:
-    """Six digits; all of them for an integer, and where six would hide what broke ``bound``."""
+def _show_exactly(value: float, broken: float | None) -> str:
+    """Six digits; all of them for an integer, and where six would hide that a bound is broken."""
     if isinstance(value, int):
         return str(value)
     short = f"{value:.6g}"
-    return short if bound is None or (float(short) > bound) == (value > bound) else repr(value)
+    return short if broken is None or (float(short) > broken) == (value > broken) else repr(value)
 
 
 def _describe_pair(name: str, record: Record, reference: Record) -> str:

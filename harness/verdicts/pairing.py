@@ -1,7 +1,4 @@
-"""Records -> values beside the reference's, the noise floor, and why some have none. Pure.
-
-What the suite's limits say of them is `harness.verdicts.limits`.
-"""
+"""Records compared with the reference's: paired values, the noise floor, limits judged. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from harness.verdicts.limits import judge_limits
 
 
 def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, ...]:
-    """Every record with its values beside the reference's and its limits judged."""
+    """Every record with its paired values, and its limits judged."""
     records = tuple(records)
     references, noises = (
         {
@@ -37,10 +34,10 @@ def complete_records(suite: Suite, records: Iterable[Record]) -> tuple[Record, .
 def complete_record(
     suite: Suite, record: Record, reference: Record | None, noise: Record | None = None
 ) -> Record:
-    """One record with ``paired`` and ``verdicts`` filled in; ``reference`` may be itself.
+    """One record with ``paired`` and ``verdicts`` filled in; ``reference`` may be the same record.
 
-    ``noise`` is the reference measured a second time: how far it is from the first is each paired
-    value's floor.
+    ``noise`` is the reference measured a second time: its distance from the first is the noise
+    floor of each paired value.
     """
     paired: dict[str, Value] = {}
     why_not = ""
@@ -59,32 +56,10 @@ def complete_record(
 
 
 def is_noise(value: Value, spec: ValueSpec) -> bool:
-    """Whether a difference is there, but no larger than that of the reference from itself."""
+    """Whether there is a difference, but no larger than that of the reference from itself."""
     if value.floor is None or value.value is None or spec.neutral is None:
         return False
-    if value.value == spec.neutral:
-        return False
-    return abs(value.value - spec.neutral) <= value.floor
-
-
-def _add_floors(record: Record, noise: Record) -> Record:
-    """``record`` with the distance of the reference from itself beside each paired value."""
-    specs = load_measurement(record.measurement).values
-
-    def with_floor(name: str, value: Value) -> Value:
-        spec = specs.get(base_name(name))
-        again = noise.find(name) if noise.usable else None
-        if spec is None or not spec.paired or spec.neutral is None:
-            return value
-        if again is None or again.value is None:
-            return value
-        return value.model_copy(update={"floor": abs(again.value - spec.neutral)})
-
-    values, paired = (
-        {name: with_floor(name, value) for name, value in group.items()}
-        for group in (record.values, record.paired)
-    )
-    return record.model_copy(update={"values": values, "paired": paired})
+    return 0 < abs(value.value - spec.neutral) <= value.floor
 
 
 def explain_refusal(record: Record, reference: Record | None, name: str | None) -> str | None:
@@ -101,3 +76,23 @@ def explain_refusal(record: Record, reference: Record | None, name: str | None) 
     if differing:
         return f"incomparable with the reference {name}: {', '.join(differing)} differ"
     return None
+
+
+def _add_floors(record: Record, noise: Record) -> Record:
+    """``record`` with the reference's distance from itself as the floor of each paired value."""
+    specs = load_measurement(record.measurement).values
+
+    def with_floor(name: str, value: Value) -> Value:
+        spec = specs.get(base_name(name))
+        again = noise.find(name) if noise.usable else None
+        if spec is None or not spec.paired or spec.neutral is None:
+            return value
+        if again is None or again.value is None:
+            return value
+        return value.model_copy(update={"floor": abs(again.value - spec.neutral)})
+
+    values, paired = (
+        {name: with_floor(name, value) for name, value in group.items()}
+        for group in (record.values, record.paired)
+    )
+    return record.model_copy(update={"values": values, "paired": paired})

@@ -1,7 +1,8 @@
-"""Limits that a run cannot decide, said before the long work: what it sees, and what it would take.
+"""Limits that a run cannot decide, said before the long work starts, with what would decide. Pure.
 
-Pure. Knows of accuracies, whose smallest detectable drop follows from the number of items, and of
-speeds, which a single process leaves open; what chunks of a text scatter is known only afterwards.
+Two kinds are known beforehand: a drop in a share of right items, whose smallest detectable size
+follows from the number of items, and a speed measured in a single process. How much the chunks of
+a text scatter is known only afterwards.
 """
 
 from __future__ import annotations
@@ -13,26 +14,26 @@ from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.statistics.power import items_needed, smallest_detectable_drop
 from harness.suite.models import Limit, MeasurementSpec
+from harness.verdicts.limits import show_bound
 
-# Of the answers to a benchmark 4-bit formats turn so many, 8-bit ones fewer.
+# 4-bit formats change about this share of the answers to a benchmark, 8-bit ones fewer.
 TYPICAL_FLIP_RATE = 0.08
 
 
 def announce_items(
     limits: Iterable[Limit], model: str, precision: str, measurement: str, items: int
 ) -> Iterator[str]:
-    """A sentence per limit on an accuracy's drop that is finer than ``items`` can see."""
+    """A sentence per limit on a drop in a share that is finer than ``items`` can detect."""
     for limit, spec in _find(limits, model, precision, measurement):
-        drop = _drop_of(limit, spec)
-        if drop is None:
+        if not _is_drop(limit, spec) or limit.max is None or limit.max <= 0:
             continue
         seen = smallest_detectable_drop(items, TYPICAL_FLIP_RATE)
-        if seen > drop:
-            enough = math.ceil(items_needed(drop, TYPICAL_FLIP_RATE))
+        if seen > limit.max:
+            enough = math.ceil(items_needed(limit.max, TYPICAL_FLIP_RATE))
             yield (
-                f"{limit.position}: {limit.metric} {_bound(limit)} is finer than {items:,} items "
-                f"see: with {TYPICAL_FLIP_RATE:.0%} of the answers flipping, a drop of "
-                f"{seen:.3f} at the least; {enough:,} items would do"
+                f"{limit.position}: {limit.metric} {show_bound(limit, 'g')} is finer than "
+                f"{items:,} items can show: with {TYPICAL_FLIP_RATE:.0%} of the answers flipping "
+                f"they detect a drop of {seen:.3f} or more; {enough:,} items would be enough"
             )
 
 
@@ -40,13 +41,14 @@ def announce_processes(
     limits: Iterable[Limit], model: str, precision: str, measurement: MeasurementSpec
 ) -> Iterator[str]:
     """A sentence per limit on a speed that is measured in a single process."""
-    if measurement.options.REPEATS is None or measurement.options.repeats != 1:
+    options = measurement.options
+    if options.REPEATS is None or options.repeats != 1:
         return
     for limit, spec in _find(limits, model, precision, measurement.name):
         if spec.sampled == "processes":
             yield (
-                f"{limit.position}: {limit.metric} {_bound(limit)} cannot be decided by one "
-                f"process: `{measurement.name}: {{{measurement.options.REPEATS}: 3}}`"
+                f"{limit.position}: {limit.metric} {show_bound(limit, 'g')} cannot be decided by "
+                f"one process: `{measurement.name}: {{{options.REPEATS}: 3}}`"
             )
 
 
@@ -59,15 +61,9 @@ def _find(
             yield limit, load_measurement(measurement).values[limit.value]
 
 
-def _drop_of(limit: Limit, spec: ValueSpec) -> float | None:
-    """The drop in accuracy that a limit allows; None where it is about something else."""
-    if spec.sampled != "items" or not spec.paired or spec.margin is None:
-        return None
-    if limit.qualifier is not None or limit.max is None or limit.max <= 0 or spec.neutral != 0:
-        return None
-    return limit.max if spec.margin.absolute and not spec.margin.relative else None
-
-
-def _bound(limit: Limit) -> str:
-    given = (("min", limit.min), ("max", limit.max))
-    return ", ".join(f"{side} {bound:g}" for side, bound in given if bound is not None)
+def _is_drop(limit: Limit, spec: ValueSpec) -> bool:
+    """Whether the limit is on the paired difference of a value that is the mean of a row."""
+    if not spec.paired or spec.neutral != 0 or spec.margin is None or limit.qualifier is not None:
+        return False
+    compared = load_measurement(limit.family).values.get(spec.of or "")
+    return compared is not None and compared.row is not None

@@ -1,14 +1,13 @@
-"""Records judged by thresholds: a verdict per blessed value, and what should be blessed anew. Pure.
+"""Records judged by thresholds: a verdict per blessed value, and what could be tightened. Pure.
 
-The harm is the distance from the blessed value. The sampling error of items is no part of it: both
-are of the same items.
+The harm is the distance from the blessed value. Which items were drawn is no part of its spread:
+both sides have the same items.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from harness.catalog import load_measurement
@@ -16,19 +15,13 @@ from harness.descriptions import ValueSpec
 from harness.records.record import Record, Value, Verdict
 from harness.records.values import base_name, processes_of
 from harness.statistics.estimates import (
-    Outcome,
+    NORMAL_95,
     Processes,
-    judge_harm,
-    paired_difference,
     pooled_ratio_interval,
     t_quantile,
 )
-from harness.statistics.power import (
-    samples_to_decide,
-    smallest_detectable,
-    smallest_detectable_share,
-)
-from harness.verdicts.compare import FALSE_DISCOVERY_RATE
+from harness.statistics.shares import paired_difference
+from harness.verdicts.decide import FALSE_DISCOVERY_RATE, Decision, Harm, decide
 from harness.verdicts.thresholds import (
     Threshold,
     Thresholds,
@@ -42,39 +35,30 @@ from harness.verdicts.thresholds import (
 def judge_thresholds(
     thresholds: Thresholds, environment: Mapping[str, Any], record: Record
 ) -> tuple[Verdict, ...]:
-    """A verdict per blessed value of this record; none where it has failed, or nothing is blessed.
+    """A verdict per blessed value of this record; none where it failed, or nothing is blessed.
 
-    One verdict in all, INCONCLUSIVE and without a value, where what the thresholds depend on has
-    changed. Numbers of an invalid record are not judged, but one that is gone is a loss.
+    A single INCONCLUSIVE verdict without a value where a fact that the thresholds depend on has
+    changed. Numbers of an invalid record are not judged, but a number that is gone is a loss.
     """
     blessed = thresholds.find(record)
     if blessed is None or record.noise or record.validity.status in ("failed", "skipped"):
         return ()
+    commit = blessed.commit[:10]
     differences = find_changes(blessed, environment, record)
     if differences:
-        changed = ", ".join(map(str, differences))
         text = (
             f"{record.cell.id} {record.measurement} cannot be judged against the thresholds of "
-            f"{blessed.commit[:10]}: {changed} changed; bless it anew where that was meant"
+            f"{commit}: {', '.join(map(str, differences))} changed; bless it anew where that was "
+            "meant"
         )
-        return (_verdict(record.measurement, f"threshold of {blessed.commit[:10]}", text),)
+        return (_verdict(record.measurement, f"threshold of {commit}", text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
-    chance = FALSE_DISCOVERY_RATE / _count_speeds(thresholds)
+    # Bonferroni: an item is judged before the others are measured.
+    largest_p = FALSE_DISCOVERY_RATE / _count_speeds(thresholds)
     return tuple(
-        _judge(record, name, threshold, blessed.commit[:10], same_items, chance)
+        _judge(record, name, threshold, commit, same_items, largest_p)
         for name, threshold in blessed.values.items()
     )
-
-
-def _count_speeds(thresholds: Thresholds) -> int:
-    """How many blessed values vary from process to process: each could fail by chance."""
-    blessed: Iterable[ValueSpec | None] = (
-        load_measurement(measurement).values.get(base_name(name))
-        for measurements in thresholds.cells.values()
-        for measurement, one in measurements.items()
-        for name in one.values
-    )
-    return max(1, sum(spec is not None and spec.sampled == "processes" for spec in blessed))
 
 
 def propose_tighter(
@@ -87,15 +71,14 @@ def propose_tighter(
         if blessed is None or not record.usable or find_changes(blessed, environment, record):
             continue
         for name, threshold in blessed.values.items():
-            found = record.values.get(name)
-            if found is None or threshold.margin is None or threshold.value == 0:
-                continue
             spec = _find_spec(record, name)
             if spec is None or _find_flaw(threshold, spec) is not None:
                 continue
-            harm = _measure_harm(found, threshold, spec, record)
-            if harm is not None and harm.upper < -threshold.margin:
-                gain = -harm.harm / abs(threshold.value)
+            harm = _measure_harm(record, name, threshold, spec)
+            if harm is None or harm.bounds is None or threshold.margin is None:
+                continue
+            if threshold.value and harm.bounds[1] < -threshold.margin:
+                gain = -harm.estimate / abs(threshold.value)
                 proposals.append(
                     f"{record.cell.id} {record.measurement}.{name} is {gain:.1%} better than its "
                     "threshold: `harness bless` this run to hold it"
@@ -103,88 +86,79 @@ def propose_tighter(
     return proposals
 
 
-@dataclass(frozen=True)
-class _Harm:
-    """How much worse than blessed, in the value's unit, with one-sided 95 % bounds.
+def _count_speeds(thresholds: Thresholds) -> int:
+    """How many blessed values vary from process to process: each could fail by chance."""
+    specs = (
+        load_measurement(measurement).values.get(base_name(name))
+        for measurements in thresholds.cells.values()
+        for measurement, one in measurements.items()
+        for name in one.values
+    )
+    return max(1, sum(spec is not None and spec.sampled == "processes" for spec in specs))
 
-    ``n`` is the samples of each side, were they as many; ``df`` no more than there are degrees of
-    freedom, ``p`` is of no difference, ``flips`` the share of items that turned.
+
+def _measure_harm(record: Record, name: str, threshold: Threshold, spec: ValueSpec) -> Harm | None:
+    """How much worse than blessed, in the value's unit; None where the value is unavailable.
+
+    - Speeds: Student's interval of the ratio, blessed and present processes taken to scatter
+      alike; a single present one is given the blessed spread.
+    - A share of right items: item by item.
+    - Others: the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n), or none where a
+      single run was blessed.
     """
-
-    harm: float
-    lower: float
-    upper: float
-    stderr: float = 0.0
-    n: int = 1
-    df: float = math.inf
-    p: float = 0.0
-    flips: float | None = None
-
-
-def _measure_harm(
-    found: Value, threshold: Threshold, spec: ValueSpec, record: Record
-) -> _Harm | None:
-    """None where the value is unavailable.
-
-    Processes: Student's interval of the ratio, blessed and present ones taken to scatter alike; a
-    single one is given the blessed spread. Others:
-    the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n), or none where a single run
-    was blessed. A share of right items is judged item by item.
-    """
-    if found.value is None:
+    found = record.values.get(name)
+    if found is None or found.value is None:
         return None
     sign = 1 if threshold.better == "lower" else -1
     if spec.sampled == "processes":
         now = processes_of(found)
-        if now is None:
-            return None
-        ratio = pooled_ratio_interval(
-            Processes(threshold.value, threshold.spread, threshold.n), now
-        )
-        harms = [sign * (r - 1) * threshold.value for r in (ratio.value, ratio.lower, ratio.upper)]
-        df = threshold.n - 1 if now.spread is None else threshold.n + now.n - 2
-        return _Harm(
-            harm=harms[0],
-            lower=min(harms),
-            upper=max(harms),
-            stderr=(ratio.stderr or 0.0) * threshold.value,
-            n=round(2 / (1 / threshold.n + 1 / now.n)),
-            df=df,
-            p=ratio.p or 0.0,
-        )
-    harm = sign * (found.value - threshold.value)
+        return None if now is None else _compare_processes(threshold, now, sign)
     if threshold.row is not None:
-        return _pair_items(unpack_row(threshold.row), find_row(record, found.value) or "")
+        return _compare_items(unpack_row(threshold.row), find_row(record, spec) or "")
+    harm = sign * (found.value - threshold.value)
     if not threshold.spread:
-        return _Harm(harm, harm, harm)
+        return Harm(harm, (harm, harm))
     stderr = threshold.spread * math.sqrt(1 + 1 / threshold.n)
     df = threshold.n - 1
     reach = t_quantile(0.95, df) * stderr
-    return _Harm(harm, harm - reach, harm + reach, stderr, threshold.n, df)
+    return Harm(harm, (harm - reach, harm + reach), stderr, df, "runs", threshold.n)
 
 
-def _pair_items(before: str, now: str) -> _Harm:
-    """Tango's interval of the items that turned. Raises ValueError for rows that do not match."""
+def _compare_processes(threshold: Threshold, now: Processes, sign: int) -> Harm:
+    blessed = Processes(threshold.value, threshold.spread, threshold.n)
+    ratio = pooled_ratio_interval(blessed, now)
+    ends = [sign * (end - 1) * threshold.value for end in (ratio.lower, ratio.upper)]
+    return Harm(
+        estimate=sign * (ratio.value - 1) * threshold.value,
+        bounds=(min(ends), max(ends)),
+        stderr=(ratio.stderr or 0.0) * threshold.value,
+        df=threshold.n - 1 if now.spread is None else threshold.n + now.n - 2,
+        sampled="processes",
+        n=round(2 / (1 / threshold.n + 1 / now.n)),
+        p=ratio.p,
+    )
+
+
+def _compare_items(before: str, now: str) -> Harm:
+    """By Tango's interval of the items that flipped. Raises ValueError for unequal rows."""
     if len(before) != len(now):
         raise ValueError(f"{len(before)} items were blessed, {len(now)} are here")
     pairs = [pair for pair in zip(before, now, strict=True) if "-" not in pair]
     lost, won = pairs.count(("1", "0")), pairs.count(("0", "1"))
-    turned = paired_difference(lost, won, len(pairs))
-    flips = (lost + won) / len(pairs)
-    return _Harm(
-        turned.value,
-        turned.lower,
-        turned.upper,
-        turned.stderr or 0.0,
-        len(pairs),
-        p=turned.p or 0.0,
-        flips=flips,
+    drop = paired_difference(lost, won, len(pairs))
+    return Harm(
+        estimate=drop.value,
+        bounds=(drop.lower, drop.upper),
+        stderr=drop.stderr or (drop.upper - drop.lower) / (2 * NORMAL_95),
+        sampled="items",
+        n=len(pairs),
+        flips=(lost + won) / len(pairs),
+        p=drop.p,
     )
 
 
 def _find_spec(record: Record, name: str) -> ValueSpec | None:
-    spec: ValueSpec | None = load_measurement(record.measurement).values.get(base_name(name))
-    return spec
+    return load_measurement(record.measurement).values.get(base_name(name))
 
 
 def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
@@ -192,11 +166,8 @@ def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
     if spec is None or spec.margin is None:
         return "no threshold is kept of such a value"
     if (threshold.better, threshold.unit) != (spec.better, spec.unit):
-        said = (
-            f"{better} is better, in {unit!r}"
-            for better, unit in ((threshold.better, threshold.unit), (spec.better, spec.unit))
-        )
-        return "the threshold says that {}, the harness that {}".format(*said)
+        theirs, ours = (f"{x.better} is better, in {x.unit!r}" for x in (threshold, spec))
+        return f"the threshold says that {theirs}, the harness that {ours}"
     if spec.sampled == "processes":
         if threshold.spread is None:
             return "the threshold has no spread between processes: bless from 3 or more of them"
@@ -206,117 +177,92 @@ def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
 
 
 def _judge(
-    record: Record, name: str, threshold: Threshold, commit: str, same_items: bool, chance: float
+    record: Record, name: str, threshold: Threshold, commit: str, same_items: bool, largest_p: float
 ) -> Verdict:
     metric = f"{record.measurement}.{name}"
     margin = "none" if threshold.margin is None else f"{threshold.margin:.3g}"
-    bound = f"{threshold.value:.6g} ± {margin}" if threshold.margin is not None else "no margin"
-    found = record.values.get(name, Value(value=None))
+    bound = "no margin" if threshold.margin is None else f"{threshold.value:.6g} ± {margin}"
     spec = _find_spec(record, name)
     flaw = _find_flaw(threshold, spec)
     if spec is None or flaw is not None:
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
         return _verdict(metric, bound, f"{text}: {flaw}.")
+    found = record.values.get(name, Value(value=None))
     unit = f" {found.unit}" if found.unit else ""
-    now = "unavailable" if found.value is None else f"{found.value:.6g}{unit}"
-    change = ""
-    if found.value is not None and threshold.value:
-        change = f" ({found.value / threshold.value - 1:+.2%})"
-    text = (
-        f"{record.cell.id}: {metric} is {now}, blessed at {commit} were "
-        f"{threshold.value:.6g}{unit}{change}, the margin is {margin}"
-    )
-    harm = _measure_harm(found, threshold, spec, record)
-    identical = same_items and found.value == threshold.value
-    outcome, why = _decide(record, threshold, spec, harm, identical, chance)
-    smallest = bounds = None
-    if harm is not None and harm.stderr:
+    now, change = "unavailable", ""
+    if found.value is not None:
+        now = f"{found.value:.6g}{unit}"
+        change = f" ({found.value / threshold.value - 1:+.2%})" if threshold.value else ""
+    harm = _measure_harm(record, name, threshold, spec)
+    same = same_items and found.value == threshold.value
+    decision = _decide(record, threshold, spec, harm, same, largest_p)
+    bounds = None
+    details = ""
+    if harm is not None and harm.bounds is not None and not harm.is_exact:
         sign = 1 if threshold.better == "lower" else -1
-        low, high = sorted(threshold.value + sign * end for end in (harm.lower, harm.upper))
+        low, high = sorted(threshold.value + sign * end for end in harm.bounds)
         bounds = (low, high)
-        text += f"; 95 % bounds {low:.6g} to {high:.6g}"
-        if threshold.margin is not None:
-            sure = 1 - chance / 2 if spec.sampled == "processes" else 0.95
-            smallest = (
-                smallest_detectable(harm.stderr, threshold.margin, harm.df, sure)
-                if harm.flips is None
-                else smallest_detectable_share(
-                    harm.n, harm.flips, threshold.margin, 1 - FALSE_DISCOVERY_RATE / 2
-                )
-            )
-            text += f"; harm is seen with 80 % power from {smallest:.3g} on"
-    text += f"; {why}." if why else "."
-    return _verdict(metric, bound, text, outcome, found.value, bounds, smallest)
+        details = f"; 95 % bounds {low:.6g} to {high:.6g}"
+    smallest = decision.smallest_detectable
+    if smallest is not None:
+        details += f"; harm is seen with 80 % power from {smallest:.3g} on"
+    text = (
+        f"{record.cell.id}: {metric} is {now}, blessed at {commit} were {threshold.value:.6g}{unit}"
+        f"{change}, the margin is {margin}{details}{decision.why and f'; {decision.why}'}."
+    )
+    return Verdict(
+        verdict=decision.outcome,
+        metric=metric,
+        bound=bound,
+        value=found.value,
+        text=text,
+        against="threshold",
+        bounds=bounds,
+        smallest_detectable=smallest,
+    )
 
 
 def _decide(
     record: Record,
     threshold: Threshold,
     spec: ValueSpec,
-    harm: _Harm | None,
-    identical: bool,
-    chance: float,
-) -> tuple[Outcome, str]:
-    """The verdict, and why where the numbers do not say it.
-
-    ``chance`` is the p that a speed's FAIL must be below: shared among all that are blessed
-    (Bonferroni), as an item is judged before the others are measured.
-    """
+    harm: Harm | None,
+    same: bool,
+    largest_p: float,
+) -> Decision:
+    """What needs no statistics first, then `decide`; ``largest_p`` is that of a speed's FAIL."""
     if harm is None:
-        return "FAIL", "it is unavailable now"
-    if not record.usable:
-        reasons = "; ".join(record.validity.reasons)
-        return "INCONCLUSIVE", f"this number is {record.validity.status}: {reasons}"
-    if identical:
-        return "PASS", "every item is as it was"
-    if threshold.margin is None:
-        sigma = threshold.spread or 0.0
-        told = f"{sigma:.2%}" if spec.sampled == "processes" else f"{sigma:.2g}"
-        return "INCONCLUSIVE", f"runs of one commit differ by σ = {told}: no margin would tell"
-    if harm.stderr == 0 and harm.flips is None:
-        return ("FAIL" if harm.harm > threshold.margin else "PASS"), ""
-    outcome = judge_harm(harm.harm, harm.lower, harm.upper, threshold.margin)
-    doubt = _find_doubt(record, spec, harm, chance) if outcome == "FAIL" else ""
-    if doubt:
-        return "INCONCLUSIVE", doubt
-    if outcome != "INCONCLUSIVE":
-        return outcome, ""
-    if harm.flips is not None:
-        return outcome, f"{harm.n:,} items do not decide it"
-    if spec.sampled != "processes":
-        return outcome, f"σ is of {threshold.n} blessed runs: more of them would tell it better"
-    within = harm.harm <= threshold.margin
-    reach = harm.upper - harm.harm if within else harm.harm - harm.lower
-    enough = samples_to_decide(harm.harm, reach, harm.n, threshold.margin)
-    return outcome, f"about {enough:,} processes on either side would decide" if enough else ""
-
-
-def _find_doubt(record: Record, spec: ValueSpec, harm: _Harm, chance: float) -> str:
-    """Why a harm beyond the margin is no regression yet; empty where it is one."""
+        return Decision("FAIL", "it is unavailable now")
     timed = spec.sampled == "processes"
-    if timed and record.validity.reasons:
-        return f"flagged: {'; '.join(record.validity.reasons)}"
-    if harm.p > (chance if timed else FALSE_DISCOVERY_RATE):
-        return f"equals differ as much by chance (p = {harm.p:.2g})"
-    return ""
+    if threshold.margin is None:
+        sigma = f"{threshold.spread or 0.0:.2%}" if timed else f"{threshold.spread or 0.0:.2g}"
+        why = f"runs of one commit differ by σ = {sigma}: no margin would tell"
+        decision = Decision("INCONCLUSIVE", why)
+    else:
+        if not timed:
+            largest_p = FALSE_DISCOVERY_RATE
+        decision = decide(
+            harm,
+            threshold.margin,
+            confidence=0.95 if harm.p is None else 1 - largest_p / 2,
+            largest_p=largest_p,
+            doubt="; ".join(record.validity.reasons) if timed else "",
+        )
+    if not record.usable:
+        why = f"this number is {record.validity.status}: {'; '.join(record.validity.reasons)}"
+        return Decision("INCONCLUSIVE", why, decision.smallest_detectable)
+    if same:
+        return Decision("PASS", "every item is as it was", decision.smallest_detectable)
+    return decision
 
 
-def _verdict(
-    metric: str,
-    bound: str,
-    text: str,
-    outcome: Outcome = "INCONCLUSIVE",
-    value: float | None = None,
-    bounds: tuple[float, float] | None = None,
-    smallest: float | None = None,
-) -> Verdict:
+def _verdict(metric: str, bound: str, text: str) -> Verdict:
+    """A verdict without a value."""
     return Verdict(
-        verdict=outcome,
+        verdict="INCONCLUSIVE",
         metric=metric,
         bound=bound,
-        value=value,
+        value=None,
         text=text,
         against="threshold",
-        bounds=bounds,
-        smallest_detectable=smallest,
     )

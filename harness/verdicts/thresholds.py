@@ -1,7 +1,7 @@
-"""Thresholds: what a project has measured and blessed on one device, as a file.
+"""Thresholds: what a project has measured and blessed on one device, and the file that holds it.
 
 ``results/thresholds/<suite>/<device>.json`` is committed and reviewed like code.
-`harness.verdicts.bless` makes one of runs, `harness.verdicts.threshold_verdicts` judges by one.
+`harness.verdicts.bless` makes it from runs, `harness.verdicts.threshold_verdicts` judges by it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
+from harness.machine.files import write_atomically
 from harness.records.identity import Difference, find_differences, identify, list_outcomes
 from harness.records.record import Record, Value
 from harness.records.values import base_name
@@ -28,7 +28,7 @@ from harness.records.values import base_name
 SCHEMA = 1
 FOLDER = Path("results/thresholds")
 _NAME = re.compile(r"[\w][\w .-]*")  # nothing that leads out of the folder
-_LONG = 40  # characters of a fact, beyond which its hash says as much
+_LONGEST_FACT = 40  # characters; a longer fact is stored as its hash
 
 
 class _Frozen(BaseModel):
@@ -40,11 +40,10 @@ class _Frozen(BaseModel):
 class Threshold(_Frozen):
     """One blessed number.
 
-    ``spread`` is the standard deviation of one sample: of the logarithms of ``n`` processes for
-    what is sampled by processes, of ``n`` A/A runs in the value's unit otherwise; None where a
-    single one was blessed. ``margin`` is in the value's unit, None where the spread leaves none.
-    ``row`` says which items were right, packed (`pack_row`), so that a share of right items is
-    judged item by item.
+    ``spread`` is the standard deviation of one sample: of the logarithms of ``n`` processes for a
+    speed, of ``n`` A/A runs in the value's unit otherwise; None where a single one was blessed.
+    ``margin`` is in the value's unit, None where the spread leaves none. ``row`` says which items
+    were right, packed (`pack_row`), so that a share of right items is judged item by item.
     """
 
     value: int | float
@@ -95,7 +94,7 @@ class Thresholds(_Frozen):
 
 
 def path_of(root: Path, suite: str, device: str) -> Path:
-    """Where the thresholds of a suite lie; ``device`` is the slug in a run file's name."""
+    """Where the thresholds of a suite are; ``device`` is the slug in a run file's name."""
     for name in (suite, device):
         if not _NAME.fullmatch(name):
             raise InputError(f"{name!r} is no name of a suite or device, and no file is made of it")
@@ -121,11 +120,11 @@ def parse_thresholds(content: bytes, where: str) -> Thresholds:
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A merge may leave two entries of one cell, of which JSON would take the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands there twice")
-    return found
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice")
+    return dict(pairs)
 
 
 def read_thresholds(path: Path) -> Thresholds:
@@ -138,19 +137,13 @@ def read_thresholds(path: Path) -> Thresholds:
 
 def write_thresholds(thresholds: Thresholds, path: Path) -> None:
     """Atomically, keys in a stable order, so that a diff shows what was blessed anew."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = thresholds.model_dump(mode="json", by_alias=True)
     data["cells"] = {
         cell: {name: _sort(blessed) for name, blessed in sorted(measurements.items())}
         for cell, measurements in sorted(data["cells"].items())
     }
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
 
 
 def _sort(blessed: dict[str, Any]) -> dict[str, Any]:
@@ -158,31 +151,34 @@ def _sort(blessed: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts_of(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
-    """What a threshold depends on: machine, libraries, weights, protocol; long ones as hashes."""
+    """What a threshold depends on, as stored: only what is known, long facts as hashes."""
     facts = identify(environment, record).facts
     return {name: _shorten(value) for name, value in facts.items() if value is not None}
+
+
+def _shorten(value: Any) -> Any:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if len(text) <= _LONGEST_FACT else f"sha256:{_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def hash_items(record: Record) -> str | None:
     """One hash of every item's outcome; None for a record without items."""
     items = list_outcomes(record.items)
-    if not items:
-        return None
-    text = json.dumps(items, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _hash(json.dumps(items, sort_keys=True, ensure_ascii=False)) if items else None
 
 
-def find_row(record: Record, value: float | None) -> str | None:
-    """The row of right and wrong items (1, 0, - for unscored) whose share of right ones this is."""
-    for name, row in record.items.items():
-        scored = row.replace("-", "") if name.startswith("right") and isinstance(row, str) else ""
-        if scored and scored.count("1") / len(scored) == value:
-            return str(row)
-    return None
+def find_row(record: Record, spec: ValueSpec) -> str | None:
+    """The items (1 right, 0 wrong, - not scored) that the value is the mean of, or None."""
+    row = record.items.get(spec.row) if spec.row is not None else None
+    return row if isinstance(row, str) else None
 
 
 def pack_row(row: str) -> str:
-    """A row as a line of text, an eighth of its length and less."""
+    """A row as a line of text, at most an eighth of its length."""
     digits = row.translate(str.maketrans("01-", "012"))
     return base64.b85encode(zlib.compress(digits.encode(), 9)).decode()
 
@@ -224,11 +220,3 @@ def list_unmeasured(thresholds: Thresholds, records: Iterable[Record]) -> list[s
         for name in measurements
         if (cell, name) not in measured
     ]
-
-
-def _shorten(value: Any) -> Any:
-    """A fact as it is where it is short; else a hash of its JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    if len(text) <= _LONG:
-        return value
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"

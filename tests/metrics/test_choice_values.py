@@ -15,7 +15,7 @@ from harness.metrics.choice_values import (
     summarise_rows,
 )
 from harness.records.record import Value
-from harness.statistics.estimates import share_ratio_interval, share_stderr
+from harness.statistics.shares import share_ratio_interval, share_stderr
 from tests.support.records import make_record
 
 

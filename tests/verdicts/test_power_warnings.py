@@ -1,4 +1,4 @@
-"""announce: limits that a run cannot decide are told before the long work, with what would."""
+"""Power warnings: limits that a run cannot decide are named before the long work starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_drop_finer_than_the_items_see_is_told(items: int, told: int) -> None:
     assert len(texts) == told
     if items == 1000:
         assert texts[0].startswith("s.yaml:9:5: mmlu.accuracy_drop max 0.01 is finer than 1,000")
-        assert "a drop of 0.025 at the least; 6,277 items would do" in texts[0]
+        assert "a drop of 0.025 or more; 6,277 items would be enough" in texts[0]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,6 @@ def test_a_run_says_so_before_the_first_number(tmp_path: Path) -> None:
     first = outcome.text.index("PASSED")
     speeds = outcome.text.index("throughput.decode_speedup[1] min 0.5 cannot be decided by one")
     assert speeds < first, outcome.text
-    assert outcome.text.count("mmlu.accuracy_drop max 0.02 is finer than 12 items see") == 1
-    told = outcome.text.index("is finer than 12 items see")
+    assert outcome.text.count("mmlu.accuracy_drop max 0.02 is finer than 12 items can show") == 1
+    told = outcome.text.index("is finer than 12 items can show")
     assert told < outcome.text.index("m[fp32]::mmlu PASSED")

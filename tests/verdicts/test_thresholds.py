@@ -15,6 +15,7 @@ from harness.cli.schema import THRESHOLDS_SCHEMA_FILE, format_schema, thresholds
 from harness.errors import InputError
 from harness.records.record import Record, Value, Verdict
 from harness.records.run_file import Run
+from harness.statistics.shares import paired_difference
 from harness.verdicts.bless import bless
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.verdicts.thresholds import (
@@ -31,6 +32,7 @@ from tests.support.records import (
     make_choices,
     make_peaks,
     make_perplexity,
+    make_record,
     make_run,
     make_speeds,
 )
@@ -190,7 +192,7 @@ def test_the_bounds_of_one_more_run_by_hand() -> None:
     reach = 2.35336 * sigma * math.sqrt(1.25)
     assert verdict.bounds == pytest.approx(((1020 - reach) * mib, (1020 + reach) * mib), rel=1e-4)
     assert verdict.verdict == "INCONCLUSIVE"  # 5 + 30.4 MiB may be more than the margin of 34.6
-    assert "σ is of 4 blessed runs" in verdict.text
+    assert "the spread is that of 4 blessed runs" in verdict.text
     assert set(outcomes(thresholds, make_peaks(1019 * mib)).values()) == {"PASS"}
     assert set(outcomes(thresholds, make_peaks(1051 * mib)).values()) == {"FAIL"}
 
@@ -205,7 +207,7 @@ def test_bounds_and_the_smallest_detectable_are_in_the_values_unit() -> None:
     assert low < 80.0 < high
     assert verdict.smallest_detectable is not None
     assert 3.0 < verdict.smallest_detectable < 20.0
-    assert "on either side" not in verdict.text
+    assert "do not decide" not in verdict.text
 
 
 def test_what_one_process_leaves_open_says_how_many_would_decide() -> None:
@@ -216,7 +218,7 @@ def test_what_one_process_leaves_open_says_how_many_would_decide() -> None:
     assert verdict.bounds == pytest.approx(
         (100 * math.exp(-0.03372), 100 * math.exp(0.03372)), 1e-3
     )
-    assert "about 3 processes on either side would decide" in verdict.text
+    assert "2 processes do not decide it: about 3 would" in verdict.text
     [several] = judge(thresholds, make_speeds(100.0, 0.01, 3))
     assert several.verdict == "PASS"
 
@@ -234,7 +236,7 @@ def test_a_slowdown_that_luck_explains_is_left_open() -> None:
         judge(thresholds, make_speeds(100 * math.exp(-x), 0.02, 3))[0] for x in (0.050, 0.056)
     ]
     assert [v.verdict for v in verdicts] == ["INCONCLUSIVE", "FAIL"]
-    assert "equals differ as much by chance (p = 0.0" in verdicts[0].text
+    assert "equal runs differ this much by chance (p = 0.0" in verdicts[0].text
 
 
 def test_equal_items_pass_only_with_the_blessed_number() -> None:
@@ -324,7 +326,7 @@ def test_a_file_reads_back_and_changes_only_where_something_was_blessed(tmp_path
             "without a margin",
         ),
         (lambda text: re.sub('("value": )([0-9.]+)', r'\1"\2"', text, count=1), r"\.value"),
-        (lambda text: text.replace('"memory": {', '"mmlu": {', 1), "'mmlu' stands there twice"),
+        (lambda text: text.replace('"memory": {', '"mmlu": {', 1), "'mmlu' is there twice"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name_and_field(
@@ -371,6 +373,30 @@ def test_answers_are_judged_item_by_item(lost: int, won: int, n: int, outcome: s
     thresholds = blessed(make_run(make_choices(n=n)))
     found = outcomes(thresholds, make_choices(lost, won, n))
     assert found == {"mmlu.acc": outcome}
+
+
+def test_two_equal_shares_of_different_items_keep_their_own_rows() -> None:
+    """acc and acc_norm are both 50 %, of opposite items: each is compared with its own."""
+
+    def record(right: str, right_norm: str) -> Record:
+        rows = {"right": right, "right_norm": right_norm}
+        names = {"acc": "right", "acc_norm": "right_norm"}
+        values = {
+            name: Value(value=rows[row].count("1") / len(rows[row]), better="higher")
+            for name, row in names.items()
+        }
+        return make_record("hellaswag", "nf4", values=values, items=rows)
+
+    thresholds = blessed(make_run(record("10" * 500, "01" * 500)))
+    now = record("10" * 499 + "00", "01" * 500)  # acc alone lost one item of 1,000
+    found = judge(thresholds, now)
+    assert {v.metric: v.verdict for v in found} == {
+        "hellaswag.acc": "PASS",
+        "hellaswag.acc_norm": "PASS",
+    }
+    for verdict, lost in zip(found, (1, 0), strict=True):
+        drop = paired_difference(lost, 0, 1000)
+        assert verdict.bounds == pytest.approx((0.5 - drop.upper, 0.5 - drop.lower))
 
 
 def test_a_row_is_kept_in_a_fraction_of_its_length() -> None:

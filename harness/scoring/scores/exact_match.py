@@ -15,7 +15,7 @@ import datasets
 import evaluate
 
 from harness.scoring.scores.offline import OfflineMetric
-from harness.statistics.estimates import share_stderr
+from harness.statistics.shares import share_stderr
 
 
 class ExactMatch(OfflineMetric):
