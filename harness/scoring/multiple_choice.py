@@ -145,8 +145,10 @@ def _tokenise(engine: Engine, questions: Sequence[Asked]) -> Iterator[list[tuple
         for question, own in zip(block, pairs, strict=True):
             found = []
             for (prompt, end), text in zip(own, question.options, strict=True):
-                context = ids[prompt] if prompt else _start_tokens(engine)
-                wanted = ids[prompt + end][len(context) :] if prompt else _encode_end(engine, end)
+                if prompt:
+                    context, wanted = ids[prompt], ids[prompt + end][len(ids[prompt]) :]
+                else:
+                    context, wanted = _encode_alone(engine, end)
                 if not wanted:
                     raise InputError(f"{question.id}: option {text!r} adds no token to its prompt")
                 found.append(((*context, *wanted[:-1]), tuple(wanted)))
@@ -167,13 +169,8 @@ def _split_prompts(engine: Engine, question: Asked) -> list[tuple[str, str]]:
     return pairs
 
 
-def _encode_end(engine: Engine, text: str) -> list[int]:
-    tokenizer: Any = engine.require_tokenizer()
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
-
-
-def _start_tokens(engine: Engine) -> list[int]:
+def _encode_alone(engine: Engine, text: str) -> tuple[list[int], list[int]]:
+    """The token that a text without a prompt starts from, and the text's own tokens."""
     tokenizer: Any = engine.require_tokenizer()
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
@@ -181,7 +178,7 @@ def _start_tokens(engine: Engine) -> list[int]:
             f"an empty prompt, and the tokenizer of {engine.job.model.name} has neither a "
             "beginning-of-text nor an end-of-text token to start from"
         )
-    return [first]
+    return [first], tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _first_best(numbers: Sequence[float]) -> int:
