@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 from harness.report.document import Document, Lines, Part, Section, list_lines, make_table
 from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Series
+from harness.verdicts.history_files import Group, History
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40
@@ -19,48 +20,23 @@ _BREAK = "│"
 _TITLES = ("cell", "value", "runs", "first → last")
 
 
-@dataclass(frozen=True)
-class Group:
-    """The runs of one suite on one device: how many, of when, and the series of their values."""
+def show_history(history: History, named: bool) -> Document:
+    """A row per series whose level changed, a line per change; the quiet series are summed up.
 
-    suite: str
-    device: str
-    runs: int
-    dirty: int
-    first: str
-    last: str
-    series: tuple[Series, ...]
-
-
-@dataclass(frozen=True)
-class History:
-    """What a folder holds; ``left_out`` counts records and values without a number.
-
-    ``others`` counts JSON files that are no run files. ``named`` is True where the metrics were
-    named: then series without a change are shown as well.
+    ``named``: the metrics were asked for by name, so the quiet series are shown as well.
     """
-
-    folder: str
-    groups: tuple[Group, ...]
-    left_out: dict[str, int]
-    others: int
-    named: bool
-
-
-def show_history(history: History) -> Document:
-    """A row per series whose level changed, a line per change; the quiet series are summed up."""
     counts = [f"{what}: {count}" for what, count in sorted(history.left_out.items())]
     counts += [f"JSON files that are no run files: {history.others}"] if history.others else []
     left_out = [Lines((f"left out: {', '.join(counts)}",))] if counts else []
-    return Document("", (*(_show_group(one, history.named) for one in history.groups), *left_out))
+    return Document("", (*(_show_group(group, named) for group in history.groups), *left_out))
 
 
-def dump_history(history: History) -> str:
-    """Every series with its runs as JSON, those without a change too."""
+def dump_history(history: History, folder: str) -> str:
+    """Every series as JSON with its observations, those without a change too."""
     groups = [
         {**vars(group), "series": list(map(_to_json, group.series))} for group in history.groups
     ]
-    data = {"folder": history.folder, "groups": groups, "left_out": history.left_out}
+    data = {"folder": folder, "groups": groups, "left_out": history.left_out}
     return json.dumps(data, ensure_ascii=False, indent=1)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from harness.catalog import UnknownNameError, load_measurement
 from harness.descriptions import ValueSpec
@@ -17,7 +17,7 @@ from harness.records.identity import identify_series, list_suspects
 from harness.records.record import Record, Value
 from harness.records.run_file import Run, read_run
 from harness.records.values import base_name
-from harness.verdicts.history import Observation
+from harness.verdicts.history import Observation, Series, divide
 
 
 @dataclass(frozen=True)
@@ -43,74 +43,71 @@ class Wanted:
         return spec is not None and spec.margin is not None and not spec.paired
 
 
-class SuiteOnDevice(NamedTuple):
-    """Runs of one suite on one device, named as run files name it."""
+@dataclass(frozen=True)
+class Group:
+    """The runs of one suite on one device: how many, of when, and the series of their values."""
 
     suite: str
     device: str
-
-
-class SeriesKey(NamedTuple):
-    """Whose observations form a series."""
-
-    runs_of: SuiteOnDevice
-    cell: str
-    metric: str
+    runs: int
+    dirty: int
+    first: str
+    last: str
+    series: tuple[Series, ...]
 
 
 @dataclass(frozen=True)
-class RunSeen:
-    """A run file, without its records."""
-
-    id: str
-    utc: str
-    dirty: bool
-
-
-@dataclass
-class Values:
-    """The observations of one value, in no order, with the unit and direction stored with it."""
-
-    unit: str
-    better: Literal["lower", "higher"] | None
-    observations: list[Observation] = field(default_factory=list)
-
-
-@dataclass
-class Reading:
-    """What the files hold.
+class History:
+    """What a folder holds.
 
     ``left_out`` counts records and values without a number, by reason; ``unreadable`` says what is
     wrong with each file that could not be read, ``others`` counts JSON files that are not run
     files; ``known`` holds the names of all suites, cells and metrics found.
     """
 
-    values: dict[SeriesKey, Values] = field(default_factory=dict)
-    runs: dict[SuiteOnDevice, dict[str, RunSeen]] = field(default_factory=dict)
-    left_out: Counter[str] = field(default_factory=Counter)
-    unreadable: list[str] = field(default_factory=list)
-    others: int = 0
-    known: dict[str, set[str]] = field(
-        default_factory=lambda: {"suite": set(), "cell": set(), "metric": set()}
-    )
+    groups: tuple[Group, ...]
+    left_out: Mapping[str, int]
+    unreadable: tuple[str, ...]
+    others: int
+    known: Mapping[str, set[str]]
 
 
-def read_folder(folder: Path, wanted: Wanted) -> Reading:
-    """All run files below ``folder``; a second copy of a run counts once."""
-    reading = Reading()
+@dataclass
+class _Runs:
+    """The runs of one suite on one device: when each was and on a clean tree, and its values."""
+
+    seen: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    values: dict[tuple[str, str], list[tuple[Value, Observation]]] = field(default_factory=dict)
+
+
+def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> History:
+    """All run files below ``folder``, or the ``last`` of each suite and device.
+
+    A second copy of a run counts once, and so does a number that later runs took over.
+    """
+    found: dict[tuple[str, str], _Runs] = {}
+    left_out: Counter[str] = Counter()
+    known: dict[str, set[str]] = {"suite": set(), "cell": set(), "metric": set()}
+    unreadable, others = [], 0
     for path in sorted(folder.rglob("*.json")):
         try:
             run = read_run(path)
             utc = _normalise_utc(run.run.utc)
         except ValueError as error:
             if _is_run_file(path):
-                shown = str(error) if str(path) in str(error) else f"{path}: {error}"
-                reading.unreadable.append(shown)
+                unreadable.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             else:
-                reading.others += 1
+                others += 1
             continue
-        _add(reading, run, utc, wanted)
-    return reading
+        suite = str(run.suite.get("name"))
+        known["suite"].add(suite)
+        if not wanted.suites or suite in wanted.suites:
+            runs = found.setdefault((suite, name_device(run)), _Runs())
+            if run.run.id not in runs.seen:
+                runs.seen[run.run.id] = (utc, bool(run.run.git_dirty))
+                _add(runs, run, utc, wanted, left_out, known)
+    groups = tuple(_make_group(*key, runs, last) for key, runs in sorted(found.items()))
+    return History(groups, left_out, tuple(unreadable), others, known)
 
 
 @cache
@@ -123,49 +120,35 @@ def find_spec(metric: str) -> ValueSpec | None:
         return None
 
 
-def _add(reading: Reading, run: Run, utc: str, wanted: Wanted) -> None:
-    runs_of = SuiteOnDevice(str(run.suite.get("name")), name_device(run))
-    reading.known["suite"].add(runs_of.suite)
-    seen = reading.runs.setdefault(runs_of, {}) if _has(wanted.suites, runs_of.suite) else None
-    if seen is None or run.run.id in seen:
-        return
-    seen[run.run.id] = RunSeen(run.run.id, utc, bool(run.run.git_dirty))
-    for record in run.records:
-        if record.noise:
-            continue
-        values = {
+def _add(
+    runs: _Runs,
+    run: Run,
+    utc: str,
+    wanted: Wanted,
+    left_out: Counter[str],
+    known: dict[str, set[str]],
+) -> None:
+    suspects = list_suspects(run.environment)
+    for record in (record for record in run.records if not record.noise):
+        found = {
             f"{record.measurement}.{name}": value
             for name, value in (*record.values.items(), *record.paired.items())
         }
-        reading.known["cell"].add(record.cell.id)
-        reading.known["metric"].update(values)
+        known["cell"].add(record.cell.id)
+        known["metric"].update(found)
         if not wanted.has_record(record):
             continue
         if not record.usable:
-            reading.left_out[f"records {record.validity.status}"] += 1
+            left_out[f"records {record.validity.status}"] += 1
             continue
-        chosen = {name: value for name, value in values.items() if wanted.has_value(name)}
-        _add_values(reading, run, utc, runs_of, record, chosen)
-
-
-def _add_values(
-    reading: Reading,
-    run: Run,
-    utc: str,
-    runs_of: SuiteOnDevice,
-    record: Record,
-    values: dict[str, Value],
-) -> None:
-    identity = identify_series(record)
-    suspects = list_suspects(run.environment)
-    for metric, value in values.items():
-        if value.value is None:
-            reading.left_out["values unavailable"] += 1
-            continue
-        key = SeriesKey(runs_of, record.cell.id, metric)
-        series = reading.values.setdefault(key, Values(value.unit, value.better))
-        series.observations.append(
-            Observation(
+        identity = identify_series(record)
+        for metric, value in found.items():
+            if not wanted.has_value(metric):
+                continue
+            if value.value is None:
+                left_out["values unavailable"] += 1
+                continue
+            observation = Observation(
                 run=record.reused_from or run.run.id,
                 utc=utc,
                 sha=run.run.git_sha,
@@ -174,11 +157,39 @@ def _add_values(
                 identity=identity,
                 conditions=suspects,
             )
-        )
+            key = (record.cell.id, metric)
+            runs.values.setdefault(key, []).append((value, observation))
 
 
-def _has(names: tuple[str, ...], name: str) -> bool:
-    return not names or name in names
+def _make_group(suite: str, device: str, runs: _Runs, last: int | None) -> Group:
+    seen = sorted(runs.seen.values())[-(last or 0) :]
+    series = []
+    for (cell, metric), found in runs.values.items():
+        observations = _order([one for _, one in found], since=seen[0][0])
+        if observations:
+            spec, value = find_spec(metric), found[-1][0]
+            by_ratio = spec is not None and spec.sampled == "processes"
+            series.append(
+                Series(
+                    suite=suite,
+                    device=device,
+                    cell=cell,
+                    metric=metric,
+                    unit=value.unit,
+                    better=value.better,
+                    margin=spec.margin if spec else None,
+                    segments=divide(observations, by_ratio),
+                )
+            )
+    dirty = sum(is_dirty for _, is_dirty in seen)
+    return Group(suite, device, len(seen), dirty, seen[0][0], seen[-1][0], tuple(series))
+
+
+def _order(observations: Sequence[Observation], since: str) -> list[Observation]:
+    """Oldest first; a number that later runs took over from an earlier one counts once."""
+    newest_first = sorted(observations, key=lambda one: (one.utc, one.run), reverse=True)
+    first = {one.run: one for one in newest_first}
+    return [one for one in reversed(first.values()) if one.utc >= since]
 
 
 def _is_run_file(path: Path) -> bool:
