@@ -104,9 +104,10 @@ def _explain(comparison: Comparison) -> list[list[str]]:
         + "; --allow FIELD compares all the same"
         for one in comparison.refused
     ]
-    missing = [
-        f"{one.cell} {one.measurement}: {one.reason} ({one.verdict})" for one in comparison.missing
-    ]
+    gaps: dict[tuple[str, str], list[str]] = {}
+    for gap in comparison.missing:
+        gaps.setdefault((gap.cell, f"{gap.reason} ({gap.verdict})"), []).append(gap.measurement)
+    missing = [f"{cell} {', '.join(names)}: {why}" for (cell, why), names in gaps.items()]
     why = [f"{_name(alike)}: {reason}" for reason, alike in reasons.items()]
     return [why, refused, missing, list(comparison.flags)]
 

@@ -54,8 +54,9 @@ def make_ledger(
     cells = ledger.a if ledger.a == ledger.b else f"{ledger.a} → {ledger.b}"
     specs = load_measurement(ledger.measurement).values
     counts = [
-        f"{c.metric} ({specs[c.metric].help}): {c.harmful} of {c.items} items, {c.beneficial} the "
-        f"other way; ties, counted separately: {c.tied_harmful} and {c.tied_beneficial}"
+        f"{c.metric} ({specs[c.metric].help.partition(';')[0]}): {c.harmful} of {c.items} items, "
+        f"{c.beneficial} the other way; ties, counted separately: {c.tied_harmful} and "
+        f"{c.tied_beneficial}"
         for c in ledger.counts
     ]
     return Section(

@@ -245,7 +245,7 @@ def test_text_shows_question_options_and_who_chose_what(pair: Any) -> None:
     text = show(a, b, read, nothing, 2, sides=("fp32", "nf4"))
     assert text.splitlines()[:4] == [
         "m[fp32] → m[nf4] mmlu: right in fp32, wrong in nf4",
-        "acc (share of items right; [subject]: of one): 2 of 3 items, 0 the other way; ties, "
+        "acc (share of items right): 2 of 3 items, 0 the other way; ties, "
         "counted separately: 1 and 0",
         "",
         "1. s/1, moved by 2.000 nats",
@@ -325,7 +325,7 @@ def test_acc_norm_and_its_answers_are_named() -> None:
     text = show(*normed_pair(), nothing, nothing, 9)
     entry = text[text.index("item 2 (s)") :]
     assert "acc: run A says A (1.000 nats over B), run B says B (1.000 nats over A)\n" in entry
-    assert "acc_norm (acc by log-likelihood per character; [subject]: of one): 2 of 4" in text
+    assert "acc_norm (acc by log-likelihood per character): 2 of 4" in text
     assert "run A (acc, acc_norm)" in entry
     assert "run B (acc)\n" in entry
     assert "run B (acc_norm)" in entry
