@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Generator
 from pathlib import Path
@@ -41,7 +42,9 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile 
     placed = named or "suites" in inside.parent.parts
     if not placed and len(set(_SUITE_KEYS.findall(file_path.read_bytes()))) < 3:
         return None
-    return SuiteFile.from_parent(parent, path=file_path)
+    # pytest leaves out the file in the node ids of what lies outside of its root folder.
+    outside = None if file_path.is_relative_to(root) else os.path.relpath(file_path, root)
+    return SuiteFile.from_parent(parent, path=file_path, nodeid=outside)
 
 
 @pytest.hookimpl(trylast=True)

@@ -30,6 +30,8 @@ from tests.support.projects import (
     read_junit,
 )
 
+pytestmark = pytest.mark.e2e
+
 # Order matters: footprint, perplexity and throughput share a process, memory needs its own.
 SUITE = f"""name: s
 reference: fp32

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.projects import Project
 
+pytestmark = pytest.mark.e2e
+
 MODELS = (
     "models: [{name: a, source: 'builtin:tiny-world'}, {name: b, source: 'builtin:tiny-world'}]"
 )

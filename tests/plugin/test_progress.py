@@ -132,6 +132,7 @@ def test_a_new_measurement_starts_the_clock_again(clock: Clock) -> None:
     assert log.getvalue() == "\nb: 3 of 9 windows, 0.1/s, about 60 s left\n"
 
 
+@pytest.mark.e2e
 def test_a_person_at_a_terminal_sees_it_while_pytest_captures(tmp_path: Path) -> None:
     """A real pytest on a real terminal: what a running test writes is captured otherwise."""
     project = Project(tmp_path)

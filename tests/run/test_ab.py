@@ -67,6 +67,7 @@ def run(folder: Path, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+@pytest.mark.e2e
 def test_two_precisions_are_measured_in_turn(folder: Path, tmp_path: Path) -> None:
     code, out, err = run(
         folder, "--precision", "fp32", "--precision", "bf16", "--pairs", "2",
@@ -92,6 +93,7 @@ def test_two_precisions_are_measured_in_turn(folder: Path, tmp_path: Path) -> No
     assert "load_s" in out
 
 
+@pytest.mark.e2e
 def test_two_environments_and_another_measurement_as_json(folder: Path) -> None:
     """The same interpreter twice: bytes are equal, and nothing differs."""
     code, out, err = run(
@@ -108,6 +110,7 @@ def test_two_environments_and_another_measurement_as_json(folder: Path) -> None:
     assert len(json.loads((folder / kept).read_text())["samples"]) == 4
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -130,6 +133,7 @@ def test_what_cannot_be_compared_is_refused(
     assert "Traceback" not in err
 
 
+@pytest.mark.e2e
 def test_a_python_without_the_harness_is_refused(folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {sys.executable} -S -E "$@"\n')
@@ -140,6 +144,7 @@ def test_a_python_without_the_harness_is_refused(folder: Path, tmp_path: Path) -
     assert "install precision-harness there" in err
 
 
+@pytest.mark.e2e
 def test_a_suite_s_mistake_is_shown_with_its_position(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SUITE.replace("prompt_tokens", "prompt_token"))
     code, _, err = run(tmp_path, "--precision", "fp32", "--precision", "bf16")
@@ -148,6 +153,7 @@ def test_a_suite_s_mistake_is_shown_with_its_position(tmp_path: Path) -> None:
     assert "did you mean 'prompt_tokens'" in err
 
 
+@pytest.mark.e2e
 def test_a_side_that_fails_ends_it_with_its_reason(folder: Path, tmp_path: Path) -> None:
     write_llama(tmp_path / "model")
     (tmp_path / "model/model.safetensors").write_bytes(b"x" * 40)
@@ -159,6 +165,7 @@ def test_a_side_that_fails_ends_it_with_its_reason(folder: Path, tmp_path: Path)
     assert len(json.loads(kept[0].read_text())["samples"]) == 1
 
 
+@pytest.mark.e2e
 def test_an_interruption_keeps_what_was_measured(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "ab.json"
     process = start(

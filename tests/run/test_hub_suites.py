@@ -12,6 +12,8 @@ from tests.support.cells_in_process import write_checkpoint
 from tests.support.hub_server import TOKEN, Hub, serve_hub
 from tests.support.projects import NOWHERE, SENTENCES, Outcome, Project, find_records
 
+pytestmark = pytest.mark.e2e
+
 MEASURE = """precisions: [fp32]
 measure:
   perplexity:

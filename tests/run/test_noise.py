@@ -138,6 +138,7 @@ def test_noise_takes_a_reference(tmp_path: Path) -> None:
     check_marked(tmp_path, text, "noise: there is no `reference:` to measure a second time")
 
 
+@pytest.mark.e2e
 def test_a_suite_measures_its_reference_twice_in_two_processes(tmp_path: Path) -> None:
     """int8 against fp32 and fp32 against itself: a row, a floor, and both in the run file."""
     project = Project(tmp_path)
