@@ -1,4 +1,4 @@
-"""How bitsandbytes' layers are loaded and read; what int8, nf4 and fp4 share.
+"""Load and read bitsandbytes' layers, for int8, nf4 and fp4.
 
 Layers are read by their attributes, without importing bitsandbytes.
 """
@@ -19,7 +19,7 @@ _REPACKED = "AVX512-BF16 gemm on repacked weights"
 
 
 def choose_dtype(declared: ComputeDtype | None, device: str) -> ComputeDtype:
-    """The dtype of what is not quantised, and of the products where there is a choice."""
+    """The dtype of everything unquantised, and of the products where there is a choice."""
     return declared or ("bfloat16" if device == "cuda" else "float32")
 
 

@@ -54,7 +54,7 @@ def four_bit_precision(kind: str, help_text: str | None) -> Precision:
 
 
 def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None:
-    """Keep bitsandbytes from computing something else than what was declared.
+    """Keep bitsandbytes from computing in another way than declared.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.49+ repacks a layer at its first forward pass in
     eval mode: scales become bfloat16, double quantisation is undone, products are bfloat16

@@ -1,4 +1,4 @@
-"""What crosses the pipe between the harness and a cell's process. Plain frozen data."""
+"""Messages between the harness and a cell's process. Plain frozen data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ class MeasureRequest:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The model is ready: what it really is and how long each step took, in seconds.
-
-    ``flags`` is what must be known of every number of it.
-    """
+    """The model is ready: facts about it, seconds of each step, warnings for all its numbers."""
 
     attested: dict[str, Any]
     seconds: dict[str, float]
@@ -48,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Partial:
-    """What is measured so far, and kept even if the process does not survive ``before``."""
+    """The measurement so far: it is kept even if the process does not survive ``before``."""
 
     measured: Measured
     before: str
@@ -58,8 +55,7 @@ class Partial:
 class Failure:
     """No number, or not all: ``failed``, or ``skipped`` where this machine cannot have one.
 
-    ``traceback`` is empty for a user's mistake, whose ``reason`` stands alone. ``measured`` is
-    what was finished before.
+    ``traceback`` is empty for a user's mistake. ``measured`` was finished before the failure.
     """
 
     status: Literal["failed", "skipped"]

@@ -76,7 +76,7 @@ def measure(engine: Engine, request: MeasureRequest, send: Callable[[Any], None]
 
 
 def guard(work: Callable[[], Any]) -> Any:
-    """The result of ``work``, or a `Failure` with the reason."""
+    """The result of ``work``, or a `Failure` with the reason: of a bug, with its traceback."""
     try:
         return explain_mistake(work)
     except Exception as error:

@@ -15,8 +15,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from harness.engines.transformers import forward as _forward
-from harness.engines.transformers.head import head_of, read_hidden, replay_error, slice_positions
+from harness.engines.transformers.forward import slice_rows
+from harness.engines.transformers.head import head_of, read_hidden, replay_error
 from tests.support.cells_in_process import SHAPE
 
 
@@ -88,8 +88,8 @@ def test_a_model_without_a_head_gives_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert read_hidden(model, IDS, POSITIONS) is None
 
 
-def test_slices_hold_as_many_positions_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_forward, "MAX_LOGIT_BYTES", 4 * 100 * 2 * 3)
-    assert list(slice_positions(100, 2, 7)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    assert list(slice_positions(10_000, 2, 2)) == [slice(0, 1), slice(1, 2)]
-    assert list(slice_positions(100, 1, 6)) == [slice(0, 6)]
+def test_slices_hold_as_many_rows_as_fit() -> None:
+    three_rows = 4 * 100 * 3
+    assert list(slice_rows(7, 100, three_rows)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert list(slice_rows(2, 10_000, three_rows)) == [slice(0, 1), slice(1, 2)]
+    assert list(slice_rows(3, 100, three_rows)) == [slice(0, 3)]

@@ -13,7 +13,7 @@ _OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """CUDA's own class, or what cuBLAS, a failed launch and the CPU allocator say instead."""
+    """By CUDA's own class, or by the message of cuBLAS, a failed launch or the CPU allocator."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -22,7 +22,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def run_in_batches(items: Sequence[T], size: int, run: Callable[[Sequence[T]], None]) -> int:
-    """``run`` on consecutive slices of at most ``size`` items; returns the size that held.
+    """``run`` on consecutive slices of at most ``size`` items; returns the size that fitted.
 
     Where memory runs out the size is halved and the slice tried again; a single item that does
     not fit raises. ``run`` must keep nothing of a slice that it did not finish.
@@ -46,7 +46,7 @@ def run_in_batches(items: Sequence[T], size: int, run: Callable[[Sequence[T]], N
 
 
 def free_memory() -> None:
-    """Give back what a failed batch has left behind."""
+    """Release the memory that a failed batch still holds."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

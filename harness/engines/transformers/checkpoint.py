@@ -14,8 +14,8 @@ from typing import Any
 from harness.engines.transformers.layers import list_readers
 from harness.suite.model_files import list_weights
 
-# What GPTQ, AWQ and compressed-tensors store next to or instead of a weight. What the libraries of
-# the precisions store, their readers say.
+# Stored by GPTQ, AWQ and compressed-tensors next to or instead of a weight; the readers of the
+# precisions list the names of their own libraries.
 _QUANTISED_ENDS = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv")
 _FLOATS = ("F64", "F32", "BF16", "F16")
 
@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def read_checkpoint(folder: str) -> Checkpoint:
-    """The files that transformers will load and what their headers say is in them."""
+    """The files that transformers will load, with the dtypes and shapes in their headers."""
     paths = list_weights(Path(folder), folder)
     tensors = {
         name: (entry["dtype"], tuple(entry["shape"]))

@@ -1,4 +1,4 @@
-"""Parameters and bytes of a loaded model, and what the allocator says that it holds."""
+"""Parameters and bytes of a loaded model, and the allocator's own figure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sum_storages(root: Any) -> int:
     """Bytes of every distinct tensor storage that can be reached from ``root``.
 
     Follows attributes and containers and knows nothing of how a layer keeps its weights, so that
-    it also finds what `count_bytes` does not look for.
+    it also finds tensors that `count_bytes` does not look for.
     """
     found: dict[int, int] = {}
     seen: set[int] = set()
@@ -75,7 +75,7 @@ def sum_storages(root: Any) -> int:
 
 
 def read_requested_bytes(device: str) -> int | None:
-    """What is asked of CUDA's caching allocator now, before it rounds up.
+    """Bytes requested from CUDA's caching allocator now, before it rounds up.
 
     None on a CPU, and under an allocator that does not keep the figure.
     """

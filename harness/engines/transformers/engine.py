@@ -24,7 +24,7 @@ from harness.engines.transformers.generation import TransformersGenerator
 from harness.engines.transformers.greedy import generate_batch
 from harness.engines.transformers.outputs import OutputReader
 from harness.engines.transformers.prefix_scoring import predict_tokens
-from harness.engines.transformers.window_scoring import TokenScorer, describe_fallback
+from harness.engines.transformers.token_scores import score_windows, scored_positions
 from harness.engines.transformers.work import count_work
 from harness.errors import InputError
 from harness.suite.cell_job import CellJob
@@ -45,7 +45,7 @@ class TransformersEngine:
     meter: MemoryMeter
     seconds: dict[str, float]
     flags: tuple[str, ...] = ()
-    _scorer: TokenScorer | None = field(default=None, repr=False)
+    _outputs: OutputReader | None = field(default=None, repr=False)
 
     @property
     def device(self) -> str:
@@ -68,7 +68,7 @@ class TransformersEngine:
 
     @property
     def compute_dtype(self) -> str:
-        """The dtype in which products are made; for int8 that of what surrounds them."""
+        """The dtype of matrix products; around int8 products, that of their inputs."""
         attested = self.attested.get("compute_dtype")
         return attested if attested in _COMPUTE_DTYPES else str(self.model.dtype).split(".")[-1]
 
@@ -80,11 +80,12 @@ class TransformersEngine:
 
     def score_windows(self, rows: torch.Tensor, scored: int) -> WindowScores:
         """NLL of the last ``scored`` tokens of each of ``rows`` (rows, n)."""
-        if self._scorer is None:
-            self._scorer = TokenScorer(self.model)
-        nll = self._scorer.score(rows.to(self.device), scored)
-        reason = self._scorer.fallback
-        return WindowScores(nll, reason and describe_fallback(self.model, reason))
+        rows = rows.to(self.device)
+        if self._outputs is None:
+            positions = scored_positions(rows, scored)
+            self._outputs = OutputReader(self.model, rows[:1, :-1], positions)
+        nll = score_windows(self._outputs, rows, scored)
+        return WindowScores(nll, self._outputs.slow_because)
 
     def score_targets(
         self,
@@ -117,10 +118,10 @@ class TransformersEngine:
         return TransformersGenerator(self.model, static_length, compiled)
 
     def count_work(self) -> Work:
-        """What a decode step reads and a token costs."""
+        """See `Work`."""
         return count_work(self.model, self.counts)
 
     def close(self) -> None:
         """Free the model."""
-        self._scorer = None
+        self._outputs = None
         del self.model

@@ -1,8 +1,9 @@
-"""Forward passes that keep only the logits that are asked for. Runs in the worker only."""
+"""Forward passes that keep only the logits that are asked for."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -34,3 +35,10 @@ def batch_for_logits(model: Any, positions: int, wanted: int) -> int:
     """How many rows may go together so that their float32 logits stay within 256 MiB."""
     vocabulary: int = model.get_input_embeddings().num_embeddings
     return max(1, min(wanted, MAX_LOGIT_BYTES // (4 * vocabulary * max(1, positions))))
+
+
+def slice_rows(rows: int, vocabulary: int, limit_bytes: int) -> Iterator[slice]:
+    """Slices of ``rows`` whose float32 logits (slice, vocabulary) take at most ``limit_bytes``."""
+    size = max(1, limit_bytes // (4 * vocabulary))
+    for start in range(0, rows, size):
+        yield slice(start, min(start + size, rows))

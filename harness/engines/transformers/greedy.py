@@ -1,9 +1,9 @@
-"""Greedy answers to prompts, in batches. Runs in the worker only.
+"""Greedy answers to a batch of prompts.
 
-`transformers`' own ``generate`` decodes; what a checkpoint's generation_config.json asks for beside
-it (sampling, repetition penalties, forbidden tokens) is put aside: greedy is the likeliest token.
-In fp32 a prompt's answer is the same in every batch; in lower precisions two tokens that are nearly
-as likely may change places with the batch's shape.
+`transformers`' own ``generate`` decodes. Other settings of a checkpoint's generation_config.json
+(sampling, repetition penalties, forbidden tokens) are ignored: greedy is the likeliest token. In
+fp32 a prompt's answer is the same in every batch; in lower precisions two tokens that are nearly
+as likely may change places with the batch's size.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def generate_batch(
     max_new_tokens: int,
     stop: Sequence[str],
 ) -> list[Answer]:
-    """Left-padded, so that every row's next token stands in the same column."""
+    """Left-padded, so that every row's next token is in the same column."""
     length = max(map(len, rows))
     padded = [[0] * (length - len(row)) + list(row) for row in rows]
     mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
@@ -55,8 +55,7 @@ def _finish(tokenizer: Any, tokens: Sequence[int], stopped: Stopped, stop: Seque
 
 
 def find_eos(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a text: the checkpoint's, of which chat models have several, and the
-    tokenizer's."""
+    """Every token that ends a text, by the checkpoint (chat models have several) or tokenizer."""
     found: set[int] = set()
     for given in (
         getattr(model.generation_config, "eos_token_id", None),
@@ -69,7 +68,7 @@ def find_eos(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @contextmanager
 def _plainly_greedy(model: Any, max_new_tokens: int) -> Iterator[None]:
-    """Put the checkpoint's own generation settings aside; `generate` would fall back on them."""
+    """Replace the checkpoint's generation settings, which `generate` would fall back on."""
     own = model.generation_config
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=max_new_tokens, use_cache=True, pad_token_id=0
@@ -81,7 +80,7 @@ def _plainly_greedy(model: Any, max_new_tokens: int) -> Iterator[None]:
 
 
 class _Watch:
-    """Sees each row's tokens as they come and tells which rows have ended.
+    """Stopping criterion: watches each row's tokens and says which rows have ended.
 
     ``ends`` holds per row the number of its tokens, None for a row not yet ended, and why it ended.
     """

@@ -1,20 +1,21 @@
-"""The output head apart from the model: what goes into it, and its logits a slice at a time.
+"""The output head apart from the model: its input, caught during a forward pass.
 
 A window's logits are vocabulary / width times larger than the hidden states they come from. So the
-states are caught on their way into the head, and the head runs on as many of them as fit. What a
-model does behind its head (soft-capping, a logit scale) is not replayed: `replay_error` shows it.
+states are caught on their way into the head, and the head runs on as many of them as fit. A change
+of logits behind the head (soft-capping, a logit scale) is not replayed: `read_checked` finds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from harness.engines.transformers import forward
 from harness.engines.transformers.forward import keeps_logits
+
+# The same product in another size differs in its last bits only; in 16 bits by a rounding or two.
+_REPLAY_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,36 @@ def replay_error(model: Any, hidden: Hidden) -> float:
         return float((replayed.float() - hidden.live.float()).abs().max())
 
 
-def slice_positions(vocabulary: int, rows: int, positions: int) -> Iterator[slice]:
-    """Slices of ``positions`` whose float32 logits (rows, slice, vocabulary) stay in bounds."""
-    size = max(1, forward.MAX_LOGIT_BYTES // (4 * vocabulary * max(1, rows)))
-    for start in range(0, positions, size):
-        yield slice(start, min(start + size, positions))
+def read_checked(
+    model: Any, inputs: torch.Tensor, positions: torch.Tensor
+) -> tuple[Hidden | None, str | None]:
+    """`read_hidden`, or None and the reason why the head alone does not give this model's logits.
+
+    The head's output in this pass must be the model's logits bit for bit: so a soft cap shows even
+    where logits are small and 16 bits are coarse. The head run again on the states may differ by
+    rounding.
+    """
+    head, output = head_of(model), []
+    if head is None:
+        return None, "the model names no output head"
+    hook = head.register_forward_hook(lambda _module, _given, out: output.append(out))
+    try:
+        hidden = read_hidden(model, inputs, positions)
+    finally:
+        hook.remove()
+    if hidden is None or not output:
+        return None, "the model's output head cannot be run by itself"
+    live = hidden.live.float()
+    same = torch.equal(output[-1][:, -1].float().nan_to_num(), live.nan_to_num())
+    tolerance = max(_REPLAY_TOLERANCE, 2 * torch.finfo(hidden.states.dtype).eps)
+    apart = replay_error(model, hidden) > tolerance * float(live.abs().max())
+    if apart or not same:
+        return None, "the model changes its logits behind its output head (soft-capping, a scale)"
+    return hidden, None
+
+
+def describe_fallback(model: Any, reason: str) -> str:
+    """The sentence for a model that cannot be read through its hidden states."""
+    if keeps_logits(model):
+        return f"{reason}: a forward pass per slice of positions, the same numbers more slowly"
+    return f"{reason}, nor asked for some logits only: a whole window's logits at once"

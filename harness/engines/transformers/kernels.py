@@ -1,7 +1,7 @@
 """Which libraries and kernels compute a loaded model, as far as they can be asked.
 
-Names what is registered or switched on, not what one call picks: CUDA's libraries choose between
-kernels by shape.
+States the kernels registered or switched on, not the one that a call picks: CUDA's libraries choose
+by the size of a product.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from harness.engines.transformers.layers import Layers
 
 
 def describe_kernels(model: Any, layers: Layers) -> dict[str, Any]:
-    """``matmul``: what torch multiplies with; ``sdpa``: its backends switched on (CUDA only).
+    """``matmul``: torch's library for products; ``sdpa``: its backends switched on (CUDA only).
 
-    For a quantised model also the library of its layers by name, and in ``products`` what computes
+    For a quantised model also the library of its layers by name, and in ``products`` the kernel for
     the products of each kind of layer.
     """
     device = model.device.type

@@ -2,7 +2,7 @@
 
 From the config only where every layer keeps keys and values of all tokens. Latent attention
 (DeepSeek), state-space layers and sliding windows keep something else, and each library version its
-own: there the answer is None and the measured figure stands alone.
+own: there the answer is None and only the measured figure counts.
 """
 
 from __future__ import annotations

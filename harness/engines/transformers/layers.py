@@ -26,7 +26,7 @@ _NEVER_PLAIN = ("torch.ao.nn.", "torchao.")
 class Layers:
     """Every layer that multiplies by a weight matrix, by name; the embedding is not one.
 
-    ``packed`` holds what was read of the quantised ones, ``readers`` by which library's reader.
+    ``packed`` describes the quantised ones, ``readers`` are the readers that recognised them.
     """
 
     linear: dict[str, Any]
@@ -114,7 +114,7 @@ def dtype_name(tensor: torch.Tensor) -> str:
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether transformers' quantisers take a module to be meant by one of these names."""
+    """Whether transformers' quantisers match a module's name with one of these patterns."""
     return any(
         name == pattern or name.startswith(f"{pattern}.") or name.endswith(pattern)
         for pattern in patterns

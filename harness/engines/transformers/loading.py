@@ -222,7 +222,7 @@ def _rehearse(job: CellJob, folder: str, checkpoint: Checkpoint, arguments: dict
     if job.device != "cpu" or checkpoint.bytes > REHEARSED_BYTES:
         return
     model = _load_model(job, folder, arguments)
-    _attest_declared(job, model)  # what is mislabelled may not even run
+    _attest_declared(job, model)  # a mislabelled model may not even run
     with torch.inference_mode():
         model(input_ids=torch.zeros(1, 8, dtype=torch.long), use_cache=True)
     del model
@@ -230,7 +230,7 @@ def _rehearse(job: CellJob, folder: str, checkpoint: Checkpoint, arguments: dict
 
 
 def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
-    """What was loaded; raises `InputError` where it is not what was declared."""
+    """The facts; raises `InputError` where they are not as declared."""
     attested = attest(model)
     precision = load_precision(job.precision.use)
     wrong = precision.check(attested, job.precision.options, _device_type(job))
@@ -244,7 +244,7 @@ def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _check_rest(attested: dict[str, Any], attention: str | None) -> Iterable[str]:
-    """The declared attention, and what no precision declares: foreign weights and autocast."""
+    """Differences that no precision checks: attention, foreign weights, autocast."""
     if attention is not None and attested["attention"] != attention:
         yield f"declared attention {attention}, loaded with {attested['attention']}"
     foreign = attested["foreign_layers"]
@@ -285,7 +285,7 @@ def _find_damage(
 
 
 def _read_allocated(model: Any, device: str, before: int | None) -> dict[str, Any]:
-    """What the loaded model holds, asked of the allocator or, on a CPU, of every object in it."""
+    """The loaded model's bytes by the allocator or, on a CPU, by every object in it."""
     if device == "cpu":
         return {"allocated_bytes": sum_storages(model), "allocated_method": "reachable storages"}
     now = read_requested_bytes(device)

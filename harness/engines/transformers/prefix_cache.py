@@ -1,4 +1,4 @@
-"""What of a model's KV cache can be handed from a prefix to the prompts behind it. Worker only."""
+"""Hand a model's KV cache on from a shared prefix to the prompts that continue it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def can_share(model: Any) -> bool:
     """Whether the model's cache holds plain keys and values, which can be cut and copied.
 
     A window, a state space or a cache of the model's own cannot; nor can LongRoPE's, whose factors
-    change with the longest row of a pass. Such prompts are computed whole.
+    change with the longest row of a pass. Prompts of these models are computed whole.
     """
     if getattr(model, "_is_stateful", False) or longrope_boundary(model) is not None:
         return False
@@ -59,7 +59,7 @@ class CachedPrefixes:
 
 
 def read_cache(cache: Any, length: int) -> CachedPrefixes | None:
-    """What a pass left in the model's cache; None where there is none, or one of another build."""
+    """Keys and values that a pass left in the cache; None where there are none to be read."""
     layers = [(getattr(x, "keys", None), getattr(x, "values", None)) for x in _layers_of(cache)]
     if not layers or any(keys is None for keys, _ in layers):
         return None

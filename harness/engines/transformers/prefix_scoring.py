@@ -1,11 +1,11 @@
-"""Negative log-likelihoods of single tokens behind prompts that begin alike. Runs in the worker.
+"""Negative log-likelihoods of single tokens behind prompts that begin alike.
 
-Walks the prefix tree from the root: a prefix goes through the model once, its
- KV cache is handed to all that follow it. Nodes of one level go together in batches
-bounded in tokens, prefixes with others of their own length: padding stands only behind what is
-scored, never in a cache, where some models would count it. Only the positions that predict a wanted
-token go through the head. One row behind a shared prefix is also computed by itself: a model whose
-cache gives other numbers has every row computed whole.
+Walks the prefix tree from the root: a prefix goes through the model once, and its KV cache is
+handed to all that follow it. Nodes of one level go together in batches bounded in tokens. Prefixes
+are batched with others of their own length: padding comes only after scored tokens, never into a
+cache, where some models would count it. Only the positions that predict a wanted token go through
+the head. One row behind a shared prefix is also computed by itself: if the model's cache gives
+other numbers, every row is computed whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.engines.transformers.prefix_cache import (
     longrope_boundary,
     read_cache,
 )
-from harness.engines.transformers.window_scoring import score_tokens
+from harness.engines.transformers.token_scores import score_tokens
 
 # Cached tokens that a batch may hold for each token that it computes. On a CPU rows are as fast in
 # small batches, and short of padding: 114 questions behind 510 shared tokens took 3.0 s and 210 MB
@@ -80,7 +80,7 @@ def predict_tokens(
 
 
 class _CacheDiffersError(Exception):
-    """The model keeps no cache to go on from, or gives other numbers behind it, as then told."""
+    """The model keeps no cache to go on from, or its numbers behind it differ (the message)."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ class _Scorer:
     _positions: dict[Node, list[Target]] = field(default_factory=dict)
 
     def descend(self, nodes: list[tuple[Node, int]], parent: CachedPrefixes | None) -> None:
-        """Compute ``nodes``, each with the row of its prefix in ``parent``, then what follows.
+        """Compute ``nodes``, each with the row of its prefix in ``parent``, then all below them.
 
         Leaves go first: they hand nothing on, so that less is held while the others descend.
         """
@@ -142,7 +142,7 @@ class _Scorer:
             self.batch_tokens = max(1, min(self.batch_tokens // 2, size * longest))
             free_memory()
         if parent is not None:
-            self._check()  # out of the loop: a batch that has told its tokens is not tried again
+            self._check()  # out of the loop: a batch whose tokens are scored is not tried again
         if inner:
             below = [(child, i) for i, (node, _) in enumerate(batch) for child in node.children]
             self.descend(below, cached)
@@ -174,7 +174,7 @@ class _Scorer:
         return batch_for_logits(self.model, computed, len(nodes))
 
     def _targets(self, node: Node) -> list[Target]:
-        """The targets whose predicting position lies in ``node``, told for its first row of each.
+        """The targets whose predicting position lies in ``node``.
 
         Rows that share the node may want the same token at the same place.
         """
@@ -190,7 +190,7 @@ class _Scorer:
     def _forward(
         self, batch: list[tuple[Node, int]], parent: CachedPrefixes | None, keep: bool
     ) -> CachedPrefixes | None:
-        """One pass over the tokens of ``batch``, padded on the right; tells every target in it."""
+        """One pass over the tokens of ``batch``, padded on the right; scores every target in it."""
         nodes = [node for node, _ in batch]
         length = max(len(node.tokens) for node in nodes)
         ids = torch.zeros(len(nodes), length, dtype=torch.long)
@@ -211,7 +211,7 @@ class _Scorer:
         kept = read_cache(cache, start + length) if keep else None
         if keep and kept is None:
             raise _CacheDiffersError
-        self._tell(nodes, places, logits)
+        self._score(nodes, places, logits)
         self.passes += 1
         tokens = sum(len(node.tokens) for node in nodes)
         self.forwarded += tokens
@@ -228,8 +228,8 @@ class _Scorer:
         """Logits (len(places), vocabulary) at the given (row, position), and the cache.
 
         The hidden states there are picked on their way into the head, so that no padding and no
-        other row's position goes through it; what a model does to its logits behind the head still
-        happens. None, and no more picking, where the logits do not come out as many as went in.
+        other row's position goes through it; changes that a model makes to its logits behind the
+        head still happen. None, and no more picking, where not as many logits come out as went in.
         """
         places = places or [(0, ids.shape[1] - 1)]  # an empty choice of positions would mean all
         given: dict[str, Any] = {"use_cache": keep or "past_key_values" in arguments, **arguments}
@@ -262,7 +262,9 @@ class _Scorer:
             return logits[0], cache
         return None if picked else (logits[rows, columns], cache)
 
-    def _tell(self, nodes: list[Node], places: list[tuple[int, int]], logits: torch.Tensor) -> None:
+    def _score(
+        self, nodes: list[Node], places: list[tuple[int, int]], logits: torch.Tensor
+    ) -> None:
         row = {place: i for i, place in enumerate(places)}
         wanted = [
             (row[i, target.position - node.start], target)
@@ -300,7 +302,7 @@ class _Scorer:
 
 
 def _tolerance(model: Any) -> float:
-    """Nats that one token may differ by: rounding, or what quantisation makes of a batch."""
+    """Nats that one token may differ by: rounding, or the effect of the batch on quantisation."""
     exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
     return 1e-3 if exact else 0.25
 

@@ -54,8 +54,8 @@ def _write_checkpoint(folder: Path, fields: dict[str, Any], seed: int) -> None:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     except Exception as error:  # each model's config class checks its fields in its own way
-        told = " ".join(str(error).split())
-        raise InputError(f"cannot build this architecture: {told}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot build this architecture: {reason}") from error
     spread = getattr(config, "initializer_range", 0.02)
     generator = torch.Generator().manual_seed(seed)
     block = torch.empty(_BLOCK).normal_(std=spread, generator=generator).to(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""What a loaded model reads per decode step and multiplies per token."""
+"""The bytes that a model reads per decode step, and the products that a token costs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 
 
 def count_work(model: Any, counts: Counts) -> Work:
-    """Count what a model needs per step and per token; ``counts`` is `count_bytes` of it."""
+    """Count per decode step and per token; ``counts`` is `count_bytes` of the model."""
     head = model.get_output_embeddings()
     used = None if head is None else head.weight.data_ptr()
     tables = {
