@@ -7,28 +7,22 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.suite.model_files import (
-    CONFIG,
-    SINGLE_WEIGHTS,
-    TOKENIZER_FILES,
-    WEIGHTS_INDEX,
     FilesMissing,
     SourceError,
     SourceUnavailable,
-    check_has_tokenizer,
-    describe_no_config,
-    describe_no_weights,
+    choose_files,
+    list_wanted,
     list_weights,
 )
 
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _REQUEST_TIMEOUT_S = 10.0
 _SILENCE_S = 20.0  # how long a download goes on retrying when nothing answers
 
@@ -51,63 +45,17 @@ def hub_is_reachable(timeout_s: float = 5.0) -> bool:
     return response.status_code < 500
 
 
-def fetch_model(repo: str, revision: str | None, *, online: bool, allow_code: bool) -> str:
-    """The folder of one commit in the hub's cache, named after it, with all a model needs in it."""
-    patterns = [CONFIG, "generation_config.json", WEIGHTS_INDEX, *TOKENIZER_FILES]
-
-    def choose(names: list[str]) -> list[str]:
-        if CONFIG not in names:
-            raise describe_no_config(repo, names)
-        shards = [name for name in names if _SHARD.fullmatch(name)]
-        if SINGLE_WEIGHTS in names:
-            weights = [SINGLE_WEIGHTS]
-        elif WEIGHTS_INDEX in names:
-            # Some repositories hold everything twice (consolidated.safetensors and the shards).
-            weights = shards or [name for name in names if name.endswith(".safetensors")]
-        else:
-            raise describe_no_weights(repo, names)
-        code = [name for name in names if allow_code and name.endswith(".py")]
-        return [*weights, *code, *(name for name in names if name in patterns)]
-
-    def check(folder: Path) -> None:
-        if not (folder / CONFIG).is_file():
-            raise describe_no_config(repo, os.listdir(folder))
-        list_weights(folder, repo)
-
-    cached = [*patterns, "*.py"] if allow_code else patterns
-    return _fetch(repo, revision, choose, cached, check, online)
-
-
-def fetch_tokenizer(repo: str, *, online: bool) -> str:
-    """The folder in the hub's cache with the tokenizer of the repository's main branch."""
-    # AutoTokenizer reads the model type from config.json where nothing else names the class.
-    patterns = [CONFIG, *TOKENIZER_FILES]
-
-    def choose(names: list[str]) -> list[str]:
-        check_has_tokenizer(repo, names)
-        return [name for name in names if name in patterns]
-
-    def check(folder: Path) -> None:
-        check_has_tokenizer(repo, os.listdir(folder))
-
-    return _fetch(repo, None, choose, patterns, check, online)
-
-
-def _fetch(
-    repo: str,
-    revision: str | None,
-    choose: Callable[[list[str]], list[str]],
-    patterns: list[str],
-    check: Callable[[Path], None],
-    online: bool,
+def fetch(
+    repo: str, revision: str | None, *, online: bool, weights: bool, code: bool = False
 ) -> str:
-    """The snapshot folder with the files that ``choose`` picks from the repository's.
+    """The folder of one commit in the hub's cache, named after it, with all a model needs in it.
 
-    Where the hub fails on the way, the cache may answer: it must hold whatever the repository has
-    of ``patterns``, and ``check`` must not miss a file.
+    Without ``weights``: all a tokenizer needs; ``code`` takes the Python files too. Where the hub
+    fails on the way, the cache may answer. Raises `SourceUnavailable` and `SourceError`.
     """
     from huggingface_hub import constants, errors
 
+    choose = partial(choose_files, repo, weights=weights, code=code)
     what = repo if revision is None else f"{repo} at {revision}"
     absent = f"{what} is not in the local cache and the hub cannot be reached"
     try:
@@ -128,7 +76,7 @@ def _fetch(
             except (OSError, RuntimeError, _http_error()) as error:  # RuntimeError: hf_xet's own
                 reason = " ".join(str(error).split()) or type(error).__name__
                 absent = f"{repo} could not be fetched from the hub: {reason}"
-        place = _find_cached(repo, revision, patterns, check)
+        place = _find_cached(repo, revision, weights, code)
     except errors.HFValidationError as error:
         reason = " ".join(str(error).split())
         raise SourceError(f"{repo!r} is not a hub id: {reason}") from error
@@ -137,9 +85,8 @@ def _fetch(
     return place
 
 
-def _find_cached(
-    repo: str, revision: str | None, patterns: list[str], check: Callable[[Path], None]
-) -> str | None:
+def _find_cached(repo: str, revision: str | None, weights: bool, code: bool) -> str | None:
+    """The snapshot folder; None where the cache does not hold all that is needed."""
     from huggingface_hub import errors, snapshot_download
 
     try:
@@ -147,11 +94,13 @@ def _find_cached(
         place = snapshot_download(
             repo,
             revision=revision,
-            allow_patterns=patterns,
+            allow_patterns=[*list_wanted(weights), *(["*.py"] if code else [])],
             ignore_patterns=["*/*"],
             local_files_only=True,
         )
-        check(Path(place))
+        choose_files(repo, os.listdir(place), weights=weights, code=code)
+        if weights:
+            list_weights(Path(place), repo)
     except (errors.LocalEntryNotFoundError, FilesMissing):
         return None
     return place

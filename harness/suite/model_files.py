@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +39,7 @@ _VOCABULARIES = {
     "spiece.model",
     "tekken.json",
 }
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -54,13 +55,44 @@ class FilesMissing(SourceError):  # noqa: N818 - says which error
     """Some of the files are missing; in the hub's cache that is an unfinished download."""
 
 
+def choose_files(source: str, names: Sequence[str], *, weights: bool, code: bool) -> list[str]:
+    """The files among ``names`` that a model needs, or a tokenizer where that has no ``weights``.
+
+    ``code`` takes the Python files too. Raises `FilesMissing` with the reason and the remedy.
+    """
+    chosen = [name for name in names if name in list_wanted(weights)]
+    if not weights:
+        check_has_tokenizer(source, names)
+        return chosen
+    if CONFIG not in names:
+        adapter = ": it is an adapter; merge it into its base model first"
+        is_adapter = "adapter_config.json" in names
+        raise FilesMissing(f"{source} has no {CONFIG}{adapter if is_adapter else ''}")
+    if SINGLE_WEIGHTS in names:
+        chosen.append(SINGLE_WEIGHTS)
+    elif WEIGHTS_INDEX in names:
+        # Some repositories hold everything twice (consolidated.safetensors and the shards).
+        shards = [name for name in names if _SHARD.fullmatch(name)]
+        chosen += shards or [name for name in names if name.endswith(".safetensors")]
+    else:
+        raise _describe_no_weights(source, names)
+    return [*chosen, *(name for name in names if code and name.endswith(".py"))]
+
+
+def list_wanted(weights: bool) -> list[str]:
+    """Names of the small files that a model or a tokenizer may have."""
+    # AutoTokenizer reads the model type from config.json where nothing else names the class.
+    return [
+        CONFIG,
+        *TOKENIZER_FILES,
+        *(("generation_config.json", WEIGHTS_INDEX) if weights else ()),
+    ]
+
+
 def check_config(folder: Path, source: str) -> None:
-    """Raise `SourceError` unless the folder has a config.json that holds a JSON object."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise describe_no_config(source, os.listdir(folder))
+    """Raise `SourceError` unless config.json holds a JSON object."""
     try:
-        config = json.loads(path.read_bytes())
+        config = json.loads((folder / CONFIG).read_bytes())
     except ValueError as error:
         raise SourceError(f"{source}: {CONFIG} is not readable JSON: {error}") from error
     if not isinstance(config, dict):
@@ -73,7 +105,7 @@ def list_weights(folder: Path, source: str) -> list[Path]:
         return [folder / SINGLE_WEIGHTS]
     index = folder / WEIGHTS_INDEX
     if not index.is_file():
-        raise describe_no_weights(source, os.listdir(folder))
+        raise _describe_no_weights(source, os.listdir(folder))
     try:
         names = set(json.loads(index.read_bytes())["weight_map"].values())
         outside = sorted(name for name in names if Path(name).name != name)
@@ -111,15 +143,7 @@ def has_tokenizer(names: Iterable[str]) -> bool:
     return not _VOCABULARIES.isdisjoint(names)
 
 
-def describe_no_config(source: str, names: Iterable[str]) -> FilesMissing:
-    """A folder without config.json, and whether it is an adapter."""
-    adapter = ": it is an adapter; merge it into its base model first"
-    return FilesMissing(
-        f"{source} has no {CONFIG}{adapter if 'adapter_config.json' in names else ''}"
-    )
-
-
-def describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
+def _describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
     """Why none of these files can be loaded as weights, and what to do."""
 
     def find(*suffixes: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.suite.data_source import SourceKind, locate_source
-from harness.suite.hub import fetch_model, fetch_tokenizer
+from harness.suite.hub import fetch
 from harness.suite.model_files import (
     CONFIG,
     TOKENIZER_FILES,
@@ -21,6 +21,7 @@ from harness.suite.model_files import (
     check_config,
     check_has_tokenizer,
     check_safetensors,
+    choose_files,
     has_tokenizer,
     hash_files,
     list_weights,
@@ -56,11 +57,11 @@ def find_files(model: ModelSpec, folder: Path, online: bool) -> ModelFiles:
     source = model.source
     kind, place = _locate(source, folder)
     if kind == "hub":
-        place = fetch_model(
-            place, model.revision, online=online, allow_code=model.trust_remote_code
-        )
+        code = model.trust_remote_code
+        place = fetch(place, model.revision, online=online, weights=True, code=code)
     elif model.revision is not None:
         raise SourceError(f"{source}: a revision is for hub models; this one is {kind}")
+    choose_files(source, os.listdir(place), weights=True, code=False)
     check_config(Path(place), source)
     weights = list_weights(Path(place), source)
     for path in weights:
@@ -81,7 +82,7 @@ def _find_tokenizer(source: str, folder: Path, online: bool) -> tuple[str, str]:
     """The folder and sha256 of a tokenizer that has a source of its own."""
     kind, place = _locate(source, folder)
     if kind == "hub":
-        place = fetch_tokenizer(place, online=online)
+        place = fetch(place, None, online=online, weights=False)
     check_has_tokenizer(source, os.listdir(place))
     return place, _hash_tokenizer(place, kind)
 
