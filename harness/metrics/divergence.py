@@ -17,7 +17,7 @@ from pydantic import Field
 from harness.descriptions import Column, MeasureContext, Metric
 from harness.errors import InputError
 from harness.metrics.divergence_values import DIVERGENCE_VALUES, QUARTERS, PerToken, summarise
-from harness.metrics.text_windows import TextWindows, WindowOptions, open_windows
+from harness.metrics.text_windows import TextWindows, WindowOptions, open_windows, pair_chunks
 from harness.records.identity import LIBRARIES
 from harness.records.record import Measured, Record, Status, Validity, Value
 from harness.records.values import make_values, to_value
@@ -61,11 +61,11 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
     Empty for a candidate and its reference, which were compared while the candidate was measured.
     """
-    ours, theirs = (side.items.get("chunk_kl") for side in (candidate, reference))
-    counts = candidate.items.get("chunk_tokens")
-    if not counts or not ours or not theirs or counts != reference.items.get("chunk_tokens"):
+    chunks = pair_chunks(candidate, reference, "chunk_kl")
+    if chunks is None:
         return {}
-    estimate = clustered_interval([a - b for a, b in zip(ours, theirs, strict=True)], counts)
+    ours, theirs, tokens = chunks
+    estimate = clustered_interval([a - b for a, b in zip(ours, theirs, strict=True)], tokens)
     if estimate is None:
         return {}
     return {"kl_increase": to_value(DIVERGENCE_VALUES["kl_increase"], estimate)}
@@ -202,7 +202,7 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
             "compared"
         )
     count = sum(job.text.scored)
-    tokens = PerToken(*(np.empty(count) for _ in range(3)))
+    found = np.empty((3, count))
     done = 0
 
     def compare_batch(rows: torch.Tensor, scored: int) -> None:
@@ -211,13 +211,11 @@ def _compare_with(reference: Record, job: _Job) -> Measured:
         for part, logits in outputs.read_logits(inputs, positions):
             place = slice(done + part.start, done + part.stop)
             theirs = stored.logits_of(stored.read_rows(place.start, place.stop))
-            apart = compare_logits(theirs, logits, targets[part])
-            tokens.kl[place] = apart.kl.numpy()
-            tokens.agrees[place] = apart.agrees.numpy()
-            tokens.delta_p[place] = apart.delta_p.numpy()
+            found[:, place] = compare_logits(theirs, logits, targets[part]).numpy()
         done += len(targets)
 
     batch_size = job.text.run(job.options.batch_size, job.context, compare_batch)
+    tokens = PerToken(*found)
     reasons = []
     sums: dict[str, list[float]] = {}
     if tokens.nonfinite:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from harness.descriptions import Column, Margin, MeasureContext, Metric, ValueSpec
-from harness.metrics.text_windows import TextWindows, WindowOptions, open_windows
+from harness.metrics.text_windows import TextWindows, WindowOptions, open_windows, pair_chunks
 from harness.metrics.windows import Protocol, Window
 from harness.records.record import Measured, Record, Status, Validity, Value
 from harness.records.values import make_values, to_value
@@ -110,10 +110,10 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     """``ratio`` from the chunks' paired differences, clustered by chunk."""
-    tokens = candidate.items.get("chunk_tokens")
-    ours, theirs = candidate.items.get("chunk_nll"), reference.items.get("chunk_nll")
-    if not tokens or not ours or not theirs or tokens != reference.items.get("chunk_tokens"):
+    chunks = pair_chunks(candidate, reference, "chunk_nll")
+    if chunks is None:
         return {}
+    ours, theirs, tokens = chunks
     estimate = clustered_ratio(ours, theirs, tokens)
     if estimate is not None:
         return {"ratio": to_value(VALUES["ratio"], estimate)}

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from harness.descriptions import MeasureContext, OptionsBase
 from harness.errors import InputError
 from harness.metrics.windows import Protocol, Window, plan_windows, start_token, step_of
+from harness.records.record import Record
 from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
@@ -134,3 +135,14 @@ def open_windows(
     if options.protocol in _STARTED:
         protocol["start_token"] = first
     return TextWindows(text, ids, windows, protocol)
+
+
+def pair_chunks(
+    candidate: Record, reference: Record, row: str
+) -> tuple[list[float], list[float], list[int]] | None:
+    """Sums per chunk of two records and the chunks' tokens; None unless the chunks are the same."""
+    ours, theirs = candidate.items.get(row), reference.items.get(row)
+    tokens = candidate.items.get("chunk_tokens")
+    if not tokens or not ours or not theirs or tokens != reference.items.get("chunk_tokens"):
+        return None
+    return ours, theirs, tokens

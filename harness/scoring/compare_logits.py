@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 
-@dataclass(frozen=True)
-class Apart:
-    """Per token (n,), float64: ``kl`` is KL(reference‖candidate) in nats.
+def compare_logits(
+    reference: torch.Tensor, other: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """KL, agreement and Δp (3, n) of ``other`` (n, vocabulary) from ``reference``, on the CPU.
 
-    ``agrees`` is 1 where both have the same likeliest token; ``delta_p`` is the candidate's
-    probability of the true token minus the reference's.
-    """
+    - KL(reference‖other) in nats over the whole vocabulary. A token without probability under the
+      reference adds nothing; one without probability under the other alone makes it infinite.
+    - 1 where both have the same likeliest token, else 0.
+    - The other's probability of the true token, ``targets`` (n,), minus the reference's.
 
-    kl: torch.Tensor
-    agrees: torch.Tensor
-    delta_p: torch.Tensor
-
-
-def compare_logits(reference: torch.Tensor, other: torch.Tensor, targets: torch.Tensor) -> Apart:
-    """How far ``other`` (n, vocabulary) is from ``reference``, over the whole vocabulary.
-
-    ``targets`` (n,) are the true tokens. In float64: in float32 the difference of two
-    log-probabilities of size 16 is off by 1e-6. A token without probability under the reference
-    adds nothing to the KL; one without probability under the candidate alone makes it infinite.
+    In float64: in float32 the difference of two log-probabilities of size 16 is off by 1e-6.
     """
     with torch.inference_mode():
         agrees = (reference.argmax(-1) == other.argmax(-1)).double()
@@ -36,7 +26,7 @@ def compare_logits(reference: torch.Tensor, other: torch.Tensor, targets: torch.
         apart = torch.sub(log_p, log_q, out=log_q)
         p = log_p.exp_()
         kl = apart.mul_(p).masked_fill_(p == 0, 0).sum(-1)
-        return Apart(kl.cpu(), agrees.cpu(), delta_p.cpu())
+        return torch.stack((kl, agrees, delta_p)).cpu()
 
 
 def count_nonfinite(rows: torch.Tensor, kind: str) -> int:

@@ -235,11 +235,12 @@ def test_a_token_without_probability_under_one_model() -> None:
     """Impossible for the reference: it adds nothing. For the candidate: infinitely far."""
     none, ln2 = -float("inf"), float(np.log(2))
     both = torch.tensor([[0.0, 0.0, none]])
-    apart = compare_logits(both, torch.zeros(1, 3), torch.tensor([0]))
-    assert apart.kl.item() == pytest.approx(np.log(3) - ln2)
-    assert apart.delta_p.item() == pytest.approx(1 / 3 - 1 / 2)
-    assert compare_logits(both, both, torch.tensor([0])).kl.item() == 0
-    assert compare_logits(torch.zeros(1, 3), both, torch.tensor([0])).kl.item() == float("inf")
+    one = torch.tensor([0])
+    kl, agrees, delta_p = compare_logits(both, torch.zeros(1, 3), one)[:, 0].tolist()
+    assert kl == pytest.approx(np.log(3) - ln2)
+    assert (agrees, delta_p) == (1.0, pytest.approx(1 / 3 - 1 / 2))
+    assert compare_logits(both, both, one).tolist() == [[0.0], [1.0], [0.0]]
+    assert compare_logits(torch.zeros(1, 3), both, one)[0].item() == float("inf")
 
 
 # Storage
