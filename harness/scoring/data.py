@@ -151,14 +151,15 @@ def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
 def _read_json(path: Path) -> Iterator[tuple[Fields, str]]:
     """The objects of a json list, or one per line."""
     text = _read_utf_8(path).removeprefix("\ufeff")
-    whole = text.lstrip().startswith("[")
-    rows = _parse_json(text, path.name) if whole else text.split("\n")
-    for number, row in enumerate(rows, 1):
+    if text.lstrip().startswith("["):
+        rows: Iterable[tuple[int, Any]] = enumerate(_parse_json(text, path.name), 1)
+    else:
+        lines = enumerate(text.split("\n"), 1)
+        rows = (
+            (i, _parse_json(line, f"{path.name}, row {i}")) for i, line in lines if line.strip()
+        )
+    for number, row in rows:
         where = f"{path.name}, row {number}"
-        if not whole:
-            if not row.strip():
-                continue
-            row = _parse_json(row, where)
         if not isinstance(row, dict):
             raise InputError(f"{where}: expected an object {{…}} with an item's fields")
         for name, value in row.items():

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from harness.scoring.multiple_choice import Scored
 
 
+# Of how the items were computed; no number depends on it.
+_COSTS = ("tokens_padding", "passes", "batch_tokens")
+
+
 def choice_task(
     doc: str | None,
     options: type[RowOptions],
@@ -59,11 +63,8 @@ def choice_task(
         examples = load_examples(options, context, options.shots + 1)
         return build_questions(rows, examples, options.shots, make_question)
 
-    if normed:
-        return question_task(
-            doc, options, load, NORMED_VALUES, headline(title, "acc_norm", "_norm")
-        )
-    return question_task(doc, options, load, CHOICE_VALUES, headline(title))
+    columns = headline(title, "acc_norm", "_norm") if normed else headline(title)
+    return question_task(doc, options, load, NORMED_VALUES if normed else CHOICE_VALUES, columns)
 
 
 def question_task(
@@ -193,11 +194,7 @@ def record_scored(
     values |= make_values(specs, {name: count for name, count in counts.items() if name in specs})
     stored = {
         KEY: keep_questions(question.for_reader() for question in questions),
-        "cost": {
-            "tokens_padding": cost.tokens_padding,
-            "passes": cost.passes,
-            "batch_tokens": cost.batch_tokens,
-        },
+        "cost": {name: getattr(cost, name) for name in _COSTS},
     }
     protocol = {**protocol, "items_sha256": hash_questions(questions)}
     return make_measured(engine, options, values, {**items, **stored}, protocol, reasons)

@@ -130,36 +130,33 @@ def read_options(row: Row, options: Options) -> tuple[str, ...]:
 
 def read_answer(row: Row, options: Options, texts: Sequence[str]) -> int:
     """The index of the right option; raises `InputError` where the field does not name one."""
-    given = row.value(options.answer)
+    given, way = row.value(options.answer), options.answer_is
     text = "" if isinstance(given, bool) else str(given).strip()
+    known = {
+        "index": [str(i) for i in range(len(texts))],
+        "number": [str(i + 1) for i in range(len(texts))],
+        "letter": list(LETTERS[: len(texts)]),
+        "text": [option.strip() for option in texts],
+    }
     found = f"{row.where}: field {options.answer!r} holds {given!r}"
-    is_number = text.isascii() and text.isdigit()
-    if is_number and options.answer_is is None:
+    if way is None and text.isdigit():
         raise InputError(
             f"{found}: set `answer_is: index` if answers count from 0, `answer_is: number` if from "
             "1, `answer_is: text` if it is the text of an option"
         )
-    known = {
-        "index": list(map(str, range(len(texts)))),
-        "number": list(map(str, range(1, len(texts) + 1))),
-        "letter": list(LETTERS[: len(texts)]),
-        "text": [option.strip() for option in texts],
-    }
-    ways = [options.answer_is] if options.answer_is else ["letter", "text"]
-    wanted = str(int(text)) if is_number and options.answer_is in ("index", "number") else text
-    places = {
-        way: known[way].index(name)
-        for way in ways
-        if (name := wanted.upper() if way == "letter" else wanted) in known[way]
-    }
+    ways = [way] if way else ["letter", "text"]
+    spelled = {each: text.upper() if each == "letter" else text for each in ways}
+    places = {known[each].index(name) for each, name in spelled.items() if name in known[each]}
     if not places:
         raise InputError(
             f"{found}, which is the {' or '.join(ways)} of none of its {len(texts)} options"
         )
-    if len(set(places.values())) > 1:
-        which = " and ".join(f"the {way} of option {place + 1}" for way, place in places.items())
-        raise InputError(f"{found}, which is {which}: set `answer_is:` to {' or '.join(places)}")
-    return next(iter(places.values()))
+    if len(places) > 1:
+        raise InputError(
+            f"{found}, which is the letter of one option and the text of another: set `answer_is:` "
+            "to letter or text"
+        )
+    return places.pop()
 
 
 def check_counts(rows: Sequence[Row], questions: Sequence[Question]) -> None:

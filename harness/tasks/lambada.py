@@ -7,7 +7,7 @@ GPT-2, as lambada_openai of lm-evaluation-harness: right is a word that greedy d
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -32,30 +32,18 @@ from harness.tasks.rows import Row, load_rows, refuse_duplicates
 if TYPE_CHECKING:
     from harness.engines.base import Engine
 
-_MARGIN = Margin(relative=0.01)
+_SPREAD: dict[str, Any] = {"sampled": "items", "margin": Margin(relative=0.01)}
+_RATIO = "perplexity / the reference's, same items"
 _FLIPS = describe_flips("acc")
 del _FLIPS["answer_change_rate"]
 VALUES = {
     "acc": describe_share("share of last words that greedy decoding says", "right", None),
-    "perplexity": ValueSpec(
-        "",
-        "lower",
-        "exp(mean NLL of the last word, all its tokens)",
-        sampled="items",
-        margin=_MARGIN,
-    ),
+    "perplexity": ValueSpec("", "lower", "exp(mean NLL of the whole last word)", **_SPREAD),
     **COUNTS,
     **describe_pairs("acc"),
     **_FLIPS,
     "perplexity_ratio": ValueSpec(
-        "",
-        "lower",
-        "perplexity / the reference's, same items",
-        paired=True,
-        of="perplexity",
-        neutral=1.0,
-        sampled="items",
-        margin=_MARGIN,
+        "", "lower", _RATIO, paired=True, of="perplexity", neutral=1.0, **_SPREAD
     ),
 }
 

@@ -155,7 +155,7 @@ GUESS: dict[str, Any] = {"answer_is": None}
         (
             {"options": ["B", "A"], "answer": "A"},
             GUESS,
-            "which is the letter of option 1 and the text of option 2: set `answer_is:` to lett",
+            "the letter of one option and the text of another: set `answer_is:` to letter or te",
         ),
         ({}, {"answer": "anwser"}, r"unknown field 'anwser'; did you mean 'answer'\?"),
         ({}, {"options": "optoins"}, r"unknown field 'optoins'; did you mean 'options'\?"),
