@@ -9,41 +9,25 @@ from harness.errors import InputError
 from harness.records.record import Record
 from harness.records.run_file import Run
 from harness.records.values import base_name, qualifier
-from harness.report.document import Cell, Table, TableColumn
+from harness.report.document import Table, make_table
 from harness.verdicts.flips import Counts, list_flips
 
 _WORST = 3
-_TITLES = ("items", "changed", "right→wrong", "wrong→right", "of them ties")
+_WORST_TITLE = "worst subjects, points lost"
+_TITLES = ("changed answers", "items", "changed", "right→wrong", "wrong→right", "of them ties")
 
 
 def make_changed_answers(run: Run) -> Iterator[Table]:
     """The table, with the subjects that lost most; none where nothing compares."""
     rows = [
-        (record, counts)
+        _make_row(record, counts, is_only=len(found) == 1)
         for record, reference in _list_pairs(run)
-        for counts in _count(reference, record)
+        for found in [_count(reference, record)]
+        for counts in found
     ]
-    if not rows:
-        return
-    names = [f"{record.cell.id} {record.measurement}" for record, _ in rows]
-    labels = [
-        f"{name} {counts.metric}" if names.count(name) > 1 else name
-        for name, (_, counts) in zip(names, rows)
-    ]
-    numbers = [_show(counts) for _, counts in rows]
-    worst = [
-        ", ".join(f"{name} {100 * drop:.1f}" for name, drop in find_worst(record, counts.metric))
-        for record, counts in rows
-    ]
-    columns = [
-        TableColumn(title, tuple(Cell(row[i]) for row in numbers))
-        for i, title in enumerate(_TITLES)
-    ]
-    if any(worst):
-        title = "worst subjects, points lost"
-        columns.append(TableColumn(title, tuple(map(Cell, worst)), numbers=False))
-    key = TableColumn("changed answers", tuple(map(Cell, labels)), numbers=False)
-    yield Table((key,), (tuple(columns),))
+    if rows:
+        titles = (*_TITLES, _WORST_TITLE) if any(row[-1] for row in rows) else _TITLES
+        yield make_table(titles, rows, words=(_TITLES[0], _WORST_TITLE))
 
 
 def find_worst(record: Record, metric: str) -> list[tuple[str, float]]:
@@ -79,8 +63,15 @@ def _count(reference: Record, record: Record) -> tuple[Counts, ...]:
     return () if ledger is None else ledger.counts
 
 
-def _show(counts: Counts) -> tuple[str, ...]:
-    changed = "—" if counts.changed is None else f"{counts.changed / max(counts.items, 1):.1%}"
+def _make_row(record: Record, counts: Counts, is_only: bool) -> tuple[str, ...]:
+    name = f"{record.cell.id} {record.measurement}"
     lost, won = counts.harmful + counts.tied_harmful, counts.beneficial + counts.tied_beneficial
-    tied = counts.tied_harmful + counts.tied_beneficial
-    return (f"{counts.items:,}", changed, f"{lost:,}", f"{won:,}", f"{tied:,}")
+    return (
+        name if is_only else f"{name} {counts.metric}",
+        f"{counts.items:,}",
+        "—" if counts.changed is None else f"{counts.changed / max(counts.items, 1):.1%}",
+        f"{lost:,}",
+        f"{won:,}",
+        f"{counts.tied_harmful + counts.tied_beneficial:,}",
+        ", ".join(f"{name} {100 * drop:.1f}" for name, drop in find_worst(record, counts.metric)),
+    )

@@ -237,7 +237,9 @@ def test_a_run_that_lost_what_is_blessed_fails(tmp_path: Path, capsys: Capture) 
     assert "holds thresholds of suite 'other', this is 's'" in err
 
 
-def test_what_was_allowed_is_told_beside_what_still_stops(tmp_path: Path, capsys: Capture) -> None:
+def test_what_was_allowed_is_shown_with_what_still_stops_a_comparison(
+    tmp_path: Path, capsys: Capture
+) -> None:
     libraries = {**ENVIRONMENT["libraries"], "torch": "2.14"}
     other = make_run(
         make_choices(protocol={"shots": 0}), environment={**ENVIRONMENT, "libraries": libraries}

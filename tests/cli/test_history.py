@@ -31,7 +31,7 @@ def make_value(value: float | None, better: Any = "lower", unit: str = "") -> Va
     return Value(value=value, better=better, unit=unit)
 
 
-def write_night(
+def write_day(
     folder: Path,
     number: int,
     *records: Record,
@@ -40,7 +40,7 @@ def write_night(
     dirty: bool = False,
     **environment: Any,
 ) -> Path:
-    """A run file of night ``number`` (from 0), measured on commit ``cNNNN…``."""
+    """The run file of day ``number`` (from 0), measured on commit ``cNNNN…``."""
     utc = f"2026-01-{number + 1:02}T03:00:00+00:00"
     facts = RunFacts(
         id=f"{suite}/{number}-{cpu}", utc=utc, argv=[], git_sha=f"c{number:03}" + "0" * 36,
@@ -58,8 +58,8 @@ def write_night(
 
 def history(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     code = main(["history", *map(str, arguments)])
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 def read(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
@@ -71,18 +71,18 @@ def read(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
 def list_values(data: Any) -> list[float]:
     (group,) = data["groups"]
     (series,) = group["series"]
-    return [night["value"] for one in series["segments"] for night in one["observations"]]
+    return [day["value"] for one in series["segments"] for day in one["observations"]]
 
 
-def write_shift(folder: Path) -> None:
-    for night in range(10):
-        write_night(folder, night, ppl(5.0 if night < 6 else 5.5), speed(40.0))
+def write_change(folder: Path) -> None:
+    for day in range(10):
+        write_day(folder, day, ppl(5.0 if day < 6 else 5.5), speed(40.0))
 
 
-def test_a_shift_is_told_with_its_commit_date_and_direction(
+def test_a_change_is_shown_with_its_commit_date_and_direction(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_shift(tmp_path)
+    write_change(tmp_path)
     code, out, err = history(capsys, tmp_path)
     assert (code, err) == (0, "")
     assert out.splitlines() == [
@@ -99,24 +99,24 @@ def test_a_shift_is_told_with_its_commit_date_and_direction(
 
 
 def test_the_same_as_markdown_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_shift(tmp_path)
+    write_change(tmp_path)
     _, out, _ = history(capsys, tmp_path, "--format", "md")
     assert "| m\\[nf4\\] | perplexity.ppl | ▁▁▁▁▁▁████ | 5 → 5.5 |" in out
     assert "- m\\[nf4\\] perplexity.ppl at c006000000 2026-01-07: +10 %, worse" in out
     data = read(capsys, tmp_path)
     first, second = data["groups"][0]["series"]
-    (shift,) = first["segments"][0]["change_points"]
-    assert shift["observation"]["sha"].startswith("c006")
-    assert shift["previous"]["sha"].startswith("c005")
-    assert (shift["before"], shift["after"], shift["meaning"]) == (5.0, 5.5, "worse")
+    (point,) = first["segments"][0]["change_points"]
+    assert point["observation"]["sha"].startswith("c006")
+    assert point["previous"]["sha"].startswith("c005")
+    assert (point["before"], point["after"], point["meaning"]) == (5.0, 5.5, "worse")
     assert second["metric"] == "throughput.decode_tokens_per_s[1]"
     assert not second["notable"]
 
 
-def test_a_named_metric_is_shown_though_nothing_shifted(
+def test_a_named_metric_is_shown_though_nothing_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_shift(tmp_path)
+    write_change(tmp_path)
     for name in ("throughput.decode_tokens_per_s", "throughput.decode_tokens_per_s[1]"):
         _, out, _ = history(capsys, tmp_path, "--metric", name)
         assert "m[nf4]  throughput.decode_tokens_per_s[1]  ▄▄▄▄▄▄▄▄▄▄  40 → 40 tokens/s" in out
@@ -128,20 +128,20 @@ def test_a_named_metric_is_shown_though_nothing_shifted(
     assert "decode_tokens_per_s[1]" in out
 
 
-def test_values_beside_the_reference_are_shown_where_named(
+def test_values_compared_with_the_reference_are_shown_where_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(4):
-        write_night(tmp_path, night, ppl(5.0, paired={"ratio": make_value(1.25)}))
+    for day in range(4):
+        write_day(tmp_path, day, ppl(5.0, paired={"ratio": make_value(1.25)}))
     assert list_values(read(capsys, tmp_path)) == [5.0] * 4
     assert list_values(read(capsys, tmp_path, "--metric", "perplexity.ratio")) == [1.25] * 4
 
 
 def test_cells_and_suites_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for night in range(4):
+    for day in range(4):
         other = make_record("perplexity", "int8", values={"ppl": make_value(7.0)})
-        write_night(tmp_path, night, ppl(5.0), other)
-        write_night(tmp_path, night, ppl(6.0), suite="nightly")
+        write_day(tmp_path, day, ppl(5.0), other)
+        write_day(tmp_path, day, ppl(6.0), suite="nightly")
     chosen = ("--cell", "m[nf4]", "--suite", "nightly")
     assert list_values(read(capsys, tmp_path, *chosen)) == [6.0] * 4
     chosen = ("--cell", "m[int8]", "--suite", "smoke")
@@ -161,26 +161,26 @@ def test_cells_and_suites_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_name_that_no_file_holds_is_refused(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_shift(tmp_path)
+    write_change(tmp_path)
     code, out, err = history(capsys, tmp_path, *arguments)
     assert (code, out) == (4, "")
     assert message in err
 
 
 def test_the_last_runs_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for night in range(8):
-        write_night(tmp_path, night, ppl(float(night + 1)))
+    for day in range(8):
+        write_day(tmp_path, day, ppl(float(day + 1)))
     assert list_values(read(capsys, tmp_path, "--last", 3)) == [6.0, 7.0, 8.0]
     assert read(capsys, tmp_path, "--last", 3)["groups"][0]["runs"] == 3
 
 
-def test_nights_are_ordered_by_time_not_by_name_or_time_zone(
+def test_runs_are_ordered_by_time_not_by_name_or_time_zone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(3):
-        path = write_night(tmp_path, night, ppl(float(night + 1)))
+    for day in range(3):
+        path = write_day(tmp_path, day, ppl(float(day + 1)))
     data = json.loads(path.read_text())
-    # Nine in the morning in Tokyo is midnight in UTC: three hours before the second night.
+    # Nine in the morning in Tokyo is midnight in UTC: three hours before the second day.
     data["run"]["utc"] = "2026-01-02T09:00:00+09:00"
     path.write_text(json.dumps(data))
     assert list_values(read(capsys, tmp_path)) == [1.0, 3.0, 2.0]
@@ -189,9 +189,9 @@ def test_nights_are_ordered_by_time_not_by_name_or_time_zone(
 def test_another_protocol_begins_a_series_anew_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(12):
-        protocol = {"context": 512 if night < 6 else 1024, "method": {"clock": night}}
-        write_night(tmp_path, night, ppl(5.0 if night < 6 else 4.0, protocol=protocol))
+    for day in range(12):
+        protocol = {"context": 512 if day < 6 else 1024, "method": {"clock": day}}
+        write_day(tmp_path, day, ppl(5.0 if day < 6 else 4.0, protocol=protocol))
     _, out, _ = history(capsys, tmp_path, "--metric", "perplexity.ppl")
     assert "▄▄▄▄▄▄│▄▄▄▄▄▄  4 → 4" in out
     assert "begun anew at c006000000 2026-01-07, not comparable" in out
@@ -203,11 +203,11 @@ def test_another_protocol_begins_a_series_anew_and_is_named(
 def test_other_weights_begin_a_series_anew(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(8):
-        record = ppl(5.0 if night < 4 else 4.0)
-        weights = {"weights_sha256": "a" if night < 4 else "b"}
+    for day in range(8):
+        record = ppl(5.0 if day < 4 else 4.0)
+        weights = {"weights_sha256": "a" if day < 4 else "b"}
         cell = record.cell.model_copy(update=weights)
-        write_night(tmp_path, night, record.model_copy(update={"cell": cell}))
+        write_day(tmp_path, day, record.model_copy(update={"cell": cell}))
     (group,) = read(capsys, tmp_path)["groups"]
     assert [s["changed"] for s in group["series"][0]["segments"]] == [[], ["weights"]]
 
@@ -215,8 +215,8 @@ def test_other_weights_begin_a_series_anew(
 def test_another_device_is_another_series(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(8):
-        write_night(tmp_path, night, ppl(5.0), cpu=CPU if night < 4 else "AMD EPYC 9654")
+    for day in range(8):
+        write_day(tmp_path, day, ppl(5.0), cpu=CPU if day < 4 else "AMD EPYC 9654")
     groups = read(capsys, tmp_path)["groups"]
     assert [(g["device"], g["runs"]) for g in groups] == [
         ("cpu-amd-epyc-9654", 4),
@@ -227,26 +227,26 @@ def test_another_device_is_another_series(
 def test_what_has_no_number_is_left_out_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_night(tmp_path, 0, ppl(5.0))
-    write_night(tmp_path, 1, ppl(99.0, status="invalid", reasons=("hot",)))
-    write_night(tmp_path, 2, ppl(None, status="failed"))
-    write_night(tmp_path, 3, ppl(None))
-    write_night(tmp_path, 4, ppl(5.0, status="flagged", reasons=("warm",)))
-    write_night(tmp_path, 5, ppl(98.0, noise=True))
+    write_day(tmp_path, 0, ppl(5.0))
+    write_day(tmp_path, 1, ppl(99.0, status="invalid", reasons=("hot",)))
+    write_day(tmp_path, 2, ppl(None, status="failed"))
+    write_day(tmp_path, 3, ppl(None))
+    write_day(tmp_path, 4, ppl(5.0, status="flagged", reasons=("warm",)))
+    write_day(tmp_path, 5, ppl(98.0, noise=True))
     assert list_values(read(capsys, tmp_path)) == [5.0, 5.0]
     _, out, _ = history(capsys, tmp_path)
-    told = "left out: records failed: 1, records invalid: 1, values unavailable: 1"
-    assert out.splitlines()[-1] == told
+    counts = "left out: records failed: 1, records invalid: 1, values unavailable: 1"
+    assert out.splitlines()[-1] == counts
 
 
 def test_a_number_measured_once_counts_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_night(tmp_path, 0, ppl(5.0), make_record("memory", status="failed"))
+    write_day(tmp_path, 0, ppl(5.0), make_record("memory", status="failed"))
     (tmp_path / "copy.json").write_bytes((tmp_path / "smoke/100.json").read_bytes())
-    write_night(tmp_path, 1, ppl(5.0, reused_from=f"smoke/0-{CPU}"))
-    for night in (2, 3):  # of a run whose file is not there
-        write_night(tmp_path, night, ppl(6.0, reused_from="smoke/gone"))
+    write_day(tmp_path, 1, ppl(5.0, reused_from=f"smoke/0-{CPU}"))
+    for day in (2, 3):  # of a run whose file is not there
+        write_day(tmp_path, day, ppl(6.0, reused_from="smoke/gone"))
     data = read(capsys, tmp_path)
     assert list_values(data) == [5.0, 6.0]
     assert data["groups"][0]["runs"] == 4
@@ -256,19 +256,19 @@ def test_a_number_measured_once_counts_once(
 def test_runs_of_a_changed_work_tree_are_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(8):
-        write_night(tmp_path, night, ppl(5.0 if night < 4 else 6.0), dirty=night == 4)
+    for day in range(8):
+        write_day(tmp_path, day, ppl(5.0 if day < 4 else 6.0), dirty=day == 4)
     _, out, _ = history(capsys, tmp_path)
     assert "8 runs, 2026-01-01 to 2026-01-08 (1 of a changed work tree, marked +)" in out
     assert "c004000000+ 2026-01-05: +20 %, worse" in out
 
 
-def test_libraries_that_are_new_with_a_shift_are_named(
+def test_libraries_that_are_new_with_a_change_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(8):
-        libraries = {"torch": "2.12" if night < 4 else "2.13", "datasets": "4"}
-        write_night(tmp_path, night, ppl(5.0 if night < 4 else 6.0), libraries=libraries)
+    for day in range(8):
+        libraries = {"torch": "2.12" if day < 4 else "2.13", "datasets": "4"}
+        write_day(tmp_path, day, ppl(5.0 if day < 4 else 6.0), libraries=libraries)
     _, out, _ = history(capsys, tmp_path)
     assert "before it c003000000; new: torch 2.12 → 2.13\n" in out
 
@@ -276,8 +276,8 @@ def test_libraries_that_are_new_with_a_shift_are_named(
 def test_files_that_cannot_be_read_are_named_and_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(4):
-        write_night(tmp_path, night, ppl(5.0))
+    for day in range(4):
+        write_day(tmp_path, day, ppl(5.0))
     good = json.loads((tmp_path / "smoke/100.json").read_text())
     spoilt = {
         "cut.json": json.dumps(good)[:200],
@@ -302,7 +302,7 @@ def test_files_that_cannot_be_read_are_named_and_skipped(
 
 
 def test_many_spoilt_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_night(tmp_path, 0, ppl(5.0))
+    write_day(tmp_path, 0, ppl(5.0))
     for i in range(9):
         (tmp_path / f"cut{i}.json").write_text("{")
     _, _, err = history(capsys, tmp_path)
@@ -327,16 +327,16 @@ def test_a_folder_without_a_run_is_refused(
 def test_nothing_in_a_file_acts_on_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for night in range(4):
-        write_night(tmp_path, night, make_record("perplexity", "\x1b[2J", values={"ppl": 5.0}))
+    for day in range(4):
+        write_day(tmp_path, day, make_record("perplexity", "\x1b[2J", values={"ppl": 5.0}))
     _, out, _ = history(capsys, tmp_path, "--metric", "perplexity.ppl")
     assert "\x1b" not in out
 
 
 def test_a_long_history_is_drawn_no_wider_than_a_line() -> None:
-    nights = [
+    observations = [
         Observation(f"r{i}", f"{i:04}", None, False, 1.0 if i < 150 else 2.0, {"w": i // 100}, {})
         for i in range(200)
     ]
-    series = Series("s", "d", "c", "m.v", "", None, None, divide(nights, logarithmic=False))
+    series = Series("s", "d", "c", "m.v", "", None, None, divide(observations, logarithmic=False))
     assert draw_trend(series) == "▄" * 20 + "│" + "▁" * 10 + "█" * 10

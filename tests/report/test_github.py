@@ -110,9 +110,9 @@ def test_what_passes_and_the_noise_floor_annotate_nothing() -> None:
     assert annotate(of_suite(limit(3, max=1.0)), judged(verdict("PASS")), noise) == []
 
 
-@pytest.mark.parametrize("told", [None, "false", ""])
-def test_outside_github_there_is_nothing(told: str | None) -> None:
-    environ = {} if told is None else {"GITHUB_ACTIONS": told}
+@pytest.mark.parametrize("value", [None, "false", ""])
+def test_outside_github_there_is_nothing(value: str | None) -> None:
+    environ = {} if value is None else {"GITHUB_ACTIONS": value}
     run = of_suite(limit(3, max=1.0), records=[judged(verdict())])
     assert format_annotations(environ, [run], ROOT) == []
 
@@ -250,7 +250,7 @@ def test_a_summary_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
         assert str(path) in warning
 
 
-def test_every_run_is_published_and_a_warning_is_told_once(tmp_path: Path) -> None:
+def test_every_run_is_published_and_a_warning_is_printed_once(tmp_path: Path) -> None:
     runs = [
         (of_suite(limit(3, max=1.0), records=[judged(verdict(text=text))]), "x.json")
         for text in ("first", "second")

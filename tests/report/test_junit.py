@@ -61,7 +61,7 @@ def test_a_verdict_is_named_after_its_metric_and_what_it_was_judged_against() ->
         (("PASS", "PASS"), "PASS"),
     ],
 )
-def test_of_two_limits_on_one_value_the_worse_is_told(
+def test_of_two_limits_on_one_value_the_worse_is_kept(
     outcomes: tuple[str, ...], worst: str
 ) -> None:
     record = make_record("perplexity", verdicts=tuple(map(verdict, outcomes)))
@@ -71,7 +71,7 @@ def test_of_two_limits_on_one_value_the_worse_is_told(
     ]
 
 
-def test_why_a_record_is_not_ok_stands_beside_its_status() -> None:
+def test_why_a_record_is_not_ok_follows_its_status() -> None:
     record = make_record("perplexity", status="flagged", reasons=("busy", "hot"))
     assert list_properties(record) == [
         ("validity", "flagged"),
