@@ -61,9 +61,12 @@ def thresholds_json_schema() -> dict[str, Any]:
 
 def write_schemas() -> None:
     """Bring the shipped files up to date."""
-    SCHEMA_FILE.write_text(format_schema(), encoding="utf-8")
-    RUN_SCHEMA_FILE.write_text(format_schema(run_json_schema()), encoding="utf-8")
-    THRESHOLDS_SCHEMA_FILE.write_text(format_schema(thresholds_json_schema()), encoding="utf-8")
+    for path, schema in (
+        (SCHEMA_FILE, suite_json_schema()),
+        (RUN_SCHEMA_FILE, run_json_schema()),
+        (THRESHOLDS_SCHEMA_FILE, thresholds_json_schema()),
+    ):
+        path.write_text(format_schema(schema), encoding="utf-8")
 
 
 def format_schema(schema: dict[str, Any] | None = None) -> str:

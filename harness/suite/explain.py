@@ -108,7 +108,9 @@ def _expectation(detail: ErrorDetails, model: type[OptionsBase]) -> str:
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         bound = context[key]
-        return f"{'an integer' if type(bound) is int else 'a number'} {words} {bound:g}"
+        return (
+            f"an integer {words} {bound}" if type(bound) is int else f"a number {words} {bound:g}"
+        )
     if kind == "literal_error":
         return str(context["expected"])
     if kind == "too_short":

@@ -32,7 +32,7 @@ _METRIC = re.compile(r"(?P<family>[^.\[\]]+)\.(?P<value>[^.\[\]]+)(\[(?P<qualifi
 class Scope:
     """What the entries of a suite file refer to, as written, wrong entries included.
 
-    The context in which the file is validated; without it, models check single entries only.
+    The context of validation; without it, other models check single entries only.
     ``measured`` maps each name under ``measure:`` to its options, None where they are invalid.
     """
 
@@ -84,23 +84,22 @@ def _check_metric(metric: str, info: ValidationInfo) -> str:
     parts = _METRIC.fullmatch(metric)
     if parts is None:
         raise ValueError(f"expected family.value such as 'perplexity.ratio', found {metric!r}")
-    scope: Scope | None = info.context
+    scope = info.context
+    assert isinstance(scope, Scope), "limits are read in the scope of their file"
     family, value = parts["family"], parts["value"]
-    if scope is not None and family not in scope.measured:
+    if family not in scope.measured:
         message = describe_unknown("metric family", family, scope.measured)
         raise ValueError(f"{message} (under `measure:`)")
-    spec = _find_value(metric)
-    if scope is None or spec is None:
-        return metric
-    _check_qualifier(f"{family}.{value}", spec, parts["qualifier"], scope.measured[family])
-    if spec.paired and scope.reference is None:
-        raise ValueError(f"{metric} compares with a reference, and the suite has no `reference:`")
+    spec = _find_value(family, value)
+    if spec is not None:
+        _check_qualifier(f"{family}.{value}", spec, parts["qualifier"], scope.measured[family])
+        if spec.paired and scope.reference is None:
+            raise ValueError(f"{metric} compares with a reference: the suite has no `reference:`")
     return metric
 
 
-def _find_value(metric: str) -> ValueSpec | None:
-    """The description of the value; None for an unknown family, which is wrong under `measure:`."""
-    family, value = metric.split("[")[0].split(".")
+def _find_value(family: str, value: str) -> ValueSpec | None:
+    """The description of a value; None for an unknown family, which is reported elsewhere."""
     try:
         values = load_measurement(family).values
     except UnknownNameError:
@@ -151,16 +150,14 @@ class LimitEntry(OptionsBase):
             raise ValueError("a limit needs `max`, `min` or both")
         if self.max is not None and self.min is not None and self.min > self.max:
             raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing can pass")
-        scope: Scope | None = info.context
-        if scope is None:
-            return self
+        scope = info.context
+        assert isinstance(scope, Scope)
         if scope.precisions and not self.list_precisions(scope):
             raise ValueError("the reference is the only precision: name it with `precision:`")
-        spec = _find_value(self.metric)
+        spec = _find_value(*self.metric.split("[")[0].split("."))
         if spec is not None and spec.paired and scope.reference in (self.precision or ()):
             raise ValueError(
-                f"precision: {scope.reference!r} is the reference, and {self.metric} compares "
-                "with it"
+                f"precision {scope.reference!r} is the reference, which {self.metric} compares with"
             )
         return self
 

@@ -417,7 +417,7 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_is(
         ),
         (
             {"limits": "limits: [{precision: ▼fp32, metric: footprint.size_ratio, max: 3}]"},
-            ["'fp32' is the reference, and footprint.size_ratio compares with it"],
+            ["precision 'fp32' is the reference, which footprint.size_ratio compares with"],
         ),
         (
             {
