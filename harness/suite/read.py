@@ -11,7 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.catalog import UnknownNameError, load_measurement, load_precision
+from harness.catalog import (
+    UnknownNameError,
+    list_measurements,
+    load_measurement,
+    load_precision,
+)
 from harness.descriptions import OptionsBase
 from harness.suite.data_source import reads_data
 from harness.suite.explain import describe_found, read_as, validate
@@ -163,17 +168,14 @@ def _read_limits(
 
 def _check_distinct_names(file: YamlFile, given: dict[str, Any]) -> None:
     for key in ("models", "precisions"):
-        seen: dict[str, tuple[int, int]] = {}
+        seen: dict[str, Location] = {}
         for location, entry in _list_entries(given, key):
-            name, place = entry.get("name"), file.place((*location, "name"))
-            if not isinstance(name, str):
-                continue
-            if name in seen:
-                line, column = seen[name]
+            name = entry.get("name")
+            if isinstance(name, str) and seen.setdefault(name, location) != location:
+                line, column = file.place((*seen[name], "name"))
                 what = f"{key.removesuffix('s')} name {name!r}"
                 message = f"{what} is used twice; first at {line}:{column}"
                 file.report(location, message, value_of="name")
-            seen.setdefault(name, place)
 
 
 def _check_reference(file: YamlFile, given: dict[str, Any], scope: Scope) -> None:
@@ -181,16 +183,11 @@ def _check_reference(file: YamlFile, given: dict[str, Any], scope: Scope) -> Non
     if scope.reference is not None:
         return
     for name in scope.measured:
-        try:
-            needs_it = load_measurement(name).needs_reference
-        except UnknownNameError:
-            continue  # reported where it is read
-        if needs_it:
+        if name in list_measurements() and load_measurement(name).needs_reference:
             message = f"{name} compares with a reference: add `reference:` and a precision's name"
             file.report(("measure",), message, key=name)
     if given.get("noise") is True:
-        message = "noise: there is no `reference:` to measure a second time"
-        file.report((), message, key="noise")
+        file.report((), "noise: there is no `reference:` to measure a second time", key="noise")
 
 
 def _check_random_models(file: YamlFile, given: dict[str, Any], scope: Scope) -> None:
@@ -198,10 +195,10 @@ def _check_random_models(file: YamlFile, given: dict[str, Any], scope: Scope) ->
     reading = [
         name for name, options in scope.measured.items() if options and reads_data(type(options))
     ]
+    message = (
+        "random weights come without a tokenizer, so this model cannot be measured with "
+        f"{', '.join(reading)}: set `tokenizer:` or measure it in a suite of its own"
+    )
     for location, model in _list_entries(given, "models"):
         if model.get("weights") == "random" and not model.get("tokenizer") and reading:
-            message = (
-                "random weights come without a tokenizer, so this model cannot be measured with "
-                f"{', '.join(reading)}: set `tokenizer:` or measure it in a suite of its own"
-            )
             file.report(location, message)

@@ -9,7 +9,7 @@ import pytest
 from harness.suite.models import Suite
 from harness.suite.read import SuiteError, load_suite
 
-HERE = "▼"  # stands before the character where an error is expected
+HERE = "▼"  # marks the character where an error is expected
 PARTS = {
     "name": "name: s",
     "reference": "reference: fp32",
