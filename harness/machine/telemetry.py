@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -136,9 +137,7 @@ class BoardWatch:
 
     def __init__(self, uuid: str, own: set[int]) -> None:
         self._own = own
-        self._series: dict[str, list[float]] = {}
-        self._masks: list[int] = []
-        self._others: list[int] = []
+        self._series: defaultdict[str, list[float]] = defaultdict(list)
         self._session: NvmlSession | None = None
         self._ask: Ask | None = None
         self._unavailable = ""
@@ -154,20 +153,19 @@ class BoardWatch:
         if ask is None:
             return
         power_mw = ask("nvmlDeviceGetPowerUsage")
-        for name, value in (
-            ("sm_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_SM)),
-            ("memory_mhz", ask("nvmlDeviceGetClockInfo", CLOCK_MEMORY)),
-            ("power_w", None if power_mw is None else power_mw / 1000),
-            ("temperature_c", ask("nvmlDeviceGetTemperature", TEMPERATURE_GPU)),
-        ):
+        pids = {process.pid for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()}
+        readings = {
+            "sm_mhz": ask("nvmlDeviceGetClockInfo", CLOCK_SM),
+            "memory_mhz": ask("nvmlDeviceGetClockInfo", CLOCK_MEMORY),
+            "power_w": None if power_mw is None else power_mw / 1000,
+            "temperature_c": ask("nvmlDeviceGetTemperature", TEMPERATURE_GPU),
+            "mask": ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
+            # An empty list, although our process computes, means that it is not available.
+            "others": _count_others(pids, self._own) if pids else None,
+        }
+        for name, value in readings.items():
             if value is not None:
-                self._series.setdefault(name, []).append(value)
-        mask = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-        if mask is not None:
-            self._masks.append(mask)
-        processes = ask("nvmlDeviceGetComputeRunningProcesses")
-        if processes:
-            self._others.append(_count_others({p.pid for p in processes}, self._own))
+                self._series[name].append(value)
 
     def stop(self) -> dict[str, Any]:
         """Close the session and summarise; ``{unavailable: reason}`` where nothing was read."""
@@ -176,16 +174,17 @@ class BoardWatch:
             self._session.close()
         if self._ask is None:
             return {"unavailable": self._unavailable}
-        masks = self._masks
-        shares = {
-            _REASONS[bit]: fmean(bool(mask & bit) for mask in masks or [0]) for bit in _REASONS
+        masks, others = self._series.pop("mask", []), self._series.pop("others", [])
+        throttled = {
+            reason: fmean(bool(int(mask) & bit) for mask in masks)
+            for bit, reason in _REASONS.items()
+            if any(int(mask) & bit for mask in masks)
         }
         return {
             **{name: _spread(values) for name, values in self._series.items()},
             "power_limit_w": limit_mw / 1000 if limit_mw else None,
-            "throttled": {r: shares[r] for r in sorted(shares) if shares[r]} if masks else None,
-            # An empty list of processes, although ours computes, means that it is not available.
-            "other_processes": max(self._others, default=None),
+            "throttled": throttled if masks else None,
+            "other_processes": int(max(others)) if others else None,
         }
 
 

@@ -103,7 +103,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     """
     from harness.timing.prompts import explain_excess
     from harness.timing.rounds import RoundLimits
-    from harness.timing.workloads import Workload, WorkloadTimer, compare_with_peaks, describe_peaks
+    from harness.timing.workloads import WorkloadTimer, compare_with_peaks, describe_peaks
 
     excess = {p: explain_excess(engine, p, options.new_tokens) for p in options.prompt_lengths}
     if all(excess.values()):
@@ -122,11 +122,10 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
             context.keep(found.as_measured(), f"batch {qualifier}")
         context.progress(done, len(workloads), "batch sizes")
         if prompt_tokens in full:
-            found.reasons.append(
-                f"batch {qualifier} not tried: batch {full[prompt_tokens]} did not fit"
-            )
+            smaller = full[prompt_tokens]
+            found.reasons.append(f"batch {qualifier} not tried: batch {smaller} did not fit")
             continue
-        timed = timer.time(Workload(batch, prompt_tokens, options.new_tokens))
+        timed = timer.time(batch, prompt_tokens, options.new_tokens)
         if isinstance(timed, str):
             found.reasons.append(f"out of memory at batch {qualifier}: {timed}")
             full[prompt_tokens] = qualifier
@@ -200,28 +199,20 @@ def list_series(record: Record) -> list[Series]:
     Rounds of several processes are one series; those of an invalid process are left out.
     """
     series = []
-    for qualifier, samples in record.samples.items():
-        if qualifier == LEFT_OUT:
+    for workload, samples in record.samples.items():
+        if workload == LEFT_OUT:
             continue
         batch, prompt_tokens = samples["batch_size"], samples["prompt_tokens"]
-        prompt = f", prompt {prompt_tokens}" if "x" in qualifier else ""
+        prompt = f", prompt {prompt_tokens}" if "x" in workload else ""
         for kind, key, tokens in (
             ("prefill", "ttft_s", prompt_tokens),
             ("decode", "decode_s", record.protocol["new_tokens"] - 1),
         ):
-            speed = record.values[f"{kind}_tokens_per_s[{qualifier}]"].value
-            series.append(
-                Series(
-                    name=f"{record.cell.id}::{kind}[{qualifier}]",
-                    group=f"{record.cell.model} {kind}, batch {batch}{prompt}",
-                    seconds=tuple(samples[key]),
-                    extra={
-                        "batch_size": batch,
-                        "tokens": batch * tokens,
-                        "tokens_per_s": speed or 0.0,
-                    },
-                )
-            )
+            speed = record.values[f"{kind}_tokens_per_s[{workload}]"].value or 0.0
+            extra = {"batch_size": batch, "tokens": batch * tokens, "tokens_per_s": speed}
+            name = f"{record.cell.id}::{kind}[{workload}]"
+            group = f"{record.cell.model} {kind}, batch {batch}{prompt}"
+            series.append(Series(name, group, tuple(samples[key]), extra))
     return series
 
 

@@ -1,4 +1,4 @@
-"""Time a workload, one batch size and prompt length, on a loaded cell; compare it with the device.
+"""Time workloads, each a batch size and prompt length, on a loaded cell; compare with the device.
 
 The values of a workload are named after those of `harness.metrics.throughput`.
 """
@@ -20,15 +20,6 @@ from harness.timing.rounds import RoundLimits, take_rounds, warm_up
 from harness.timing.utilisation import prefill_flop, share, step_bytes
 
 Numbers = dict[str, int | float | None]
-
-
-@dataclass(frozen=True)
-class Workload:
-    """Generating ``new_tokens`` after ``prompt_tokens``, in ``batch`` sequences at once."""
-
-    batch: int
-    prompt_tokens: int
-    new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -59,19 +50,19 @@ class WorkloadTimer:
     static_cache: bool = False
     compiled: bool = False
 
-    def time(self, workload: Workload) -> TimedWorkload | str:
+    def time(self, batch: int, prompt_tokens: int, new_tokens: int) -> TimedWorkload | str:
         """Warm-up and rounds; a sentence where memory runs out or cannot suffice."""
         engine = self.engine
         if engine.device == "cpu":  # what the C library keeps for later would not count as free
             engine.meter.settle()
             engine.meter.steady()
-        least = least_bytes(self.work, workload.batch, workload.prompt_tokens, workload.new_tokens)
-        return within_memory(engine.device, least, lambda: self._time(workload))
+        least = least_bytes(self.work, batch, prompt_tokens, new_tokens)
+        return within_memory(
+            engine.device, least, lambda: self._time(batch, prompt_tokens, new_tokens)
+        )
 
-    def _time(self, workload: Workload) -> TimedWorkload:
+    def _time(self, batch: int, prompt_tokens: int, new_tokens: int) -> TimedWorkload:
         engine, limits = self.engine, self.limits
-        batch, prompt_tokens = workload.batch, workload.prompt_tokens
-        new_tokens = workload.new_tokens
         prompt = make_prompt(engine, batch, prompt_tokens)
         length = prompt_tokens + new_tokens if self.static_cache else None
         generator = engine.open_generator(length, self.compiled)
