@@ -11,9 +11,9 @@ import click
 
 from harness.catalog import load_measurement
 from harness.cli.names import check_name
+from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.report.ab import dump_ratios, show_ratios
-from harness.report.terminal import write_terminal
 from harness.run.ab import (
     Plan,
     Sample,
@@ -39,7 +39,7 @@ from harness.suite.read import load_suite
 @click.option("--pairs", default=6, show_default=True, type=click.IntRange(min=2))
 @click.option("--device", default="auto", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="default: in results/ab/")
-@click.option("--format", "form", default="text", type=click.Choice(["text", "json"]))
+@format_option
 def command(
     suite: Path,
     precisions: Sequence[str],
@@ -83,10 +83,9 @@ def command(
         problem, status = "interrupted", 130
     notes = [*list_differences(samples), *list_concerns(samples)]
     ratios = compare_sides(samples)
-    if form == "json":
-        click.echo(dump_ratios(ratios, notes))
-    elif samples:
-        click.echo(write_terminal(show_ratios(plan, ratios, notes, count_pairs(samples))))
+    if samples or form == "json":
+        shown = show_ratios(plan, ratios, notes, count_pairs(samples))
+        print_report([shown], dump_ratios(ratios, notes), form)
     if path.exists():
         click.echo(f"every measurement: {path}", err=form == "json")
     if problem:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 
+from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.records.find_runs import Found, find_runs, name_device
 from harness.report.comparison import (
-    JudgedRun,
     NamedComparison,
     dump_comparison,
-    dump_judged,
     show_comparison,
     show_judged,
 )
 from harness.report.document import Document
-from harness.report.ledger import describe_ledger, make_ledger
-from harness.report.markdown import write_markdown
-from harness.report.terminal import write_terminal
+from harness.report.ledger import dump_ledger, open_ledger, show_ledger
 from harness.verdicts.baseline import NOT_AS_WRITTEN, find_baseline, names_thresholds, pick_run
 from harness.verdicts.compare import Comparison, compare_runs, is_identical
 
-Form = Literal["text", "md", "json"]
 _STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
 
 
@@ -34,7 +29,7 @@ _STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
 @click.argument("a")
 @click.argument("b")
 @click.option("--allow", multiple=True, metavar="FIELD", help="a field that may differ: flagged")
-@click.option("--format", "form", default="text", type=click.Choice(["text", "md", "json"]))
+@format_option
 @click.option("--on-inconclusive", default="warn", type=click.Choice(["warn", "fail"]))
 @click.option(
     "--flips", default=0, type=click.IntRange(min=0), help="show so many items that B lost"
@@ -46,7 +41,7 @@ def command(
     a: str,
     b: str,
     allow: Sequence[str],
-    form: Form,
+    form: str,
     on_inconclusive: str,
     flips: int,
     root: Path,
@@ -71,27 +66,18 @@ def command(
     named = [NamedComparison(x.name, y.name, _compare(x, y, allow)) for x, y in pairs]
     _check_allowed(allow, named)
     for (x, y), one in zip(pairs, named, strict=True):
-        flipped = [
-            (before, after, x.read_beside, y.read_beside, flips)
+        ledgers = [
+            page
             for before, after in one.comparison.pairs
             if flips and not is_identical(before, after)
+            for page in [open_ledger(before, after, x.read_beside, y.read_beside)]
+            if page is not None
         ]
-        if form == "json":
-            ledgers = [found for pair in flipped if (found := describe_ledger(*pair))]
-            data.append(dump_comparison(one, ledgers))
-        else:
-            sections = (make_ledger(*pair, sides=("A", "B")) for pair in flipped)
-            shown.append(show_comparison(one, [found for found in sections if found]))
-    _print(data, shown, form)
+        data.append(dump_comparison(one, [dump_ledger(page, flips) for page in ledgers]))
+        parts = [show_ledger(page, flips, ("A", "B")) for page in ledgers]
+        shown.append(show_comparison(one, parts))
+    print_report(shown, data, form)
     return _find_status({one.comparison.verdict for one in named}, on_inconclusive)
-
-
-def _print(data: Sequence[Any], shown: Sequence[Document], form: Form) -> None:
-    if form == "json":
-        click.echo(json.dumps(data, indent=1, allow_nan=False))
-    else:
-        write = write_markdown if form == "md" else write_terminal
-        click.echo("\n\n".join(map(write, shown)))
 
 
 def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
@@ -105,22 +91,26 @@ def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
 
 
 def _judge_by_thresholds(
-    a: str, runs: Sequence[Found], form: Form, on_inconclusive: str, root: Path
+    a: str, runs: Sequence[Found], form: str, on_inconclusive: str, root: Path
 ) -> int:
     """Each of the runs against the thresholds that ``a`` names; a changed fact is incomparable."""
-    found, verdicts = [], set()
+    shown, data = [], []
+    found: set[str] = set()
     for one in runs:
         baseline = find_baseline(a, str(one.run.suite.get("name")), name_device(one.run), root)
         assert baseline is not None
-        judged = [v for r in one.run.records for v in baseline.judge(one.run, r)]
-        judged += baseline.judge_lost(one.run.records)
-        if not judged:
+        verdicts = [v for r in one.run.records for v in baseline.judge(one.run, r)]
+        verdicts += baseline.judge_lost(one.run.records)
+        if not verdicts:
             raise InputError(f"nothing to compare: {baseline.name} has no threshold of {one.name}")
-        changed = baseline.list_changed(one.run)
-        verdicts |= {v.verdict for v in judged} | ({"INCOMPARABLE"} if changed else set())
-        found.append(JudgedRun(baseline.name, one.name, tuple(judged)))
-    _print([dump_judged(one) for one in found], [show_judged(one) for one in found], form)
-    return _find_status(verdicts, on_inconclusive)
+        found |= {verdict.verdict for verdict in verdicts}
+        if baseline.list_changed(one.run):
+            found.add("INCOMPARABLE")
+        shown.append(show_judged(baseline.name, one.name, verdicts))
+        plain = [verdict.model_dump() for verdict in verdicts]
+        data.append({"thresholds": baseline.name, "run": one.name, "verdicts": plain})
+    print_report(shown, data, form)
+    return _find_status(found, on_inconclusive)
 
 
 def _find_status(verdicts: Collection[str], on_inconclusive: str) -> int:

@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 
 from harness.cli.names import check_name
+from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.records.values import base_name
 from harness.report.history import dump_history, show_history
-from harness.report.markdown import write_markdown
-from harness.report.terminal import write_terminal
 from harness.verdicts.history_files import Wanted, read_history
 
 _NAMED_FILES = 5
@@ -24,7 +23,7 @@ _NAMED_FILES = 5
 @click.option("--cell", "cells", multiple=True, help="such as tiny-world[nf4]; default: all")
 @click.option("--suite", "suites", multiple=True, help="default: all")
 @click.option("--last", type=click.IntRange(min=1), help="only so many runs of a suite and device")
-@click.option("--format", "form", default="text", type=click.Choice(["text", "md", "json"]))
+@format_option
 def command(
     folder: Path,
     metrics: Sequence[str],
@@ -53,11 +52,8 @@ def command(
             f"and {found.others} JSON files of another kind"
         )
     _check_names(wanted, found.known)
-    if form == "json":
-        click.echo(dump_history(found, str(folder)))
-    else:
-        write = write_markdown if form == "md" else write_terminal
-        click.echo(write(show_history(found, named=bool(metrics))))
+    shown = show_history(found, named=bool(metrics))
+    print_report([shown], {"folder": str(folder), **dump_history(found)}, form)
 
 
 def _check_names(wanted: Wanted, known: Mapping[str, set[str]]) -> None:

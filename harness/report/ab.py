@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from harness.report.document import Document, Lines, Part, make_table
 from harness.run.ab import ENOUGH_PAIRS, Plan, Ratio
@@ -41,10 +41,10 @@ def show_ratios(plan: Plan, ratios: Sequence[Ratio], notes: Sequence[str], pairs
     return Document("", (_describe_sides(plan), table, Lines((*facts, *notes))))
 
 
-def dump_ratios(ratios: Sequence[Ratio], notes: Sequence[str]) -> str:
-    """The same as JSON."""
+def dump_ratios(ratios: Sequence[Ratio], notes: Sequence[str]) -> dict[str, Any]:
+    """The same as plain data."""
     rows = [{**asdict(row), "better_side": row.better_side} for row in ratios]
-    return json.dumps({"ratios": rows, "notes": list(notes)}, indent=1)
+    return {"ratios": rows, "notes": list(notes)}
 
 
 def _describe_sides(plan: Plan) -> Lines:

@@ -25,15 +25,6 @@ class NamedComparison:
     comparison: Comparison
 
 
-@dataclass(frozen=True)
-class JudgedRun:
-    """A run's verdicts against thresholds, and what both are called."""
-
-    thresholds: str
-    run: str
-    verdicts: tuple[Verdict, ...]
-
-
 def show_comparison(named: NamedComparison, ledgers: Iterable[Part] = ()) -> Document:
     """A row per value that is not identical, the worst first; then reasons, and the sum of it."""
     comparison = named.comparison
@@ -62,17 +53,11 @@ def dump_comparison(named: NamedComparison, flips: Sequence[object]) -> dict[str
     }
 
 
-def show_judged(judged: JudgedRun) -> Document:
+def show_judged(thresholds: str, run: str, verdicts: Sequence[Verdict]) -> Document:
     """A sentence for each value that is worse or open, and the number of verdicts of each kind."""
-    counts = Counter(verdict.verdict for verdict in judged.verdicts)
-    lines = [f"thresholds: {judged.thresholds}", f"run: {judged.run}"]
-    lines += [v.text for v in judged.verdicts if v.verdict != "PASS"]
-    return Document("", (Lines((*lines, _count(counts))),))
-
-
-def dump_judged(judged: JudgedRun) -> dict[str, Any]:
-    """The same as plain data."""
-    return {**asdict(judged), "verdicts": [v.model_dump() for v in judged.verdicts]}
+    counts = _count(Counter(verdict.verdict for verdict in verdicts))
+    worse = [verdict.text for verdict in verdicts if verdict.verdict != "PASS"]
+    return Document("", (Lines((f"thresholds: {thresholds}", f"run: {run}", *worse, counts)),))
 
 
 def _make_row(one: Compared) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -31,13 +30,12 @@ def show_history(history: History, named: bool) -> Document:
     return Document("", (*(_show_group(group, named) for group in history.groups), *left_out))
 
 
-def dump_history(history: History, folder: str) -> str:
-    """Every series as JSON with its observations, those without a change too."""
+def dump_history(history: History) -> dict[str, Any]:
+    """Every series as plain data with its observations, those without a change too."""
     groups = [
         {**vars(group), "series": list(map(_to_json, group.series))} for group in history.groups
     ]
-    data = {"folder": folder, "groups": groups, "left_out": history.left_out}
-    return json.dumps(data, ensure_ascii=False, indent=1)
+    return {"groups": groups, "left_out": dict(history.left_out)}
 
 
 def draw_trend(series: Series) -> str:

@@ -19,38 +19,41 @@ _TEXT, _OPTION = 600, 60  # characters shown
 
 
 @dataclass(frozen=True)
-class _Page:
-    """A ledger, the questions of its items or why there are none, and the names of A and B."""
+class LedgerPage:
+    """A ledger and the questions of its items; ``lacking`` says why either is None."""
 
-    ledger: Ledger
-    questions: Questions | None
-    lacking: str
-    sides: tuple[str, str]
+    ledger: Ledger | None
+    questions: Questions | None = None
+    lacking: str = ""
 
     def item(self, flip: Flip) -> Item | None:
         return None if self.questions is None else self.questions[flip.number]
 
 
-def make_ledger(
-    a: Record,
-    b: Record,
-    read_a: ReadBeside,
-    read_b: ReadBeside,
-    limit: int,
-    sides: tuple[str, str] = ("run A", "run B"),
-) -> Section | None:
-    """The ``limit`` items that lost most from A to B, and as many ties.
+def open_ledger(a: Record, b: Record, read_a: ReadBeside, read_b: ReadBeside) -> LedgerPage | None:
+    """None for a measurement without right and wrong items.
 
-    ``read_a`` and ``read_b`` read what was stored with the records' run files. None for a
-    measurement without right and wrong items; where the items do not match the section says so.
+    ``read_a`` and ``read_b`` read what was stored with the records' run files.
     """
     try:
-        page = _open_page(a, b, read_a, read_b, sides)
+        ledger = list_flips(a, b)
     except InputError as error:
-        return Section(f"No ledger of flips: {error}", ())
-    if page is None:
+        return LedgerPage(None, lacking=str(error))
+    if ledger is None:
         return None
+    # Both records name the same items: either's file will do.
+    found = open_questions(b, read_b)
+    instead = open_questions(a, read_a) if isinstance(found, str) else found
+    if isinstance(instead, str):
+        return LedgerPage(ledger, lacking=f"prompts unavailable: {found}")
+    return LedgerPage(ledger, instead)
+
+
+def show_ledger(page: LedgerPage, limit: int, sides: tuple[str, str]) -> Section:
+    """The ``limit`` items that lost most from A to B, and as many ties."""
     ledger = page.ledger
+    if ledger is None:
+        return Section(f"No ledger of flips: {page.lacking}", ())
     cells = ledger.a if ledger.a == ledger.b else f"{ledger.a} → {ledger.b}"
     specs = load_measurement(ledger.measurement).values
     counts = [
@@ -59,30 +62,22 @@ def make_ledger(
         f"{c.tied_beneficial}"
         for c in ledger.counts
     ]
+    heading = Lines(("ties, which the batch size alone can flip:",))
     return Section(
         f"{cells} {ledger.measurement}: right in {sides[0]}, wrong in {sides[1]}",
         (
             Lines((*counts, *filter(None, [page.lacking]))),
-            *_list_entries(page, ledger.harmful, limit),
-            *_list_ties(page, limit),
+            *_list_entries(page, ledger.harmful, limit, sides),
+            *((heading,) if ledger.tied else ()),
+            *_list_entries(page, ledger.tied, limit, sides),
         ),
     )
 
 
-def describe_ledger(
-    a: Record, b: Record, read_a: ReadBeside, read_b: ReadBeside, limit: int
-) -> dict[str, Any] | None:
-    """The same as plain data, texts whole; None for a measurement without right and wrong items.
-
-    ``unavailable`` says why there is no ledger, ``questions_unavailable`` why no questions.
-    """
-    try:
-        page = _open_page(a, b, read_a, read_b, ("a", "b"))
-    except InputError as error:
-        cells = {"a": a.cell.id, "b": b.cell.id, "measurement": a.measurement}
-        return {**cells, "unavailable": str(error)}
-    if page is None:
-        return None
+def dump_ledger(page: LedgerPage, limit: int) -> dict[str, Any]:
+    """The same as plain data, texts whole; ``unavailable`` says why there is no ledger."""
+    if page.ledger is None:
+        return {"unavailable": page.lacking}
     flips = {
         kind: [
             {**asdict(flip), "shift": flip.shift, "item": item and asdict(item)}
@@ -95,51 +90,30 @@ def describe_ledger(
     return {**asdict(page.ledger), **reasons, **flips}
 
 
-def _open_page(
-    a: Record, b: Record, read_a: ReadBeside, read_b: ReadBeside, sides: tuple[str, str]
-) -> _Page | None:
-    """None where the measurement has no right and wrong items; raises as `list_flips`."""
-    ledger = list_flips(a, b)
-    if ledger is None:
-        return None
-    found = open_questions(b, read_b)
-    if not isinstance(found, str):
-        return _Page(ledger, found, "", sides)
-    # Both records name the same items: either's file will do.
-    instead = open_questions(a, read_a)
-    if not isinstance(instead, str):
-        return _Page(ledger, instead, "", sides)
-    return _Page(ledger, None, f"prompts unavailable: {found}", sides)
-
-
-def _list_ties(page: _Page, limit: int) -> Iterator[Part]:
-    if page.ledger.tied:
-        yield Lines(("ties, which the batch size alone can flip:",))
-        yield from _list_entries(page, page.ledger.tied, limit)
-
-
-def _list_entries(page: _Page, flips: Sequence[Flip], limit: int) -> Iterator[Part]:
+def _list_entries(
+    page: LedgerPage, flips: Sequence[Flip], limit: int, sides: tuple[str, str]
+) -> Iterator[Part]:
     for number, flip in enumerate(flips[:limit], 1):
         item = page.item(flip)
         name = f"item {flip.number}" + (f" ({flip.subject})" if flip.subject else "")
         moved = "" if flip.shift is None else f", moved by {flip.shift:.3f} nats"
         title = f"{number}. {name if item is None else item.id}{moved}"
-        yield Section(title, tuple(_show(page, flip, item)), entry=True)
+        yield Section(title, tuple(_show(flip, item, sides)), entry=True)
     left = len(flips) - limit
     if left > 0:
         yield Lines((f"… {left} more; --flips {len(flips)} shows all",))
 
 
-def _show(page: _Page, flip: Flip, item: Item | None) -> Iterator[Part]:
+def _show(flip: Flip, item: Item | None, sides: tuple[str, str]) -> Iterator[Part]:
     """Who said what and how surely, the question, and its options or the texts generated."""
-    yield Lines(tuple(_explain(page, change) for change in flip.changes))
+    yield Lines(tuple(_explain(change, sides) for change in flip.changes))
     if item is not None:
         yield Paragraph(shorten(item.question, _TEXT), long=True)
     if flip.changes[0].margin_a is not None:
-        columns = ("option", *page.sides, "chosen by")
-        yield make_table(columns, list(_list_options(page, flip, item)), ("option", "chosen by"))
+        columns = ("option", *sides, "chosen by")
+        yield make_table(columns, list(_list_options(flip, item, sides)), ("option", "chosen by"))
         return
-    one, other = page.sides
+    one, other = sides
     facts = [f"right: {_right_answer(item)}"] if item is not None else []
     for side, text in ((one, flip.text_a), (other, flip.text_b)):
         if text is not None:
@@ -150,8 +124,8 @@ def _show(page: _Page, flip: Flip, item: Item | None) -> Iterator[Part]:
         yield Lines(tuple(facts))
 
 
-def _explain(page: _Page, change: Change) -> str:
-    one, other = page.sides
+def _explain(change: Change, sides: tuple[str, str]) -> str:
+    one, other = sides
     a, b = ("nothing" if x is None else on_one_line(x, _OPTION) for x in (change.a, change.b))
     if change.margin_a is not None and change.margin_b is not None:
         a += f" ({change.margin_a:.3f} nats over {b})"
@@ -161,7 +135,9 @@ def _explain(page: _Page, change: Change) -> str:
     return f"{change.metric}: {one} says {a}, {other} says {b}"
 
 
-def _list_options(page: _Page, flip: Flip, item: Item | None) -> Iterator[tuple[str, ...]]:
+def _list_options(
+    flip: Flip, item: Item | None, sides: tuple[str, str]
+) -> Iterator[tuple[str, ...]]:
     """A row per option: log-likelihoods of both sides, and who chose it; ✓ marks the right one."""
     letters = ascii_uppercase[: len(flip.log_likelihoods_a)]
     scores = zip(letters, flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True)
@@ -171,7 +147,7 @@ def _list_options(page: _Page, flip: Flip, item: Item | None) -> Iterator[tuple[
             text = f"{letter}. {on_one_line(item.choices[i], _OPTION)}"
         mark = " ✓" if letter == flip.changes[0].a else ""
         chosen_by = []
-        for side, name in zip(("a", "b"), page.sides, strict=True):
+        for side, name in zip(("a", "b"), sides, strict=True):
             metrics = [c.metric for c in flip.changes if getattr(c, side) == letter]
             if metrics:
                 chosen_by.append(f"{name} ({', '.join(metrics)})")

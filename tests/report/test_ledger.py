@@ -12,7 +12,7 @@ import pytest
 from harness.records.questions import Item, keep_questions
 from harness.records.record import Record
 from harness.report.document import Document
-from harness.report.ledger import describe_ledger, make_ledger
+from harness.report.ledger import dump_ledger, open_ledger, show_ledger
 from harness.report.markdown import write_markdown
 from harness.report.plain import CUT
 from harness.report.terminal import write_terminal
@@ -37,16 +37,29 @@ measure:
 """
 
 
-def show(a: Record, b: Record, read_a: Any, read_b: Any, limit: int, **more: Any) -> str:
-    section = make_ledger(a, b, read_a, read_b, limit, **more)
-    assert section is not None
-    return write_terminal(Document("", (section,)))
+def make(
+    a: Record, b: Record, read_a: Any, read_b: Any, limit: int, sides: tuple[str, str]
+) -> Document:
+    page = open_ledger(a, b, read_a, read_b)
+    assert page is not None
+    return Document("", (show_ledger(page, limit, sides),))
 
 
-def show_markdown(a: Record, b: Record, read_a: Any, read_b: Any, limit: int) -> str:
-    section = make_ledger(a, b, read_a, read_b, limit)
-    assert section is not None
-    return write_markdown(Document("", (section,)))
+def show(
+    a: Record,
+    b: Record,
+    read_a: Any,
+    read_b: Any,
+    limit: int,
+    sides: tuple[str, str] = ("run A", "run B"),
+) -> str:
+    return write_terminal(make(a, b, read_a, read_b, limit, sides))
+
+
+def dump(a: Record, b: Record, read_a: Any, read_b: Any, limit: int) -> Any:
+    page = open_ledger(a, b, read_a, read_b)
+    assert page is not None
+    return dump_ledger(page, limit)
 
 
 @pytest.fixture
@@ -105,7 +118,7 @@ def test_what_is_not_shown_is_counted(pair: Any) -> None:
 
 def test_markdown_has_an_escaped_table_of_options_per_item(pair: Any) -> None:
     a, b, read = pair
-    lines = show_markdown(a, b, read, read, 5).splitlines()
+    lines = write_markdown(make(a, b, read, read, 5, ("run A", "run B"))).splitlines()
     assert lines[0] == r"### m\[fp32\] → m\[nf4\] mmlu: right in run A, wrong in run B"
     entry = lines.index(r"**2\. s/0, moved by 1.500 nats**")
     assert lines[entry + 4 : entry + 10] == [
@@ -121,7 +134,7 @@ def test_markdown_has_an_escaped_table_of_options_per_item(pair: Any) -> None:
 
 def test_plain_data_hold_everything_whole(pair: Any) -> None:
     a, b, read = pair
-    found = json.loads(json.dumps(describe_ledger(a, b, nothing, read, 1)))
+    found = json.loads(json.dumps(dump(a, b, nothing, read, 1)))
     assert (found["unavailable"], found["questions_unavailable"]) == (None, None)
     assert found["counts"][0]["harmful"] == 2
     (flip,) = found["harmful"]
@@ -136,8 +149,11 @@ def test_plain_data_hold_everything_whole(pair: Any) -> None:
 
 def test_without_questions_the_numbers_are_shown_and_what_is_missing(pair: Any) -> None:
     a, b, _ = pair
-    data = json.dumps(describe_ledger(a, b, nothing, nothing, 1))
-    texts = (show(a, b, nothing, nothing, 1), show_markdown(a, b, nothing, nothing, 1))
+    data = json.dumps(dump(a, b, nothing, nothing, 1))
+    texts = (
+        show(a, b, nothing, nothing, 1),
+        write_markdown(make(a, b, nothing, nothing, 1, ("A", "B"))),
+    )
     for shown in (*texts, data):
         assert f"prompts unavailable: items/{a.items['questions']} is not there" in shown
         assert "-2.5" in shown
@@ -197,10 +213,7 @@ def read_quiz() -> dict[str, tuple[str, list[str], str]]:
 
 def check_flips(folder: Path, a: Record, b: Record, quiz: dict[str, Any]) -> None:
     """Every flip is shown with the question that the quiz has in that place, and its answers."""
-    described = describe_ledger(
-        a, b, nothing, lambda name: (folder / name).read_bytes(), limit=1_000
-    )
-    assert described is not None
+    described = dump(a, b, nothing, lambda name: (folder / name).read_bytes(), limit=1_000)
     flips = [*described["harmful"], *described["tied"]]
     lost = [
         i

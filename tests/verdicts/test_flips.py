@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import InputError
 from harness.records.record import Record
-from harness.report.ledger import describe_ledger, make_ledger
+from harness.report.ledger import dump_ledger, open_ledger, show_ledger
 from harness.verdicts.flips import Change, Counts, Flip, Ledger, list_flips
 from tests.support.flipped import (
     choice_record,
@@ -109,8 +109,7 @@ def test_one_word_falls_against_itself() -> None:
 def test_a_measurement_without_right_and_wrong_has_no_ledger() -> None:
     record = make_record("perplexity", items={"chunk_nll": [1.0]})
     assert list_flips(record, record) is None
-    assert make_ledger(record, record, nothing, nothing, 3) is None
-    assert describe_ledger(record, record, nothing, nothing, 3) is None
+    assert open_ledger(record, record, nothing, nothing) is None
 
 
 BASE = choice_record("fp32", "AAA", "AAA", log_likelihoods=[[-1.0, -2.0]] * 3, tied="000")
@@ -146,9 +145,8 @@ def test_items_that_do_not_match_are_refused_and_a_report_says_why(
 ) -> None:
     with pytest.raises(InputError, match=message) as refusal:
         list_flips(BASE, other)
-    section = make_ledger(BASE, other, nothing, nothing, 3)
-    assert section is not None
-    assert section.title == f"No ledger of flips: {refusal.value}"
-    described = describe_ledger(BASE, other, nothing, nothing, 3)
-    assert described is not None
-    assert described["unavailable"] == str(refusal.value)
+    page = open_ledger(BASE, other, nothing, nothing)
+    assert page is not None
+    title = show_ledger(page, 3, ("A", "B")).title
+    assert title == f"No ledger of flips: {refusal.value}"
+    assert dump_ledger(page, 3) == {"unavailable": str(refusal.value)}
