@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from harness.catalog import UnknownNameError, load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.record import Record, Value
 from harness.statistics.estimates import Estimate, Processes
@@ -23,6 +24,14 @@ def base_name(name: str) -> str:
 def qualifier(name: str) -> str:
     """``qualifier`` of ``name[qualifier]``, empty where there is none."""
     return name.partition("[")[2].removesuffix("]")
+
+
+def find_spec(measurement: str, name: str) -> ValueSpec | None:
+    """The description of a value, whatever its qualifier; None where either name is unknown."""
+    try:
+        return load_measurement(measurement).values.get(base_name(name))
+    except UnknownNameError:
+        return None
 
 
 def make_values(

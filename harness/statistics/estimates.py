@@ -76,45 +76,34 @@ class Processes:
     spread: float | None
     n: int
 
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Processes:
-        """Raises ValueError for no sample, or one that is not positive."""
-        logs = _logarithms(samples)
-        return cls(math.exp(fmean(logs)), stdev(logs) if len(logs) > 1 else None, len(logs))
-
 
 def welch_ratio_interval(a: Processes, b: Processes) -> Estimate:
     """The ratio b/a of two geometric means of processes that were not measured in pairs.
 
     Welch's t on the logarithms: SE² = s_a²/n_a + s_b²/n_b, degrees of freedom by Satterthwaite.
-    A side of unknown spread is given the other side's, as in a prediction interval. Raises
-    ValueError where neither has one.
+    Where one side has no spread, as in `pooled_ratio_interval`.
     """
-    if a.spread is None and b.spread is None:
-        raise ValueError(f"a spread needs 2 processes of a side, found {a.n} and {b.n}")
     if a.spread is None or b.spread is None:
-        known = a if b.spread is None else b
-        square = (known.spread or 0.0) ** 2 * (1 / a.n + 1 / b.n)
-        df: float = known.n - 1
-    else:
-        parts = [side.spread**2 / side.n for side in (a, b) if side.spread is not None]
-        square = math.fsum(parts)
-        below = sum(part**2 / (side.n - 1) for part, side in zip(parts, (a, b)))
-        df = square**2 / below if below else a.n + b.n - 2
-    mean = math.log(b.mean / a.mean)
-    return _student(mean, math.sqrt(square), df, min(a.n, b.n), exp_capped)
+        return pooled_ratio_interval(a, b)
+    parts = [side.spread**2 / side.n for side in (a, b) if side.spread is not None]
+    square = math.fsum(parts)
+    below = sum(part**2 / (side.n - 1) for part, side in zip(parts, (a, b)))
+    df = square**2 / below if below else a.n + b.n - 2
+    return _student(math.log(b.mean / a.mean), math.sqrt(square), df, min(a.n, b.n), exp_capped)
 
 
 def pooled_ratio_interval(a: Processes, b: Processes) -> Estimate:
     """As `welch_ratio_interval`, for two groups that are taken to scatter alike: Student's t.
 
     For the same thing measured at two times: with few processes the pooled spread, of n_a + n_b - 2
-    degrees of freedom, says far more. Falls back to Welch where a side has no spread.
+    degrees of freedom, says far more. Where one side has no spread it is given the other's, as in a
+    prediction interval. Raises ValueError where neither has one.
     """
-    if a.spread is None or b.spread is None:
-        return welch_ratio_interval(a, b)
-    df = a.n + b.n - 2
-    pooled = ((a.n - 1) * a.spread**2 + (b.n - 1) * b.spread**2) / df
+    known = [side for side in (a, b) if side.spread is not None]
+    if not known:
+        raise ValueError(f"a spread needs 2 processes of a side, found {a.n} and {b.n}")
+    df = sum(side.n - 1 for side in known)
+    pooled = sum((side.n - 1) * (side.spread or 0.0) ** 2 for side in known) / df
     stderr = math.sqrt(pooled * (1 / a.n + 1 / b.n))
     return _student(math.log(b.mean / a.mean), stderr, df, min(a.n, b.n), exp_capped)
 

@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
 from harness.records.find_runs import name_device
+from harness.records.identity import find_differences
 from harness.records.record import Record, Value
 from harness.records.run_file import Run
 from harness.records.values import processes_of
@@ -117,7 +118,16 @@ def bless(
                 "where that is meant, remove it from the file"
             )
         elif values:
-            now = _make_blessed(*measured[-1], reason.strip(), when, values)
+            run, record = measured[-1]
+            now = Blessed(
+                commit=run.run.git_sha or "",
+                run=run.run.id,
+                when=when,
+                reason=reason.strip(),
+                items=hash_items(record),
+                facts=facts_of(run.environment, record),
+                values=values,
+            )
             cells[cell] = {**cells.get(cell, {}), measurement: now}
             made = True
     if not made:
@@ -127,32 +137,16 @@ def bless(
     return Result(after, tuple(_list_changes(previous, after)), tuple(left_out))
 
 
-def _make_blessed(
-    run: Run, record: Record, reason: str, when: str, values: dict[str, Threshold]
-) -> Blessed:
-    return Blessed(
-        commit=run.run.git_sha or "",
-        run=run.run.id,
-        when=when,
-        reason=reason,
-        items=hash_items(record),
-        facts=facts_of(run.environment, record),
-        values=values,
-    )
-
-
 def _bless_records(
     found: Sequence[tuple[Run, Record]],
 ) -> tuple[dict[str, Threshold], dict[str, str]]:
     """The thresholds of one measurement, and why its other values have none."""
     latest = found[-1][1]
     facts = [facts_of(run.environment, record) for run, record in found]
-    differing = sorted(
-        {name for one in facts for name in one | facts[-1] if one.get(name) != facts[-1].get(name)}
-    )
+    differing = {d.field for one in facts for d in find_differences(one, facts[-1])}
     if differing:
         label = f"{latest.cell.id} {latest.measurement}"
-        raise InputError(f"{label}: the runs differ in {', '.join(differing)}")
+        raise InputError(f"{label}: the runs differ in {', '.join(sorted(differing))}")
     values: dict[str, Threshold] = {}
     lacking: dict[str, str] = {}
     flags = [why for _, r in found if r.validity.status == "flagged" for why in r.validity.reasons]
@@ -261,10 +255,10 @@ def _list_changes(before: Thresholds | None, after: Thresholds) -> list[str]:
         old, new = was.get(label), now.get(label)
         if old is None and new is not None:
             lines.append(f"{label}: new, {new.value:.6g} {new.unit}".rstrip())
-        elif old is not None and new is None:
-            lines.append(f"{label}: gone, was {old.value:.6g} {old.unit}".rstrip())
         elif old is not None and new is not None and old != new:
             lines.append(f"{label}: {_describe_change(old, new)}")
+        elif old is not None and new is None:
+            lines.append(f"{label}: gone, was {old.value:.6g} {old.unit}".rstrip())
     return lines
 
 

@@ -131,7 +131,7 @@ def compare_pair(
         return Comparison(missing=missing)
     sides = identify(a.environment, before).facts, identify(b.environment, after).facts
     differences = find_differences(*sides)
-    stopping = tuple(one for one in differences if not _is_allowed(one.field, allow))
+    stopping = tuple(d for d in differences if not {d.field, d.field.partition(".")[0]} & {*allow})
     flags = tuple(f"{d} was allowed to differ" for d in differences if d not in stopping)
     values = [] if stopping else compare_records(before, after)
     if not stopping and not values and compare_records(before, before):
@@ -145,17 +145,16 @@ def compare_pair(
 def compare_records(before: Record, after: Record) -> list[Compared]:
     """The judged values of one measurement of both runs; ``q`` is still unknown."""
     metric = load_measurement(before.measurement)
-    same = is_identical(before, after)
-    found = []
     paired = metric.compare(after, before)
-    for name, value in paired.items():
-        spec = metric.values[base_name(name)]
-        if spec.margin is None or spec.neutral is None or value.value is None:
-            continue
-        if base_name(name) != name and base_name(name) in paired:
-            continue  # a subject's part of a total that is judged
-        found.append(_compare_value(before, after, name, value, spec, same))
-    return found
+    specs = {name: metric.values[base_name(name)] for name in paired}
+    same = is_identical(before, after)
+    return [
+        _compare_value(before, after, name, value, specs[name], same)
+        for name, value in paired.items()
+        if specs[name].margin is not None and specs[name].neutral is not None
+        if value.value is not None
+        if base_name(name) == name or base_name(name) not in paired  # not a part of a total
+    ]
 
 
 def is_identical(before: Record, after: Record) -> bool:
@@ -177,11 +176,16 @@ def _compare_value(
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
     harm = harm_of(value, spec, 1 if spec.better == "lower" else -1, spec.neutral)
-    made = Compared(
+    if same or (harm.is_exact and harm.estimate == 0):
+        decision = None
+    else:
+        doubt = find_doubt(before, after) if spec.sampled == "processes" else ""
+        decision = decide(harm, margin, 1 - FALSE_DISCOVERY_RATE / 2, doubt=doubt)
+    return Compared(
         cell=after.cell.id,
         measurement=after.measurement,
         value=of,
-        verdict="IDENTICAL",
+        verdict=decision.outcome if decision else "IDENTICAL",
         a=a.value,
         b=b.value,
         unit=a.unit,
@@ -192,20 +196,8 @@ def _compare_value(
         margin=margin,
         p=value.p,
         n=value.n,
-    )
-    if same or (harm.is_exact and harm.estimate == 0):
-        return made
-    decision = decide(
-        harm,
-        margin,
-        confidence=1 - FALSE_DISCOVERY_RATE / 2,
-        doubt=find_doubt(before, after) if spec.sampled == "processes" else "",
-    )
-    return replace(
-        made,
-        verdict=decision.outcome,
-        smallest_detectable=decision.smallest_detectable,
-        reason=decision.why,
+        smallest_detectable=decision.smallest_detectable if decision else None,
+        reason=decision.why if decision else "",
     )
 
 
@@ -261,11 +253,6 @@ def _find_lost_values(before: Record, after: Record) -> Iterable[Missing]:
         if now is None or now.value is None:
             why = f"{name} is unavailable in B: {'; '.join(after.validity.reasons) or 'no reason'}"
             yield Missing(before.cell.id, before.measurement, "B", why, "FAIL")
-
-
-def _is_allowed(name: str, allow: Collection[str]) -> bool:
-    """By its name, or that of its group: ``libraries`` allows ``libraries.torch``."""
-    return name in allow or name.partition(".")[0] in allow
 
 
 def _count_items(record: Record) -> str:

@@ -76,7 +76,6 @@ class Decision:
 def decide(
     harm: Harm,
     margin: float,
-    *,
     confidence: float = 0.95,
     largest_p: float | None = None,
     doubt: str = "",

@@ -7,16 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cache
 from pathlib import Path
 
-from harness.catalog import UnknownNameError, load_measurement
-from harness.descriptions import ValueSpec
 from harness.records.find_runs import name_device
 from harness.records.identity import identify_series, list_suspects
 from harness.records.record import Record, Value
 from harness.records.run_file import Run, read_run
-from harness.records.values import base_name
+from harness.records.values import base_name, find_spec
 from harness.verdicts.history import Observation, Series, divide
 
 
@@ -39,7 +36,7 @@ class Wanted:
         """Whether this value is wanted: those named, else those that thresholds are kept of."""
         if self.metrics:
             return metric in self.metrics or base_name(metric) in self.metrics
-        spec = find_spec(metric)
+        spec = find_spec(*metric.split(".", 1))
         return spec is not None and spec.margin is not None and not spec.paired
 
 
@@ -110,16 +107,6 @@ def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> Histo
     return History(groups, left_out, tuple(unreadable), others, known)
 
 
-@cache
-def find_spec(metric: str) -> ValueSpec | None:
-    """The description of ``measurement.value[qualifier]``; None where it is unknown."""
-    measurement, _, name = metric.partition(".")
-    try:
-        return load_measurement(measurement).values.get(base_name(name))
-    except UnknownNameError:
-        return None
-
-
 def _add(
     runs: _Runs,
     run: Run,
@@ -167,7 +154,7 @@ def _make_group(suite: str, device: str, runs: _Runs, last: int | None) -> Group
     for (cell, metric), found in runs.values.items():
         observations = _order([one for _, one in found], since=seen[0][0])
         if observations:
-            spec, value = find_spec(metric), found[-1][0]
+            spec, value = find_spec(*metric.split(".", 1)), found[-1][0]
             by_ratio = spec is not None and spec.sampled == "processes"
             series.append(
                 Series(

@@ -6,12 +6,10 @@ The unrounded value is judged, with the one-sided 95 % bounds of what it is a sa
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Record, Value, Verdict
-from harness.records.values import base_name, qualify
+from harness.records.values import base_name, find_spec, qualify
 from harness.suite.models import Limit
 from harness.verdicts.decide import Decision, bounds_of, decide, harm_of
 
@@ -54,72 +52,57 @@ def _bounded_values(limit: Limit, record: Record) -> list[str]:
     return family or [limit.value]
 
 
-@dataclass(frozen=True)
-class _Side:
-    """One bound of a limit, judged: ``sign`` is 1 for a maximum and -1 for a minimum.
-
-    The harm of a value that has a number for "no difference" is its distance from that number
-    (``zero``), the margin the bound's; the harm of any other is its distance from the bound.
-    """
-
-    sign: int
-    bound: float
-    zero: float
-    decision: Decision
-
-    def is_broken(self, value: float) -> bool:
-        return self.sign * value > self.sign * self.bound
-
-    @property
-    def smallest(self) -> float | None:
-        """The smallest detectable harm, as a value."""
-        harm = self.decision.smallest_detectable
-        return None if harm is None else self.zero + self.sign * harm
-
-
-def _judge_side(sign: int, bound: float, found: Value, spec: ValueSpec) -> _Side:
-    has_zero = spec.paired and spec.neutral is not None and spec.sampled is not None
-    zero = spec.neutral if has_zero and spec.neutral is not None else bound
-    decision = decide(harm_of(found, spec, sign, zero), margin=sign * (bound - zero))
-    return _Side(sign, bound, zero, decision)
-
-
 def _judge(
     limit: Limit, name: str, record: Record, reference: Record | None, why_not: str
 ) -> Verdict:
     metric, bound = f"{limit.family}.{name}", show_bound(limit)
     found = record.find(name)
-    spec = load_measurement(record.measurement).values.get(base_name(name))
+    spec = find_spec(record.measurement, name)
     if found is None or found.value is None or spec is None:
         needs_reference = spec is not None and spec.paired
         reason = why_not if needs_reference and why_not else f"{name} is unavailable"
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
         return Verdict(verdict="INCONCLUSIVE", metric=metric, bound=bound, value=None, text=text)
-    value = found.value
-    given = [(sign, b) for sign, b in ((1, limit.max), (-1, limit.min)) if b is not None]
-    judged = [_judge_side(sign, b, found, spec) for sign, b in given]
-    worst = min(judged, key=lambda side: _WORST.index(side.decision.outcome))
-    outcome, bounds = worst.decision.outcome, bounds_of(found, spec)
-    shown = _show_exactly(value, worst.bound if worst.is_broken(value) else None)
+    sides = ((1, limit.max), (-1, limit.min))
+    judged = [_judge_side(sign, edge, found, spec) for sign, edge in sides if edge is not None]
+    decision, smallest, broken = min(judged, key=lambda one: _WORST.index(one[0].outcome))
+    bounds = bounds_of(found, spec)
     unit = f" {found.unit}" if found.unit else ""
-    text = f"{record.cell.id}: {metric} is {shown}{unit}{_show_spread(found)}"
-    text += f", the limit is {bound}"
+    text = f"{record.cell.id}: {metric} is {_show_exactly(found.value, broken)}{unit}"
+    text += f"{_show_spread(found)}, the limit is {bound}"
     if name in record.paired and reference is not None:
-        text += _describe_pair(name, record, reference)
-    if worst.decision.why:
-        text += f"; {worst.decision.why}"
+        text += _describe_pair(name, spec, record, reference)
+    if decision.why:
+        text += f"; {decision.why}"
         text += f"; the true value may be {bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
-    if worst.smallest is not None and outcome != "PASS":
-        text += f"; harm is seen with 80 % power from {worst.smallest:.4g} on"
+    if smallest is not None and decision.outcome != "PASS":
+        text += f"; harm is seen with 80 % power from {smallest:.4g} on"
     return Verdict(
-        verdict=outcome,
+        verdict=decision.outcome,
         metric=metric,
         bound=bound,
-        value=value,
+        value=found.value,
         text=f"{text} ({limit.position}).",
         bounds=bounds,
-        smallest_detectable=worst.smallest,
+        smallest_detectable=smallest,
     )
+
+
+def _judge_side(
+    sign: int, edge: float, found: Value, spec: ValueSpec
+) -> tuple[Decision, float | None, float | None]:
+    """The decision on one side, the smallest detectable harm as a value, the edge if broken.
+
+    ``sign`` is 1 for a maximum and -1 for a minimum. The harm of a value with a number for "no
+    difference" is its distance from that number; the harm of any other is that from the edge.
+    """
+    assert found.value is not None
+    has_zero = spec.paired and spec.neutral is not None and spec.sampled is not None
+    zero = spec.neutral if has_zero and spec.neutral is not None else edge
+    decision = decide(harm_of(found, spec, sign, zero), margin=sign * (edge - zero))
+    harm = decision.smallest_detectable
+    broken = edge if sign * found.value > sign * edge else None
+    return decision, None if harm is None else zero + sign * harm, broken
 
 
 def _show_spread(value: Value) -> str:
@@ -138,10 +121,9 @@ def _show_exactly(value: float, broken: float | None) -> str:
     return short if broken is None or (float(short) > broken) == (value > broken) else repr(value)
 
 
-def _describe_pair(name: str, record: Record, reference: Record) -> str:
+def _describe_pair(name: str, spec: ValueSpec, record: Record, reference: Record) -> str:
     """Both sides of what the paired value ``name`` compares, at the same batch size."""
-    of = load_measurement(record.measurement).values[base_name(name)].of
-    compared = f"{of}{name.removeprefix(base_name(name))}"
+    compared = f"{spec.of}{name.removeprefix(base_name(name))}"
     ours, theirs = record.values.get(compared), reference.values.get(compared)
     if ours is None or theirs is None or ours.value is None or theirs.value is None:
         return ""

@@ -8,7 +8,7 @@ from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.identity import differing_fields
 from harness.records.record import Record, Value
-from harness.records.values import base_name
+from harness.records.values import find_spec
 from harness.suite.models import Suite
 from harness.verdicts.limits import judge_limits
 
@@ -80,10 +80,9 @@ def explain_refusal(record: Record, reference: Record | None, name: str | None) 
 
 def _add_floors(record: Record, noise: Record) -> Record:
     """``record`` with the reference's distance from itself as the floor of each paired value."""
-    specs = load_measurement(record.measurement).values
 
     def with_floor(name: str, value: Value) -> Value:
-        spec = specs.get(base_name(name))
+        spec = find_spec(record.measurement, name)
         again = noise.find(name) if noise.usable else None
         if spec is None or not spec.paired or spec.neutral is None:
             return value

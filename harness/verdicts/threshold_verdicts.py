@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.record import Record, Value, Verdict
-from harness.records.values import base_name, processes_of
+from harness.records.values import find_spec, processes_of
 from harness.statistics.estimates import (
     NORMAL_95,
     Processes,
@@ -30,6 +30,8 @@ from harness.verdicts.thresholds import (
     hash_items,
     unpack_row,
 )
+
+_UNDECIDED = Decision("INCONCLUSIVE")
 
 
 def judge_thresholds(
@@ -71,7 +73,7 @@ def propose_tighter(
         if blessed is None or not record.usable or find_changes(blessed, environment, record):
             continue
         for name, threshold in blessed.values.items():
-            spec = _find_spec(record, name)
+            spec = find_spec(record.measurement, name)
             if spec is None or _find_flaw(threshold, spec) is not None:
                 continue
             harm = _measure_harm(record, name, threshold, spec)
@@ -89,7 +91,7 @@ def propose_tighter(
 def _count_speeds(thresholds: Thresholds) -> int:
     """How many blessed values vary from process to process: each could fail by chance."""
     specs = (
-        load_measurement(measurement).values.get(base_name(name))
+        find_spec(measurement, name)
         for measurements in thresholds.cells.values()
         for measurement, one in measurements.items()
         for name in one.values
@@ -118,8 +120,7 @@ def _measure_harm(record: Record, name: str, threshold: Threshold, spec: ValueSp
     harm = sign * (found.value - threshold.value)
     if not threshold.spread:
         return Harm(harm, (harm, harm))
-    stderr = threshold.spread * math.sqrt(1 + 1 / threshold.n)
-    df = threshold.n - 1
+    stderr, df = threshold.spread * math.sqrt(1 + 1 / threshold.n), threshold.n - 1
     reach = t_quantile(0.95, df) * stderr
     return Harm(harm, (harm - reach, harm + reach), stderr, df, "runs", threshold.n)
 
@@ -157,10 +158,6 @@ def _compare_items(before: str, now: str) -> Harm:
     )
 
 
-def _find_spec(record: Record, name: str) -> ValueSpec | None:
-    return load_measurement(record.measurement).values.get(base_name(name))
-
-
 def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
     """Why no record can be judged by this threshold; None where one can."""
     if spec is None or spec.margin is None:
@@ -168,11 +165,10 @@ def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
     if (threshold.better, threshold.unit) != (spec.better, spec.unit):
         theirs, ours = (f"{x.better} is better, in {x.unit!r}" for x in (threshold, spec))
         return f"the threshold says that {theirs}, the harness that {ours}"
-    if spec.sampled == "processes":
-        if threshold.spread is None:
-            return "the threshold has no spread between processes: bless from 3 or more of them"
-        if threshold.value <= 0:
-            return f"the threshold {threshold.value:g} is no positive number"
+    if spec.sampled == "processes" and threshold.spread is None:
+        return "the threshold has no spread between processes: bless from 3 or more of them"
+    if spec.sampled == "processes" and threshold.value <= 0:
+        return f"the threshold {threshold.value:g} is no positive number"
     return None
 
 
@@ -182,44 +178,32 @@ def _judge(
     metric = f"{record.measurement}.{name}"
     margin = "none" if threshold.margin is None else f"{threshold.margin:.3g}"
     bound = "no margin" if threshold.margin is None else f"{threshold.value:.6g} ± {margin}"
-    spec = _find_spec(record, name)
+    spec = find_spec(record.measurement, name)
     flaw = _find_flaw(threshold, spec)
     if spec is None or flaw is not None:
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
         return _verdict(metric, bound, f"{text}: {flaw}.")
     found = record.values.get(name, Value(value=None))
     unit = f" {found.unit}" if found.unit else ""
-    now, change = "unavailable", ""
-    if found.value is not None:
-        now = f"{found.value:.6g}{unit}"
-        change = f" ({found.value / threshold.value - 1:+.2%})" if threshold.value else ""
+    text = f"{record.cell.id}: {metric} is "
+    text += "unavailable" if found.value is None else f"{found.value:.6g}{unit}"
+    text += f", blessed at {commit} were {threshold.value:.6g}{unit}"
+    if found.value is not None and threshold.value:
+        text += f" ({found.value / threshold.value - 1:+.2%})"
+    text += f", the margin is {margin}"
     harm = _measure_harm(record, name, threshold, spec)
     same = same_items and found.value == threshold.value
     decision = _decide(record, threshold, spec, harm, same, largest_p)
-    bounds = None
-    details = ""
+    bounds, smallest = None, decision.smallest_detectable
     if harm is not None and harm.bounds is not None and not harm.is_exact:
         sign = 1 if threshold.better == "lower" else -1
         low, high = sorted(threshold.value + sign * end for end in harm.bounds)
         bounds = (low, high)
-        details = f"; 95 % bounds {low:.6g} to {high:.6g}"
-    smallest = decision.smallest_detectable
+        text += f"; 95 % bounds {low:.6g} to {high:.6g}"
     if smallest is not None:
-        details += f"; harm is seen with 80 % power from {smallest:.3g} on"
-    text = (
-        f"{record.cell.id}: {metric} is {now}, blessed at {commit} were {threshold.value:.6g}{unit}"
-        f"{change}, the margin is {margin}{details}{decision.why and f'; {decision.why}'}."
-    )
-    return Verdict(
-        verdict=decision.outcome,
-        metric=metric,
-        bound=bound,
-        value=found.value,
-        text=text,
-        against="threshold",
-        bounds=bounds,
-        smallest_detectable=smallest,
-    )
+        text += f"; harm is seen with 80 % power from {smallest:.3g} on"
+    text += f"; {decision.why}." if decision.why else "."
+    return _verdict(metric, bound, text, decision, found.value, bounds)
 
 
 def _decide(
@@ -230,39 +214,42 @@ def _decide(
     same: bool,
     largest_p: float,
 ) -> Decision:
-    """What needs no statistics first, then `decide`; ``largest_p`` is that of a speed's FAIL."""
+    """By the rule, unless it needs none; ``largest_p`` is that of a speed's FAIL."""
     if harm is None:
         return Decision("FAIL", "it is unavailable now")
     timed = spec.sampled == "processes"
+    largest_p = largest_p if timed else FALSE_DISCOVERY_RATE
     if threshold.margin is None:
-        sigma = f"{threshold.spread or 0.0:.2%}" if timed else f"{threshold.spread or 0.0:.2g}"
+        sigma = f"{threshold.spread or 0.0:{'.2%' if timed else '.2g'}}"
         why = f"runs of one commit differ by σ = {sigma}: no margin would tell"
         decision = Decision("INCONCLUSIVE", why)
     else:
-        if not timed:
-            largest_p = FALSE_DISCOVERY_RATE
-        decision = decide(
-            harm,
-            threshold.margin,
-            confidence=0.95 if harm.p is None else 1 - largest_p / 2,
-            largest_p=largest_p,
-            doubt="; ".join(record.validity.reasons) if timed else "",
-        )
+        confidence = 0.95 if harm.p is None else 1 - largest_p / 2
+        doubt = "; ".join(record.validity.reasons) if timed else ""
+        decision = decide(harm, threshold.margin, confidence, largest_p, doubt)
     if not record.usable:
         why = f"this number is {record.validity.status}: {'; '.join(record.validity.reasons)}"
-        return Decision("INCONCLUSIVE", why, decision.smallest_detectable)
+        return replace(decision, outcome="INCONCLUSIVE", why=why)
     if same:
-        return Decision("PASS", "every item is as it was", decision.smallest_detectable)
+        return replace(decision, outcome="PASS", why="every item is as it was")
     return decision
 
 
-def _verdict(metric: str, bound: str, text: str) -> Verdict:
-    """A verdict without a value."""
+def _verdict(
+    metric: str,
+    bound: str,
+    text: str,
+    decision: Decision = _UNDECIDED,
+    value: float | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Verdict:
     return Verdict(
-        verdict="INCONCLUSIVE",
+        verdict=decision.outcome,
         metric=metric,
         bound=bound,
-        value=None,
+        value=value,
         text=text,
         against="threshold",
+        bounds=bounds,
+        smallest_detectable=decision.smallest_detectable,
     )
