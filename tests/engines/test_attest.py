@@ -147,7 +147,7 @@ def four_bit_layers(cell: Engine) -> list[Any]:
 
 
 def dequantised(cell: Engine) -> LlamaForCausalLM:
-    """The same model with plain layers that hold the values its packed ones stand for."""
+    """The same model with plain layers that hold the unpacked values."""
     plain = LlamaForCausalLM(cell.model.config).eval()
     state = {
         name: bitsandbytes.functional.dequantize_4bit(tensor.data, tensor.quant_state)

@@ -98,12 +98,12 @@ def test_a_quantised_checkpoint_is_recognised_without_its_config(
         ("position_ids", "I64", None),
     ],
 )
-def test_signs_of_a_quantiser_are_told_from_masks_and_indices(
+def test_signs_of_a_quantiser_are_not_confused_with_masks_and_indices(
     name: str, dtype: str, found: str | None
 ) -> None:
     checkpoint = Checkpoint((), {"wte.weight": ("F16", (8, 8)), name: (dtype, (8, 8))})
-    told = find_quantised(checkpoint)
-    assert told == found if found is None else str(told).startswith(found)
+    sign = find_quantised(checkpoint)
+    assert sign == found if found is None else str(sign).startswith(found)
 
 
 # float16

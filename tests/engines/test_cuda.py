@@ -299,7 +299,7 @@ def test_speeds_are_possible(wide: Path) -> None:
 
 
 @cuda_only
-def test_a_batch_that_does_not_fit_is_told_and_smaller_ones_stand(wide: Path) -> None:
+def test_a_batch_that_does_not_fit_is_reported_and_smaller_ones_are_kept(wide: Path) -> None:
     measured = call_in_worker(run_out_of_memory, wide)
     (reason,) = (r for r in measured.validity.reasons if "out of memory" in r)
     assert "batch 4096" in reason
@@ -353,7 +353,7 @@ def test_perplexity_is_that_of_the_cpu(checkpoint: Path, tmp_path: Path) -> None
 def test_the_energy_counter_rises_with_work() -> None:
     before = read_energy_j(DEVICE)
     if before is None:
-        pytest.skip("NVML tells no energy of this GPU")
+        pytest.skip("NVML reports no energy of this GPU")
     matrix = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
     for _ in range(400):
         matrix @ matrix

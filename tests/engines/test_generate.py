@@ -148,7 +148,8 @@ def test_compiled_decode_gives_the_same_tokens(
         assert graphs["unique_graphs"] == before + 1  # the step, whole; none for further rounds
 
 
-def test_a_compiler_that_is_not_there_is_told(
+@pytest.mark.slow
+def test_a_missing_compiler_is_an_input_error(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cell = load(checkpoint)
@@ -160,7 +161,7 @@ def test_a_compiler_that_is_not_there_is_told(
         cell.open_generator(8, True).compile(prompt, 4)
 
 
-def test_a_model_that_cannot_be_compiled_whole_is_told(
+def test_a_model_that_cannot_be_compiled_whole_is_refused(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph break would leave a model that is compiled in part only."""
@@ -178,7 +179,7 @@ def test_a_model_that_cannot_be_compiled_whole_is_told(
         cell.open_generator(8, True).compile(prompt, 4)
 
 
-def test_a_model_without_a_static_cache_is_told(cell: TransformersEngine) -> None:
+def test_a_model_without_a_static_cache_is_refused(cell: TransformersEngine) -> None:
     class Odd:
         config = None
         forward = cell.model.forward
@@ -188,7 +189,7 @@ def test_a_model_without_a_static_cache_is_told(cell: TransformersEngine) -> Non
         odd.open_generator(8, False)
 
 
-def test_the_loop_makes_a_forward_call_per_token_and_none_besides(cell: TransformersEngine) -> None:
+def test_the_loop_makes_one_forward_call_per_token(cell: TransformersEngine) -> None:
     lengths: list[int] = []
     handle = cell.model.register_forward_pre_hook(
         lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True

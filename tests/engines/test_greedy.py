@@ -83,7 +83,7 @@ def answer_of(cell: Engine, prompt: str, **given: Any) -> Answer:
     return answer
 
 
-def decode_by_hand(cell: Engine, prompt: str, new: int) -> tuple[int, ...]:
+def decode_step_by_step(cell: Engine, prompt: str, new: int) -> tuple[int, ...]:
     """The likeliest token again and again, without cache, batch or padding."""
     tokenizer: Any = cell.require_tokenizer()
     ids: list[int] = tokenizer(prompt)["input_ids"]
@@ -101,14 +101,14 @@ def decode_by_hand(cell: Engine, prompt: str, new: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_an_answer_is_the_same_in_every_batch_and_the_one_decoded_by_hand(
+def test_an_answer_is_the_same_in_every_batch_and_the_one_decoded_step_by_step(
     cells: dict[str, Engine], kind: str
 ) -> None:
     together = generate(cells[kind])
     alone = generate(cells[kind], batch_tokens=1)
     assert together.answers == alone.answers
     found = [answer.tokens for answer in together.answers if answer]
-    assert found == [decode_by_hand(cells[kind], prompt, 24) for prompt in PROMPTS]
+    assert found == [decode_step_by_step(cells[kind], prompt, 24) for prompt in PROMPTS]
     assert len(set(found)) == len(PROMPTS)
 
 
@@ -136,12 +136,12 @@ def test_batches_are_bounded_by_the_tokens_of_prompts_and_answers(cell: Engine) 
     assert shapes == [(1, 31), (1, 31), (3, 11), (1, 10)]
 
 
-def test_progress_is_told_in_prompts(cell: Engine) -> None:
-    told: list[tuple[int, int, str]] = []
-    generate(cell, new=2, batch_tokens=60, progress=lambda *step: told.append(step))
-    assert told[-1] == (5, 5, "prompts")
-    assert len(told) > 1
-    assert sorted(told) == told
+def test_progress_counts_prompts(cell: Engine) -> None:
+    steps: list[tuple[int, int, str]] = []
+    generate(cell, new=2, batch_tokens=60, progress=lambda *step: steps.append(step))
+    assert steps[-1] == (5, 5, "prompts")
+    assert len(steps) > 1
+    assert sorted(steps) == steps
 
 
 def test_where_memory_runs_out_batches_shrink_and_the_answers_stay(
@@ -297,7 +297,7 @@ def test_a_tokenizer_needs_no_padding_token(folder: Path, cell: Engine) -> None:
     assert generate(loaded).answers == generate(cell).answers
 
 
-def test_a_prompt_stands_in_the_chat_template_where_the_suite_says_so(
+def test_a_prompt_is_put_into_the_chat_template_where_the_suite_asks_for_it(
     folder: Path, cell: Engine
 ) -> None:
     chat = load(folder, chat_template=True)

@@ -1,4 +1,4 @@
-"""What goes into the output head: caught, replayed, and told where replaying is not enough."""
+"""The output head's input is caught and replayed; a model for which that is not enough is found."""
 
 from __future__ import annotations
 

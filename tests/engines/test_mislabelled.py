@@ -233,7 +233,7 @@ SPOILT = {
         *("fp16", {}, lambda model: model.bfloat16().model.norm.half()),
         "declared float16, but 20 tensors hold bfloat16; only 1 hold float16",
     ),
-    "a norm beside quantised layers": (
+    "a norm next to quantised layers": (
         *("nf4", {}, cast("model.norm", to=torch.bfloat16)),
         "declared float32 for what is not quantised, but 1 tensors hold bfloat16",
     ),

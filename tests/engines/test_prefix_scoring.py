@@ -28,7 +28,6 @@ from transformers import (
 )
 
 from harness.engines.base import Cost, Target
-from harness.engines.shared.batches import run_in_batches
 from harness.engines.transformers import forward as _forward
 from harness.engines.transformers.prefix_cache import can_share
 from harness.engines.transformers.prefix_scoring import predict_tokens
@@ -285,12 +284,12 @@ def test_of_equally_likely_tokens_the_first_is_the_greedy_one(llama: Any) -> Non
         best = int(model(torch.tensor([row])).logits[0, -1].argmax())
         other = (best + 1) % VOCABULARY if best + 1 < VOCABULARY else best - 1
         model.lm_head.weight[other] = model.lm_head.weight[best]
-    told: dict[Any, bool] = {}
+    found: dict[Any, bool] = {}
     targets = [Target(0, 3, token, token) for token in (best, other)]
     predict_tokens(
-        model, "cpu", [row], targets, lambda key, _, likeliest: told.update({key: likeliest}), 10
+        model, "cpu", [row], targets, lambda key, _, likeliest: found.update({key: likeliest}), 10
     )
-    assert told == {min(best, other): True, max(best, other): False}
+    assert found == {min(best, other): True, max(best, other): False}
 
 
 def test_what_follows_the_longest_prefix_may_end_before_it(llama: Any) -> None:
@@ -310,7 +309,7 @@ def test_progress_ends_with_every_row(llama: Any) -> None:
         make_targets(rows),
         lambda *_: None,
         100,
-        lambda *told: seen.append(told),
+        lambda *step: seen.append(step),
     )
     assert seen[-1] == (len(rows), len(rows))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -338,7 +337,9 @@ def refuse_more_than(model: Any, tokens: int) -> Any:
     return model.register_forward_pre_hook(check, with_kwargs=True)
 
 
-def test_batches_shrink_when_memory_runs_out_and_the_size_that_held_is_told(llama: Any) -> None:
+def test_batches_shrink_when_memory_runs_out_and_report_their_size(
+    llama: Any,
+) -> None:
     rows = make_rows()
     hook = refuse_more_than(llama, 40)
     try:
@@ -360,15 +361,15 @@ def test_a_check_that_does_not_fit_tells_no_token_twice(llama: Any) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     hook = llama.register_forward_pre_hook(refuse, with_kwargs=True)
-    told: list[Any] = []
+    scored: list[Any] = []
     try:
         with pytest.raises(torch.OutOfMemoryError):
             predict_tokens(
-                llama, "cpu", rows, make_targets(rows), lambda key, *_: told.append(key), 1_000
+                llama, "cpu", rows, make_targets(rows), lambda key, *_: scored.append(key), 1_000
             )
     finally:
         hook.remove()
-    assert told == []
+    assert scored == []
 
 
 def test_one_row_that_does_not_fit_raises(llama: Any) -> None:
@@ -390,21 +391,3 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(llama: Any) -> None:
             predict(llama, make_rows(), 1_000)
     finally:
         hook.remove()
-
-
-def test_slices_are_run_in_batches_that_shrink() -> None:
-    """`run_in_batches`: 8 do not fit, 4 do, and the size stays."""
-    done: list[int] = []
-    tried: list[int] = []
-
-    def run(batch: Any) -> None:
-        tried.append(len(batch))
-        if len(batch) > 4:
-            raise torch.OutOfMemoryError("out of memory")
-        done.extend(batch)
-
-    assert run_in_batches(range(10), 8, run) == 4
-    assert done == list(range(10))
-    assert tried == [8, 4, 4, 2]
-    with pytest.raises(torch.OutOfMemoryError):
-        run_in_batches(range(1), 8, lambda _: run([0] * 5))

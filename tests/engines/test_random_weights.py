@@ -78,7 +78,7 @@ def test_it_loads_like_any_other(precision: str) -> None:
     assert logits.isfinite().all()
 
 
-def test_seeds_and_shapes_are_told_apart_before_anything_is_made(cache: Path) -> None:
+def test_seeds_and_sizes_are_distinguished_before_anything_is_made(cache: Path) -> None:
     source = Architecture(**LLAMA).model_dump()
     jobs = [
         make_job(source, weights="random"),

@@ -145,7 +145,7 @@ def test_numbers_that_are_invalid_do_not_become_sound_by_a_failure(
     assert record.validity.reasons[-1] == "hot"
 
 
-def test_a_process_that_dies_halfway_counts_with_its_half(
+def test_a_process_that_dies_halfway_counts_with_what_it_finished(
     checkpoint: Path, machine: Machine
 ) -> None:
     """The second of three; the interval at batch 1 is over three, at batch 2 over two."""

@@ -45,11 +45,10 @@ class TransformersGenerator:
         The device is synchronised before every reading of the clock, so stalls of the host count,
         as they do for a user.
         """
-        decode, keep, cache = self._decode, self._keep, self._cache
-        clock = time.perf_counter_ns
-        cuda = prompt.device.type == "cuda"
+        cache, inputs = self._cache, prompt
         synchronise = _synchroniser(prompt.device)
-        events = _Events(prompt.device) if cuda else None
+        events = _Events(prompt.device) if prompt.device.type == "cuda" else None
+        tokens, ready = [], []
         # A compiled graph mutates its cache, which transformers does under no_grad as well.
         with torch.no_grad() if self._compiled else torch.inference_mode():
             if cache is not None:
@@ -57,39 +56,33 @@ class TransformersGenerator:
             synchronise()
             if events is not None:
                 events.record()
-            start = clock()
-            output = self._model(input_ids=prompt, past_key_values=cache, use_cache=True, **keep)
-            if on_pass is not None:
-                on_pass(cache_bytes(getattr(output, "past_key_values", None)))
-            inputs = output.logits[:, -1:].argmax(-1)
-            if events is not None:
-                events.record()
-            synchronise()
-            ready, tokens = [clock()], [inputs]
-            for _ in range(new_tokens - 1):
-                cache = output.past_key_values
-                output = decode(input_ids=inputs, past_key_values=cache, use_cache=True, **keep)
+            start = time.perf_counter_ns()
+            for step in range(new_tokens):
+                call = self._decode if step else self._model
+                given = {"past_key_values": cache, "use_cache": True, **self._keep}
+                output = call(input_ids=inputs, **given)
+                cache = getattr(output, "past_key_values", None)
                 if on_pass is not None:
-                    on_pass(cache_bytes(getattr(output, "past_key_values", None)))
-                inputs = output.logits.argmax(-1)
-                tokens.append(inputs)
+                    on_pass(cache_bytes(cache))
+                inputs = output.logits[:, -1:].argmax(-1)
+                if events is not None and step == 0:
+                    events.record()
                 synchronise()
-                ready.append(clock())
+                ready.append((time.perf_counter_ns() - start) / 1e9)
+                tokens.append(inputs)
             device_s = None if events is None else events.finish()
-            return TimedTokens(
-                torch.cat(tokens, dim=1), [(at - start) / 1e9 for at in ready], device_s
-            )
+            return TimedTokens(torch.cat(tokens, dim=1), ready, device_s)
 
     def compile(self, prompt: torch.Tensor, new_tokens: int) -> float:
-        """Compile for ``prompt``'s shape; the seconds it took, first generation included.
+        """Compile for ``prompt``'s size; the seconds it took, first generation included.
 
         Raises `InputError` where there is no compiler or the model cannot be compiled.
         """
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's of its own parts: nobody's here to mend
-                torch.compiler.reset()  # other shapes' graphs count towards its limit
+                warnings.simplefilter("ignore")  # about torch's own parts
+                torch.compiler.reset()  # graphs of other sizes count towards its limit
                 self.run(prompt, new_tokens)
         except Exception as error:  # of dynamo, inductor, Triton or the C++ compiler
             if is_out_of_memory(error):
