@@ -47,17 +47,17 @@ def make_details(run: Run) -> Iterator[Table]:
     for measurement in list_measured(run):
         described = load_measurement(measurement)
         own = [r for r in run.records if r.measurement == measurement and r.usable and not r.noise]
-        per = {c for c in described.details if "[" not in c.value and _per(described, c.value)}
-        single = [c for c in described.details if c not in per]
-        yield from _tabulate(measurement, "", single, [(record, "") for record in own])
-        what = next((_per(described, c.value) for c in described.details if c in per), None)
-        qualified = [
-            (record, of)
-            for record in own
-            for of in dict.fromkeys(qualifier(name) for name in record.values if "[" in name)
-        ]
-        columns = [c for c in described.details if c in per]
-        yield from _tabulate(measurement, what or "", columns, qualified)
+        columns: dict[str, list[Column]] = {}
+        for column in described.details:
+            per = "" if "[" in column.value else described.values[column.value].per or ""
+            columns.setdefault(per, []).append(column)
+        for per, alike in columns.items():
+            rows = [
+                (record, of)
+                for record in own
+                for of in (_list_qualifiers([record]) if per else [""])
+            ]
+            yield from _tabulate([measurement, *filter(None, [per])], alike, rows)
 
 
 def list_measured(run: Run) -> list[str]:
@@ -68,8 +68,10 @@ def list_measured(run: Run) -> list[str]:
 
 
 def _tabulate(
-    measurement: str, per: str, columns: Sequence[Column], rows: Sequence[tuple[Record, str]]
+    titles: Sequence[str], columns: Sequence[Column], rows: Sequence[tuple[Record, str]]
 ) -> Iterator[Table]:
+    """The columns that have a number, if there are any; a row is a record and a qualifier or ""."""
+
     def show(column: Column, record: Record, of: str) -> Cell:
         found = record.find(qualify(base_name(column.value), of) if of else column.value)
         if found is None or found.value is None:
@@ -78,17 +80,11 @@ def _tabulate(
 
     made = [TableColumn(c.title, tuple(show(c, *row) for row in rows)) for c in columns]
     shown = tuple(column for column in made if any(cell.text != "—" for cell in column.cells))
-    keys = [
-        TableColumn(measurement, tuple(Cell(record.cell.id) for record, _ in rows), numbers=False)
-    ]
-    if per:
-        keys.append(TableColumn(per, tuple(Cell(of.replace("x", "×")) for _, of in rows)))
+    names = tuple(Cell(record.cell.id) for record, _ in rows)
+    qualifiers = tuple(Cell(of.replace("x", "×")) for _, of in rows)
+    keys = (TableColumn(titles[0], names, numbers=False), TableColumn(titles[-1], qualifiers))
     if shown:
-        yield Table(tuple(keys), (shown,))
-
-
-def _per(described: Metric, value: str) -> str | None:
-    return described.values[value].per
+        yield Table(keys[: len(titles)], (shown,))
 
 
 def _list_columns(
@@ -100,13 +96,16 @@ def _list_columns(
     plain = [c for c in described.headline if c.value in present]
     if plain:
         return [(c.title, c.value, c) for c in plain]
-    qualifiers = list(dict.fromkeys(qualifier(n) for r in own for n in r.values if "[" in n))
     return [
         (c.title.format(of.replace("x", "×")), qualify(c.value, of), c)
         for c in described.headline
-        for of in qualifiers
+        for of in _list_qualifiers(own)
         if qualify(c.value, of) in present
     ]
+
+
+def _list_qualifiers(records: Iterable[Record]) -> list[str]:
+    return list(dict.fromkeys(qualifier(n) for r in records for n in r.values if "[" in n))
 
 
 def _show(record: Record | None, value: str, column: Column, reference: str | None) -> Cell:
