@@ -108,9 +108,8 @@ def replay(
             cell: Cell,
             measurement: MeasurementSpec,
             reference: Record | None = None,
-            is_reference: bool = False,
         ) -> Record:
-            again = cell.precision.name == suite.reference and not is_reference
+            again = cell.precision.name == suite.reference and reference is not None
             record = made[cell.precision.name, measurement.name, again]
             named = record.cell.model_copy(update={"id": cell.id, "model": cell.model.name})
             update = {"cell": named, "paired": {}, "verdicts": ()}

@@ -17,7 +17,7 @@ from harness.catalog import UnknownNameError
 from harness.plugin.ending import end_session, show_summary
 from harness.plugin.items import STATE, MeasurementItem, SuiteFile
 from harness.plugin.options import add_options
-from harness.plugin.state import Planned, State
+from harness.plugin.state import State
 from harness.suite.cells import check_selection
 
 _SUITE_KEYS = re.compile(rb"^(models|precisions|measure)[ \t]*:", re.MULTILINE)
@@ -42,7 +42,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile 
     placed = named or "suites" in inside.parent.parts
     if not placed and len(set(_SUITE_KEYS.findall(file_path.read_bytes()))) < 3:
         return None
-    # pytest leaves out the file in the node ids of what lies outside of its root folder.
+    # Outside of its root folder pytest would leave the file out of node ids.
     outside = None if file_path.is_relative_to(root) else os.path.relpath(file_path, root)
     return SuiteFile.from_parent(parent, path=file_path, nodeid=outside)
 
@@ -98,11 +98,9 @@ def _keep_together(items: list[pytest.Item]) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     benchmarks = getattr(session.config, "_benchmarksession", None)
     only, skip = getattr(benchmarks, "only", False), getattr(benchmarks, "skip", False)
-    session.config.stash[STATE].plan(
-        Planned(item.suite, item.cell, item.measurement)
-        for item in session.items
-        if isinstance(item, MeasurementItem) and not (skip if item.timed else only)
-    )
+    for item in session.items:
+        if isinstance(item, MeasurementItem) and not (skip if item.timed else only):
+            session.config.stash[STATE].plan(item.path, item.cell, item.measurement)
 
 
 @pytest.hookimpl(wrapper=True)

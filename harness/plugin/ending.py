@@ -47,27 +47,27 @@ def end_session(session: pytest.Session, state: State) -> None:
 def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
     """Write the summary of each run, and what GitHub Actions reads of it."""
     writer = reporter._tw
-    for one in state.finished:
-        path = state.show_path(one.suite_run.path)
-        summary = summarise_run(one.run, path, details=config.get_verbosity() > 0)
+    runs = [(one.run, one) for one in state.finished if one.run is not None]
+    for run, one in runs:
+        summary = summarise_run(run, state.show_path(one.path), config.get_verbosity() > 0)
         reporter.section(summary.title, "=")
         reporter.write_line(write_terminal(summary, writer.fullwidth, writer.hasmarkup))
-        for recovered in one.suite_run.recovered:
+        for recovered in one.recovered:
             path = state.show_path(recovered)
             reporter.write_line(f"recovered from a run that was cut off: {path}")
     for line in state.notes:
         reporter.write_line(line)
     for problem in state.problems:
         reporter.write_line(problem, red=True)
-    runs = ((one.run, one.suite_run.path.name) for one in state.finished)
-    for line in publish(os.environ, runs, config.rootpath, state.options.also_failing):
+    files = [(run, one.path.name) for run, one in runs]
+    for line in publish(os.environ, files, config.rootpath, state.options.also_failing):
         reporter.write_line(line)
 
 
 def _bless(state: State, root: Path) -> None:
     """Make thresholds of the finished runs; raises `InputError` where one may not be."""
-    for one in state.finished:
-        path, result = bless_runs([one.run], state.options.reason, root)
+    for run in filter(None, (one.run for one in state.finished)):
+        path, result = bless_runs([run], state.options.reason, root)
         state.notes += result.list_lines(state.show_path(path))
 
 
@@ -76,4 +76,4 @@ def _list_unmeasured(state: State) -> list[str]:
     selection = state.options.selection
     if selection != type(selection)() or not state.options.require_all:
         return []
-    return [name for one in state.finished for name in one.suite_run.list_unmeasured()]
+    return [name for one in state.finished for name in one.list_unmeasured()]

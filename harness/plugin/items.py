@@ -105,7 +105,7 @@ class MeasurementItem(pytest.Item):
         return self.path, 0, f"{self.cell.id}::{self.name}"
 
     def setup(self) -> None:
-        """Name the case in a JUnit report: pytest 9.2 would put a bracket behind it."""
+        """Name the case in a JUnit report: pytest 9.2 would add a bracket to it."""
         for plugin in self.config.pluginmanager.get_plugins():
             if hasattr(plugin, "node_reporter"):
                 reporter = plugin.node_reporter(getattr(self, "id", self.nodeid))

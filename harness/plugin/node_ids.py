@@ -21,7 +21,7 @@ _NODE_ID = re.compile(
 
 
 class NamedNodes:
-    """What the command line names inside of suite files, as opposed to whole files."""
+    """The models, cells and measurements that the command line names inside suite files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,7 +37,7 @@ class NamedNodes:
             return argument
         file, model, precision, measurement = match.groups()
         path = Path(os.path.abspath(self._folder / file))
-        if precision is None:  # of which pytest takes every precision
+        if precision is None:  # pytest then takes every precision
             self._models.append((path, model))
             return argument
         cell = model + precision
@@ -49,13 +49,13 @@ class NamedNodes:
         return f"{file}::{cell}"
 
     def measurements_of(self, path: Path, cell: str) -> set[str] | None:
-        """The measurements named for a cell; None for all: what is named twice is the union."""
+        """The measurements named for a cell, by any argument; None for all."""
         model = cell.partition("[")[0]
         covered = (path, model) in self._models or any(map(path.is_relative_to, self._whole))
         return None if covered else self._cells.get((path, cell))
 
     def check(self, suite: Suite, shown_path: str) -> None:
-        """Raise `UnknownNameError` for a name that the suite has not."""
+        """Raise `UnknownNameError` for a name that the suite does not have."""
         models = {model.name for model in suite.models}
         cells = {cell.id for cell in build_cells(suite)}
         measurements = {measurement.name for measurement in suite.measurements}

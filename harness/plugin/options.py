@@ -106,7 +106,7 @@ def read_options(config: pytest.Config) -> Options:
             results=config.rootpath / given.results,
             argv=("pytest", *config.invocation_params.args),
             root=config.rootpath,
-            # What is blessed anew is not judged by what it replaces.
+            # New thresholds are not judged by those that they replace.
             against="none" if given.bless else given.against,
             isolate=not given.no_isolate,
             cell_timeout_s=given.cell_timeout,

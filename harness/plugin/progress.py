@@ -18,7 +18,7 @@ _REDRAW_EVERY_S = 0.2
 class ProgressLine:
     """Shows where a run is; on a terminal it leaves no trace once cleared.
 
-    ``uncaptured`` gives a context in which what is written reaches the terminal.
+    ``uncaptured`` gives a context in which writing reaches the terminal.
     """
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,29 +12,11 @@ from harness.errors import InputError
 from harness.plugin.node_ids import NamedNodes
 from harness.plugin.options import read_options
 from harness.plugin.progress import Terminal
-from harness.records.run_file import Run
 from harness.run.machine import Machine, inspect_machine, probe_hub
 from harness.run.suite_run import SuiteRun
 from harness.suite.cells import Cell
 from harness.suite.models import MeasurementSpec, Suite
 from harness.worker.messages import Progress
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One measurement that this invocation will make."""
-
-    suite: Suite
-    cell: Cell
-    measurement: MeasurementSpec
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A suite's run that has ended, and what its run file holds."""
-
-    suite_run: SuiteRun
-    run: Run
 
 
 class State:
@@ -48,12 +28,12 @@ class State:
         self.terminal = Terminal(config)
         self.suites: dict[Path, Suite] = {}
         self.broken_suites: list[Path] = []
-        self.finished: list[Finished] = []
+        self.finished: list[SuiteRun] = []  # that measured anything
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._config = config
-        self._planned: tuple[Planned, ...] = ()
-        self._cells: list[str] = []
+        self._planned: dict[Path, list[tuple[Cell, MeasurementSpec]]] = {}
+        self._cells: dict[str, int] = {}  # number of each planned cell, from 1
         self._run: SuiteRun | None = None
 
     def add_suite(self, suite: Suite) -> None:
@@ -68,16 +48,15 @@ class State:
         self.suites[suite.path] = suite
         self.named.check(suite, self.show_path(suite.path))
 
-    def plan(self, planned: Iterable[Planned]) -> None:
-        """Set what will be measured, before the first of it is."""
-        self._planned = tuple(planned)
-        self._cells = list(dict.fromkeys(one.cell.id for one in self._planned))
+    def plan(self, path: Path, cell: Cell, measurement: MeasurementSpec) -> None:
+        """Add a measurement that will be made; all are known before the first is made."""
+        self._planned.setdefault(path, []).append((cell, measurement))
+        self._cells.setdefault(cell.id, len(self._cells) + 1)
 
     @cached_property
     def machine(self) -> Machine:
         """The machine, inspected on first use; raises ValueError where the device is not there."""
-        suites = {planned.suite.path: planned.suite for planned in self._planned}
-        online = probe_hub(list(suites.values()))
+        online = probe_hub([self.suites[path] for path in self._planned])
         return inspect_machine(self.options.device, self._config.rootpath, online)
 
     def open_run(self, suite: Suite) -> SuiteRun:
@@ -88,10 +67,9 @@ class State:
         if self._run is None or self._run.suite.path != suite.path:
             self._check_bless()
             self.finish()
-            own = [(p.cell, p.measurement) for p in self._planned if p.suite.path == suite.path]
             self._run = SuiteRun(
                 suite,
-                own,
+                self._planned.get(suite.path, ()),
                 self.machine,
                 self.options.settings,
                 self._show_progress,
@@ -101,10 +79,9 @@ class State:
 
     def finish(self) -> None:
         """End the current run's process and write its run file."""
-        suite_run, self._run = self._run, None
-        run = suite_run.finish() if suite_run is not None else None
-        if suite_run is not None and run is not None:
-            self.finished.append(Finished(suite_run, run))
+        run, self._run = self._run, None
+        if run is not None and run.finish() is not None:
+            self.finished.append(run)
 
     def show_path(self, path: Path) -> str:
         """A path as a person in the invocation folder would type it."""
@@ -142,7 +119,7 @@ class State:
 
     def _show_progress(self, cell: str, measurement: str, progress: Progress) -> None:
         # A reference that was not selected is measured for the cells that were.
-        number, cells = "reference", self._cells
-        if cell in cells:
-            number = f"cell {cells.index(cell) + 1}/{len(cells)}"
+        number = "reference"
+        if cell in self._cells:
+            number = f"cell {self._cells[cell]}/{len(self._cells)}"
         self.terminal.show_progress(f"{number} {cell} {measurement}", progress)

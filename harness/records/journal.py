@@ -53,8 +53,8 @@ class Journal:
 def recover_journals(folder: Path) -> list[Path]:
     """Turn the journals of runs that were cut off into run files; returns the new files.
 
-    A journal that a living process still holds is left alone; a last line cut in half by the
-    death is dropped. One that cannot be read, such as that of another version, stays as
+    A journal that a living process still holds is not touched; a last line that was cut in half
+    is dropped. One that cannot be read, for example of another version, stays as
     ``*.journal.unreadable``.
     """
     recovered = []

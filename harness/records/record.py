@@ -1,4 +1,4 @@
-"""What a number is: values, validity, verdicts, and the record of one measurement. Frozen data.
+"""Values, validity, verdicts, and the record of one measurement: frozen data.
 
 Does not know how a number was measured, judged or shown.
 """
@@ -24,9 +24,9 @@ class Value(Frozen):
 
     ``stderr`` is the standard error in the value's own unit, ``interval`` the 95 % interval where
     that says more, ``bounds`` the one-sided 95 % bounds that verdicts are made of, ``p`` the
-    two-sided p-value of no difference, unadjusted, ``n`` how many chunks, items or rounds stand
-    behind it (rounds of one process are not independent, and get no ``stderr``). ``floor`` is what
-    the reference gives when it is compared with itself: a value no farther from equality is noise.
+    two-sided p-value of no difference, unadjusted, ``n`` the number of chunks, items or
+    rounds (rounds of one process are not independent, and get no ``stderr``). ``floor`` is the
+    reference's value when it is compared with itself: a value no farther from equality is noise.
     """
 
     value: int | float | None
@@ -117,11 +117,11 @@ class Record(Frozen):
     """The frozen result of one measurement on one cell.
 
     ``paired`` and ``verdicts`` are derived from the records and the suite when the run file is
-    built; ``telemetry`` is what the machine did meanwhile, a summary per process (see
-    `harness.machine.telemetry`); ``reference_only`` marks one measured only because another cell is
-    compared with it, ``reused_from`` the run a cached one was measured in; ``noise`` the reference
-    measured a second time, in another process and with another batch size, to see what such a
-    difference amounts to.
+    built; ``telemetry`` summarises the machine's state, once per process (see
+    `harness.machine.telemetry`). ``reference_only``: measured only because another cell is compared
+    with it; ``reused_from``: the run in which a cached record was measured; ``noise``: the
+    reference measured again, in another process and other batches, to see how large that
+    difference is.
     """
 
     cell: CellFacts

@@ -1,1 +1,1 @@
-"""One invocation: what is measured next and where, and what is kept. No pytest, no torch."""
+"""Running a suite: which measurement is next, where it is made, and which records are kept."""

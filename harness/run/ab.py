@@ -39,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured how often; names are the suite's."""
+    """A comparison: both sides, and how many pairs; the names are those of the suite."""
 
     suite: Path
     model: str

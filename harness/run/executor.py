@@ -1,8 +1,7 @@
 """Turn one cell and one measurement into a record, whatever happens on the way.
 
-`Executor` is what a run asks for; `LocalExecutor` gives it on this machine and owns the process of
-the cell at hand. Neither knows what is measured next, what is kept where, or what the numbers are
-compared with.
+`Executor` is the contract that a run relies on; `LocalExecutor` measures on this machine and owns
+the process of the current cell. Neither plans, keeps or judges records.
 """
 
 from __future__ import annotations
@@ -42,24 +41,19 @@ class Executor(Protocol):
     """Where cells are measured."""
 
     def measure(
-        self,
-        cell: Cell,
-        measurement: MeasurementSpec,
-        reference: Record | None = None,
-        is_reference: bool = False,
+        self, cell: Cell, measurement: MeasurementSpec, reference: Record | None = None
     ) -> Record:
         """One record: numbers, or the reason why there are none.
 
         ``reference`` is the reference's record of the same measurement, for metrics that compare
-        while they measure; ``is_reference``: this will be that record. Ctrl-C raises `Interrupted`
-        where anything was measured before it.
+        while they measure. Ctrl-C raises `Interrupted` where anything was measured before it.
         """
 
     def find_files(self, cell: Cell) -> ModelFiles | Failure:
         """The files of the cell's model, or why this machine cannot run the cell."""
 
     def close(self) -> None:
-        """End what is loaded; the next measurement starts a fresh process."""
+        """End the current cell's process; the next measurement starts a fresh one."""
 
 
 class LocalExecutor:
@@ -70,12 +64,15 @@ class LocalExecutor:
         suite_folder: Path,
         machine: Machine,
         on_progress: OnCellProgress,
+        reference: str | None = None,
         isolate: bool = True,
         timeout_s: float | None = None,
     ) -> None:
+        """``reference`` is the name of the precision that others are compared with."""
         self._suite_folder = suite_folder
         self._machine = machine
         self._on_progress = on_progress
+        self._reference = reference
         self._isolate = isolate
         self._timeout_s = timeout_s
         self._process: LoadedCell | None = None
@@ -86,25 +83,21 @@ class LocalExecutor:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the cell at hand."""
+        """The process id of the current cell."""
         return None if self._process is None else self._process.pid
 
     def measure(
-        self,
-        cell: Cell,
-        measurement: MeasurementSpec,
-        reference: Record | None = None,
-        is_reference: bool = False,
+        self, cell: Cell, measurement: MeasurementSpec, reference: Record | None = None
     ) -> Record:
         """As `Executor.measure`."""
         count = measurement.options.repeats
         if count == 1 or not self._isolate:
-            return self._measure_once(cell, measurement, reference, is_reference)
+            return self._measure_once(cell, measurement, reference)
         records: list[Record] = []
         try:
             while len(records) < count:
                 self.close()  # every sample is a process of its own
-                record = self._measure_once(cell, measurement, reference, is_reference)
+                record = self._measure_once(cell, measurement, reference)
                 if is_hopeless(record) and not any(earlier.values for earlier in records):
                     return record
                 records.append(record)
@@ -143,27 +136,26 @@ class LocalExecutor:
         self._process = None
 
     def _measure_once(
-        self,
-        cell: Cell,
-        measurement: MeasurementSpec,
-        reference: Record | None,
-        is_reference: bool,
+        self, cell: Cell, measurement: MeasurementSpec, reference: Record | None
     ) -> Record:
         start = time.monotonic()
         files = self.find_files(cell)
-        hindrance = self._find_hindrance(cell, measurement, reference, is_reference)
+        # With a record to compare with it is the reference's second time, against itself.
+        is_reference = cell.precision.name == self._reference and reference is None
+        compares = load_measurement(measurement.name).needs_reference
+        lack = _explain_lack(reference) if compares and not is_reference else None
         if isinstance(files, Failure):
             found = Attempt(files)
-        elif hindrance is not None:
-            found = Attempt(hindrance)
+        elif cell.id in self._unloadable:
+            found = Attempt(self._unloadable[cell.id])
+        elif lack is not None:
+            found = Attempt(lack)
+        elif not self._isolate and measurement.options.repeats > 1:
+            reason = f"`{measurement.options.REPEATS}` does not work with --no-isolate"
+            found = Attempt(Failure("failed", f"{reason}: leave one of them out"))
         else:
-            compares = load_measurement(measurement.name).needs_reference
-            request = MeasureRequest(
-                measurement.name,
-                measurement.options,
-                reference if compares else None,
-                is_reference,
-            )
+            name, options = measurement.name, measurement.options
+            request = MeasureRequest(name, options, reference if compares else None, is_reference)
             found = self._load_and_measure(cell, files, request)
         seconds = time.monotonic() - start
         device = self._machine.device.device
@@ -171,25 +163,6 @@ class LocalExecutor:
         if found.interrupted:
             raise Interrupted(record)
         return record
-
-    def _find_hindrance(
-        self,
-        cell: Cell,
-        measurement: MeasurementSpec,
-        reference: Record | None,
-        is_reference: bool,
-    ) -> Failure | None:
-        """Why the measurement need not be tried."""
-        if cell.id in self._unloadable:
-            return self._unloadable[cell.id]
-        if load_measurement(measurement.name).needs_reference and not is_reference:
-            lack = _explain_lack(reference)
-            if lack is not None:
-                return lack
-        if not self._isolate and measurement.options.repeats > 1:
-            reason = f"`{measurement.options.REPEATS}` does not work with --no-isolate"
-            return Failure("failed", f"{reason}: leave one of them out")
-        return None
 
     def _load_and_measure(self, cell: Cell, files: ModelFiles, request: MeasureRequest) -> Attempt:
         metric = load_measurement(request.measurement)
@@ -202,9 +175,12 @@ class LocalExecutor:
         if failure is not None:
             if cell.id not in self._loadable:
                 self._unloadable[cell.id] = failure  # not tried again
-            return self._end(Attempt(failure, process.loaded))
+            self._end_after_bug(failure)
+            return Attempt(failure)
         self._loadable.add(cell.id)
-        watch = self._start_telemetry(process.pid) if metric.timed else None
+        device, watch = self._machine.device, None
+        if metric.timed:
+            watch = Telemetry(process.pid, device.uuid, device.torch.get("threads")).start()
         interrupted = False
         answer: Measured | Failure
         try:
@@ -216,17 +192,13 @@ class LocalExecutor:
             answer = Failure("failed", "interrupted").after(process.partial)
         finally:
             telemetry = watch.stop() if watch is not None else None
-        return self._end(Attempt(answer, process.loaded, telemetry, interrupted))
+        self._end_after_bug(answer)
+        return Attempt(answer, process.loaded, telemetry, interrupted)
 
-    def _end(self, found: Attempt) -> Attempt:
-        """End the process after a bug: CUDA is of no use to it once a kernel has failed."""
-        if isinstance(found.answer, Failure) and found.answer.traceback:
+    def _end_after_bug(self, answer: Measured | Failure) -> None:
+        """CUDA is of no use to a process once a kernel has failed in it."""
+        if isinstance(answer, Failure) and answer.traceback:
             self.close()
-        return found
-
-    def _start_telemetry(self, worker: int | None) -> Telemetry:
-        device = self._machine.device
-        return Telemetry(worker, device.uuid, device.torch.get("threads")).start()
 
     def _process_for(self, cell: Cell, fresh: bool, files: ModelFiles) -> LoadedCell:
         """The cell's living process; a new one where it died or must not have measured before."""

@@ -37,7 +37,17 @@ _GRACE_S = 2.0
 
 
 class LoadedCell(ABC):
-    """A cell that is loaded once and measured then; closed by whoever started it."""
+    """A cell that is loaded once and then measured; closed by whoever started it."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process that measures."""
+        return os.getpid()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can measure on."""
+        return True
 
     def __init__(self) -> None:
         self.loaded: Loaded | None = None
@@ -65,16 +75,6 @@ class LoadedCell(ABC):
         self.measured += 1
         answer = self._measure(request, on_progress)
         return answer.after(self.partial) if isinstance(answer, Failure) else answer
-
-    @property
-    @abstractmethod
-    def pid(self) -> int | None:
-        """The process that measures."""
-
-    @property
-    @abstractmethod
-    def alive(self) -> bool:
-        """Whether it can measure on."""
 
     @abstractmethod
     def close(self) -> None:
@@ -174,9 +174,6 @@ class CellProcess(LoadedCell):
 
 class CellInThisProcess(LoadedCell):
     """The same without a process, for a debugger: bugs propagate instead of becoming records."""
-
-    alive = True
-    pid = os.getpid()
 
     def __init__(self, job: CellJob) -> None:
         super().__init__()

@@ -23,10 +23,10 @@ def is_hopeless(record: Record) -> bool:
 def merge_repeats(records: Sequence[Record], interrupted: str = "") -> Record:
     """One record of all that have sound numbers, by their metric's ``merge_repeats``.
 
-    A process that failed halfway counts with what it had finished. What is missing becomes a
-    flag, and so does ``interrupted``; the record fails where fewer than two processes finished,
-    and still holds what was measured. Rounds of an invalid process are kept apart, with the
-    reasons, in ``samples["left_out"]``. ``seconds`` are the first process's, except the total.
+    A process that failed halfway counts with what it had finished. Missing processes become a flag,
+    and so does ``interrupted``; the record fails where fewer than two processes finished, and still
+    holds what was measured. Rounds of an invalid process are kept apart, with the reasons, in
+    ``samples["left_out"]``. ``seconds`` are the first process's, except the total.
     """
     sound = [record for record in records if record.usable or _has_finished_a_part(record)]
     first = next((record for record in (*sound, *records) if record.values), records[0])
@@ -66,7 +66,7 @@ def _merge(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _judge(records: Sequence[Record], interrupted: str) -> Validity:
-    """The validity of all processes together, and what is missing."""
+    """The validity of all processes together, with a flag for missing ones."""
     good = [record for record in records if record.usable]
     bad = [record for record in records if not record.usable]
     parts = [record for record in bad if _has_finished_a_part(record)]

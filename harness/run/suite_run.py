@@ -1,4 +1,4 @@
-"""Run one suite: what is measured, what is taken from the cache, and what is kept.
+"""Run one suite: measure its cells, or take reference records from the cache, and keep records.
 
 Every record goes to the journal as soon as it exists and into one run file at the end.
 """
@@ -49,7 +49,10 @@ class RunSettings:
 
 
 class SuiteRun:
-    """One suite's run: measures on request, journals every record, writes the run file."""
+    """One suite's run: measures on request, journals every record, writes the run file.
+
+    ``run`` is what the run file holds, once it is written.
+    """
 
     def __init__(
         self,
@@ -72,12 +75,18 @@ class SuiteRun:
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._announced: set[str] = set()
+        self.run: Run | None = None
         self._interrupted = False
         self._records: dict[Key, Record] = {}
         self._noise: dict[Key, Record] = {}
         self._reference = next((p for p in suite.precisions if p.name == suite.reference), None)
         self._executor = executor or LocalExecutor(
-            suite.folder, machine, self._follow, settings.isolate, settings.cell_timeout_s
+            suite.folder,
+            machine,
+            self._follow,
+            suite.reference,
+            settings.isolate,
+            settings.cell_timeout_s,
         )
         self._start = time.monotonic()
         folder = settings.results / suite.name
@@ -122,7 +131,7 @@ class SuiteRun:
         return list_unmeasured(stored, self.completed()) if isinstance(stored, Thresholds) else []
 
     def finish(self) -> Run | None:
-        """End the last cell and write the run file; None where nothing was measured.
+        """End the last cell and write the run file, if anything was measured.
 
         Raises OSError where the file cannot be written; the journal then stays.
         """
@@ -144,6 +153,7 @@ class SuiteRun:
             self._journal.close()
             raise
         self._journal.remove()
+        self.run = run
         return run
 
     def _list_remarks(self, records: tuple[Record, ...]) -> tuple[str, ...]:
@@ -224,7 +234,7 @@ class SuiteRun:
             reference = None
             if not is_reference:
                 reference = self._find_reference(self._records, cell.model, measurement.name)
-            record = self._measure(cell, measurement, reference, is_reference)
+            record = self._measure(cell, measurement, reference)
             keep_reference(stored, record, self._header.run.id)
         self._records[key] = record = self._keep(cell, record, reference_only=not planned)
         self._go_on()
@@ -244,15 +254,11 @@ class SuiteRun:
         return self._keep(cell, record, reference_only=True, noise=True)
 
     def _measure(
-        self,
-        cell: Cell,
-        measurement: MeasurementSpec,
-        reference: Record | None,
-        is_reference: bool = False,
+        self, cell: Cell, measurement: MeasurementSpec, reference: Record | None
     ) -> Record:
         """A new record; what Ctrl-C has left of one is kept like any other, then `_go_on` ends."""
         try:
-            return self._executor.measure(cell, measurement, reference, is_reference)
+            return self._executor.measure(cell, measurement, reference)
         except Interrupted as stop:
             self._interrupted = True
             return stop.record

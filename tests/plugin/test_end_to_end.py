@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from harness.records.run_file import Run
 from harness.report.junit import list_properties
 from tests.support.cells_in_process import write_checkpoint
-from tests.support.misbehaving_models import TRIGGER, write_moody
+from tests.support.misbehaving_models import TRIGGER, write_misbehaving
 from tests.support.projects import (
     FAST_THROUGHPUT,
     ROOT,
@@ -246,7 +246,7 @@ def test_a_changed_tracked_file_makes_the_run_dirty_in_content_and_name(
 
 @pytest.fixture(scope="module")
 def compared(first: FirstRun, rerun: tuple[Outcome, Run]) -> tuple[Outcome, Run]:
-    """Only the benchmarks of one precision that is not the reference, beside the saved ones."""
+    """The benchmarks of one precision that is not the reference, compared with the saved ones."""
     del rerun  # comes first: it needs what failed last
     project = first.project
     outcome = project.run("-v", "--precision", "bf16", "--benchmark-only", "--benchmark-compare")
@@ -266,7 +266,7 @@ def test_benchmark_only_and_compare_work_and_a_timed_reference_is_never_reused(
     assert "m[bf16]::decode[1] (0001_" in outcome.text
     records = find_records(run)
     assert set(records) == {"m[bf16]::throughput", "m[fp32]::throughput"}
-    assert run.run.interrupted is False, "what was told to be skipped was not missed"
+    assert run.run.interrupted is False, "skipped benchmarks are not missing"
     assert records["m[fp32]::throughput"].reference_only
     assert records["m[fp32]::throughput"].reused_from is None
     assert records["m[bf16]::throughput"].paired["decode_speedup[1]"].value is not None
@@ -324,14 +324,14 @@ def test_exit_first_stops_after_the_broken_limit_and_says_interrupted(tmp_path: 
     assert not (tmp_path / "results/runs/t").exists()
 
 
-def test_full_trace_shows_what_lies_beneath_a_bug_and_results_go_where_told(
+def test_full_trace_shows_where_a_bug_is_and_results_go_to_the_folder_given(
     tmp_path: Path,
 ) -> None:
     project = make_project(tmp_path)
-    write_moody(tmp_path / "moody", tmp_path / "model", "throw", tmp_path / "none")
+    write_misbehaving(tmp_path / "misbehaving", tmp_path / "model", "throw", tmp_path / "none")
     project.write(
         "anywhere/one.yml",
-        "name: one\nmodels: [{name: m, source: ../moody, trust_remote_code: true}]\n"
+        "name: one\nmodels: [{name: m, source: ../misbehaving, trust_remote_code: true}]\n"
         f"precisions: [fp32]\nmeasure: {{perplexity: {{text: ../text.txt, context: {TRIGGER}}}}}\n",
     )
     outcome = project.run("anywhere/one.yml", "--full-trace", "--results", "kept/here")

@@ -1,4 +1,4 @@
-"""record: nothing measured is lost, nothing half-written is read, no NaN is stored."""
+"""Records, journal, run file: nothing is lost, nothing half-written is read, no NaN is stored."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def orphan(folder: Path, *records: Record) -> Path:
 
 
 def test_a_killed_process_leaves_a_journal_that_becomes_a_run_file(tmp_path: Path) -> None:
-    """While it lives, its journal is left alone."""
+    """While it lives, its journal is not touched."""
     script = """
 import sys, time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The reference measured against itself: the floor, and what lies beneath it."""
+"""The reference measured against itself: the floor, and values below it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_without_a_second_reference_there_is_no_floor() -> None:
     assert candidate.paired["ratio"].floor is None
 
 
-def test_the_matrix_shows_the_floor_and_marks_what_is_beneath() -> None:
+def test_the_matrix_shows_the_floor_and_marks_values_below_it() -> None:
     run = finish(make_suite(), [REFERENCE, AGAIN, perplexity("nf4", 1.0005)])
     [lines] = show_tables(run)
     again, candidate = (next(x for x in lines if name in x) for name in ("fp32] again", "nf4"))

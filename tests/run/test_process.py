@@ -13,7 +13,7 @@ import pytest
 
 from harness.records.run_file import Run, read_run
 from tests.support.cells_in_process import write_checkpoint
-from tests.support.misbehaving_models import TRIGGER, PidPipe, write_moody
+from tests.support.misbehaving_models import TRIGGER, PidPipe, write_misbehaving
 from tests.support.projects import Outcome, Project, find_records, finish, list_session
 
 MEASURE = f"""measure:
@@ -30,18 +30,18 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("models") / "calm", num_hidden_layers=1)
 
 
-def make_project(folder: Path, calm: Path, *moods: str) -> tuple[Project, PidPipe]:
-    """A suite with a calm model, then one per mood, then a calm one again; no reference."""
+def make_project(folder: Path, calm: Path, *behaviours: str) -> tuple[Project, PidPipe]:
+    """A suite with a calm model, then the misbehaving ones, then a calm one again; no reference."""
     project = Project(folder)
     pipe = PidPipe(folder / "pids")
-    names = ["first", *moods, "last"]
-    for mood in moods:
-        write_moody(folder / mood, calm, mood.partition("-")[0], folder / "pids")  # type: ignore[arg-type]
+    names = ["first", *behaviours, "last"]
+    for behaviour in behaviours:
+        write_misbehaving(folder / behaviour, calm, behaviour.partition("-")[0], folder / "pids")  # type: ignore[arg-type]
     for name in ("first", "last"):
         (folder / name).symlink_to(calm)
     entries = [f"  - {{name: {name}, source: ../{name}" for name in names]
     models = "".join(
-        e + (", trust_remote_code: true}\n" if name in moods else "}\n")
+        e + (", trust_remote_code: true}\n" if name in behaviours else "}\n")
         for e, name in zip(entries, names, strict=True)
     )
     project.write("suites/s.yaml", f"name: s\nmodels:\n{models}precisions: [fp32]\n{MEASURE}")
@@ -134,7 +134,7 @@ def test_a_death_is_a_failed_record_with_its_reason(
     assert shown.startswith(f"{model}[fp32] perplexity failed: {reason}\nRun file: results/runs/s/")
     if model == "segfault":
         assert "Fatal Python error: Segmentation fault" in record.traceback
-        assert "moody.py" in record.traceback
+        assert "misbehaving.py" in record.traceback
     if model == "throw":
         assert "in throw" in record.traceback
 

@@ -1,4 +1,4 @@
-"""references: a stored record stands in only where nothing that matters has changed."""
+"""References: a stored record is used only where nothing that matters has changed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Checkpoints whose own code misbehaves once a sequence of a certain length comes along.
+"""Checkpoints whose own code misbehaves at sequences of one length.
 
-Real models, loaded with ``trust_remote_code: true``: a tiny Llama that is calm except that it
-hangs, dies or raises at perplexity windows of `TRIGGER` tokens, whose last is not fed. Before it
-hangs it tells its process id to a pipe.
+Real models, loaded with ``trust_remote_code: true``: a tiny Llama that hangs, dies or raises at
+perplexity windows of `TRIGGER` tokens, the last of which is not fed. Before it hangs it writes its
+process id to a pipe.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import signal
 from transformers import LlamaForCausalLM
 
 
-class MoodyForCausalLM(LlamaForCausalLM):
+class MisbehavingForCausalLM(LlamaForCausalLM):
     def forward(self, input_ids=None, logits_to_keep=0, **given):
         if input_ids is not None and input_ids.shape[1] == {TRIGGER - 1}:
-            getattr(self, self.config.mood)()
+            getattr(self, self.config.misbehaviour)()
         return super().forward(input_ids=input_ids, logits_to_keep=logits_to_keep, **given)
 
     def hang(self):
@@ -46,17 +46,17 @@ class MoodyForCausalLM(LlamaForCausalLM):
 """
 
 
-def write_moody(
-    folder: Path, calm: Path, mood: Literal["hang", "segfault", "throw", "leave"], pipe: Path
+def write_misbehaving(
+    folder: Path, calm: Path, behaviour: Literal["hang", "segfault", "throw", "leave"], pipe: Path
 ) -> Path:
-    """A copy of the checkpoint ``calm`` with a mood."""
+    """A copy of the checkpoint ``calm`` that misbehaves."""
     shutil.copytree(calm, folder)
-    (folder / "moody.py").write_text(_CODE)
+    (folder / "misbehaving.py").write_text(_CODE)
     config = json.loads((folder / "config.json").read_text())
     config |= {
-        "architectures": ["MoodyForCausalLM"],
-        "auto_map": {"AutoModelForCausalLM": "moody.MoodyForCausalLM"},
-        "mood": mood,
+        "architectures": ["MisbehavingForCausalLM"],
+        "auto_map": {"AutoModelForCausalLM": "misbehaving.MisbehavingForCausalLM"},
+        "misbehaviour": behaviour,
         "pipe": str(pipe),
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -64,7 +64,7 @@ def write_moody(
 
 
 class PidPipe:
-    """A named pipe to which hanging models tell their process ids."""
+    """A named pipe to which hanging models write their process ids."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)

@@ -56,7 +56,7 @@ class Outcome:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Title -> what stands beneath it in the section FAILURES."""
+        """Title -> the text below it in the section FAILURES."""
         section = re.search(r"^=+ FAILURES =+\n(.*?)^(=+|-+) .*[=-]+$", self.text, re.S | re.M)
         parts = re.split(r"^_{3,} (\S+) _{3,}\n", section[1] if section else "", flags=re.M)
         return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))

@@ -1,4 +1,4 @@
-"""Records, made by hand, for tests of what is done with them."""
+"""Made-up records, for tests of code that uses records."""
 
 from __future__ import annotations
 

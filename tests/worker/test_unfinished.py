@@ -22,7 +22,7 @@ from harness.run.process import CellProcess
 from harness.timing import workloads
 from tests.support.cells_in_process import write_checkpoint, write_llama
 from tests.support.executors import Watched
-from tests.support.misbehaving_models import TRIGGER, PidPipe, write_moody
+from tests.support.misbehaving_models import TRIGGER, PidPipe, write_misbehaving
 from tests.support.projects import Project, find_records, finish
 
 TWO_PROMPTS = f"prompt_tokens: [8, {TRIGGER - 1}]"
@@ -102,7 +102,7 @@ def test_so_does_one_that_hangs(checkpoint: Path, machine: Machine) -> None:
 
 def test_so_does_one_that_raises(tmp_path: Path, machine: Machine) -> None:
     calm = write_checkpoint(tmp_path / "calm")
-    throwing = write_moody(tmp_path / "throwing", calm, "throw", tmp_path / "pids")
+    throwing = write_misbehaving(tmp_path / "throwing", calm, "throw", tmp_path / "pids")
     given = {"prompt_tokens": (8, TRIGGER - 1), "batch_sizes": (1, 2)}
     record = Watched(machine).measure_speed(throwing, remote=True, **given)
     assert record.validity.status == "failed"
@@ -199,13 +199,13 @@ def interrupting(machine: Machine, process: int, done: int) -> Watched:
 def test_ctrl_c_keeps_the_processes_that_were_finished(
     checkpoint: Path, machine: Machine, done: int, rounds: list[list[int]]
 ) -> None:
-    """And of the one that was not, the shapes that were."""
+    """And the finished workloads of the one that was not."""
     with pytest.raises(Interrupted) as stopped:
         interrupting(machine, 3, done).measure_speed(checkpoint, batch_sizes=(1, 2), processes=5)
     record = stopped.value.record
     assert record.validity.status == "flagged"
     assert "interrupted after 2 of 5 processes" in record.validity.reasons
-    assert [record.samples[shape]["rounds_per_process"] for shape in ("1", "2")] == rounds
+    assert [record.samples[batch]["rounds_per_process"] for batch in ("1", "2")] == rounds
     assert record.values["decode_tokens_per_s[1]"].interval is not None
 
 
@@ -229,10 +229,10 @@ def test_ctrl_c_before_anything_was_measured_is_just_that(
     assert not isinstance(stopped.value, Interrupted)
 
 
-def make_project(folder: Path, mood: Any, processes: int) -> Project:
+def make_project(folder: Path, behaviour: Any, processes: int) -> Project:
     project = Project(folder)
     calm = write_checkpoint(folder / "calm", num_hidden_layers=1)
-    write_moody(folder / "m", calm, mood, folder / "pids")
+    write_misbehaving(folder / "m", calm, behaviour, folder / "pids")
     project.write("suites/s.yaml", SUITE.format(prompts=TWO_PROMPTS, processes=processes))
     return project
 
