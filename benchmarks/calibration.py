@@ -1,4 +1,4 @@
-"""Whether verdicts hold: how often they cry wolf, and how often they sleep, in one command.
+"""How often verdicts are wrong: false alarms and missed harms, in one command.
 
     python benchmarks/calibration.py [--repeats 1500]
     python benchmarks/calibration.py --real [--runs 20] [--precision nf4]
@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=20, help="real A/A runs")
     parser.add_argument("--pairs", type=int, default=6, help="real pairs of fresh processes")
     parser.add_argument(
-        "--precision", action="append", help="only these of the smoke suite, beside its reference"
+        "--precision", action="append", help="only these of the smoke suite, next to its reference"
     )
     parser.add_argument("--work", type=Path, help="where real runs are kept; by default nowhere")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")

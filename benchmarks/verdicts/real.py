@@ -112,7 +112,7 @@ def _run_suite(repository: Path, name: str, work: Path) -> Run:
 
 
 def _check_runs(repository: Path, work: Path, count: int, notes: list[str]) -> list[Share]:
-    """Every run beside the first, and by what was blessed of the first three."""
+    """Every run compared with the first, and with what was blessed from the first three."""
     runs = []
     for number in range(count):
         runs.append(_run_suite(repository, "smoke", work / f"run-{number}"))
@@ -171,7 +171,7 @@ def _count(judge: str, name: str, found: Found) -> list[Share]:
 
 
 def _check_nf4(repository: Path, work: Path, notes: list[str]) -> Share:
-    """A limit as tight as bf16's, on nf4 beside bf16."""
+    """A limit as tight as bf16's, on nf4 compared with bf16."""
     run = _run_suite(repository, "equal", work / "equal")
     verdicts = [v for record in run.records for v in record.verdicts]
     notes += [v.text for v in verdicts]

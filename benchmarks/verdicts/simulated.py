@@ -1,4 +1,4 @@
-"""Simulated comparisons: how often each verdict cries wolf, and how often it sleeps."""
+"""Simulated comparisons: how often each verdict raises a false alarm or misses a harm."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Tries:
 def check_judge(tries: Tries, judge: Judge, world: World) -> Iterator[Share]:
     """False alarms of A/A runs; and whether the harm that these say they would see is seen."""
     same = tries.ask(f"{judge.name} {world.name} A/A", partial(_ask, judge, world, 0.0))
-    # A text has no spread between runs on one machine, and a single blessed run tells of none.
+    # A text has no spread between runs on one machine, and a single blessed run shows none.
     unknown = judge.name == thresholds_judge(1).name and world.name.startswith("perplexity")
     yield Share(
         judge.name,

@@ -170,7 +170,7 @@ def _check_runs(runs: Sequence[Run]) -> None:
     for place, run in enumerate(runs):
         _check_run(run)
         if run in runs[:place]:
-            raise InputError(f"{run.run.id} was given twice: a copy does not tell how runs differ")
+            raise InputError(f"{run.run.id} was given twice: a copy does not show how runs differ")
     for what, found in (
         ("suites", {str(run.suite.get("sha256")) for run in runs}),
         ("commits", {run.run.git_sha for run in runs}),

@@ -161,7 +161,7 @@ def _compare_items(before: str, now: str) -> Harm:
 def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
     """Why no record can be judged by this threshold; None where one can."""
     if spec is None or spec.margin is None:
-        return "no threshold is kept of such a value"
+        return "the harness keeps no threshold of this value"
     if (threshold.better, threshold.unit) != (spec.better, spec.unit):
         theirs, ours = (f"{x.better} is better, in {x.unit!r}" for x in (threshold, spec))
         return f"the threshold says that {theirs}, the harness that {ours}"
@@ -221,7 +221,7 @@ def _decide(
     largest_p = largest_p if timed else FALSE_DISCOVERY_RATE
     if threshold.margin is None:
         sigma = f"{threshold.spread or 0.0:{'.2%' if timed else '.2g'}}"
-        why = f"runs of one commit differ by σ = {sigma}: no margin would tell"
+        why = f"runs of one commit differ by σ = {sigma}, too much for any margin"
         decision = Decision("INCONCLUSIVE", why)
     else:
         confidence = 0.95 if harm.p is None else 1 - largest_p / 2

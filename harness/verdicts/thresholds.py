@@ -32,7 +32,7 @@ _LONGEST_FACT = 40  # characters; a longer fact is stored as its hash
 
 
 class _Frozen(BaseModel):
-    """Nothing is coerced and no number is NaN or infinite: such a margin would pass anything."""
+    """Nothing is coerced and no number is NaN or infinite: an infinite margin would pass all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

@@ -89,7 +89,7 @@ def test_runs_of_different_suites_or_one_run_twice_are_refused() -> None:
     other = run.model_copy(update={"suite": {**run.suite, "sha256": "6" * 64}})
     with pytest.raises(InputError, match="different suites"):
         blessed(run, other)
-    with pytest.raises(InputError, match="given twice: a copy does not tell how runs differ"):
+    with pytest.raises(InputError, match="given twice: a copy does not show how runs differ"):
         blessed(run, make_run(*EVERYTHING))
 
 
@@ -117,14 +117,14 @@ def test_runs_of_one_commit_tell_the_spread_by_hand() -> None:
     assert threshold.n == 3
 
 
-def test_a_spread_that_leaves_no_margin_is_said_and_not_widened() -> None:
+def test_a_spread_that_leaves_no_margin_is_reported_and_not_widened() -> None:
     mib = 1 << 20
     runs = [make_run(make_peaks(size * mib)) for size in (100, 130, 160)]
     thresholds = blessed(*runs)
     assert thresholds.cells["m[nf4]"]["memory"].values["peak_bytes"].margin is None
     [first, *_] = judge_thresholds(thresholds, ENVIRONMENT, make_peaks(200 * mib))
     assert first.verdict == "INCONCLUSIVE"
-    assert "runs of one commit differ by σ = 3.1e+07: no margin would tell" in first.text
+    assert "runs of one commit differ by σ = 3.1e+07, too much for any margin" in first.text
 
 
 def test_runs_of_one_process_each_are_the_processes_by_hand() -> None:
@@ -143,7 +143,7 @@ def test_a_part_of_a_suite_changes_its_own_thresholds_only() -> None:
 
 
 def test_parts_of_a_suite_are_blessed_together() -> None:
-    """One run per precision: each is of what it has measured, a stand-in of the reference none."""
+    """One run per precision: each value is from the run that measured it, not reused."""
     full = make_run(make_peaks(5 << 30), make_perplexity(150.0, 160.0), id="s/1")
     stand_in = make_perplexity(150.0, 160.0, reference_only=True, reused_from="s/1")
     part = make_run(make_choices(), stand_in, id="s/2")
@@ -191,7 +191,7 @@ def test_no_threshold_is_lost_because_a_run_was_unsteady() -> None:
     assert "stays as it was: prefill_tokens_per_s[1] would no longer have" in result.left_out[1]
 
 
-def test_what_a_suite_no_longer_measures_is_told_to_be_gone() -> None:
+def test_what_a_suite_no_longer_measures_is_reported_as_gone() -> None:
     first = blessed(make_run(speeds(0.01)))
     result = bless([make_run(make_speeds(100.0))], "cpu-xeon", first, "why", "2026-01-03")
     assert result.changes == ("m[nf4] throughput.prefill_tokens_per_s[1]: gone, was 900 tokens/s",)

@@ -1,4 +1,4 @@
-"""compare: what got worse, what is the same, what cannot be told, and what may not be compared."""
+"""compare: what got worse, what is the same, what is undecided, and what may not be compared."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_bytes_are_exact() -> None:
     assert set(verdicts(compare(make_peaks(big), make_peaks(big))).values()) == {"IDENTICAL"}
 
 
-def test_an_improvement_is_told_and_is_a_pass() -> None:
+def test_an_improvement_is_named_and_is_a_pass() -> None:
     [one] = compare(make_speeds(100.0), make_speeds(120.0)).compared
     assert (one.verdict, one.improved) == ("PASS", True)
     assert not compare(make_speeds(100.0), make_speeds(101.0)).compared[0].improved
@@ -322,9 +322,9 @@ def test_a_refusal_says_what_both_sides_have() -> None:
 def test_the_table_has_the_worst_first_and_counts_what_is_equal() -> None:
     before = make_run(make_choices(n=2000), make_speeds(100.0), make_peaks(1 << 30))
     after = make_run(make_choices(60, 10, 2000), make_speeds(101.0), make_peaks(1 << 30))
-    found = NamedComparison("night 1", "night 2", compare_runs(before, after))
+    found = NamedComparison("run 1", "run 2", compare_runs(before, after))
     lines = write_terminal(show_comparison(found)).splitlines()
-    assert lines[:2] == ["A: night 1", "B: night 2"]
+    assert lines[:2] == ["A: run 1", "B: run 2"]
     assert lines[4].split()[:2] == ["m[nf4]", "mmlu.acc"]
     assert lines[4].endswith("FAIL")
     assert lines[-1] == "FAIL: 1 FAIL, 5 IDENTICAL, 1 PASS"

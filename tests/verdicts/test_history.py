@@ -1,4 +1,4 @@
-"""Shifts of a level: found where they are, and not where there is noise or one odd night."""
+"""Changes of level: found where they are, and not where there is noise or one odd run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ A = [10.0, 10.1, 9.9, 10.0, 10.1, 9.9]
 B = [12.0, 12.1, 11.9, 12.0, 12.1, 11.9]
 
 
-def nights(values: list[float], **fields: object) -> list[Observation]:
+def observe(values: list[float], **fields: object) -> list[Observation]:
     given = {"sha": None, "dirty": False, "identity": {}, "conditions": {}, **fields}
     return [
         Observation(run=f"r{i}", utc=f"2026-01-{i + 1:02}", value=value, **given)  # type: ignore[arg-type]
@@ -49,7 +49,7 @@ def test_noise_alone_shifts_in_at_most_one_history_in_twenty(count: int) -> None
     )
 
 
-def test_noise_with_one_odd_night_has_no_shift_either() -> None:
+def test_noise_with_one_odd_run_has_no_shift_either() -> None:
     found = 0
     for i, values in enumerate(simulate(5)):
         values[i % 30] *= 1.1
@@ -58,7 +58,7 @@ def test_noise_with_one_odd_night_has_no_shift_either() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.95, 1.05])
-def test_a_shift_of_five_percent_is_found_at_its_night(factor: float) -> None:
+def test_a_shift_of_five_percent_is_found_at_its_run(factor: float) -> None:
     found = 0
     for values in simulate(7):
         shifted = [v * factor if i >= 15 else v for i, v in enumerate(values)]
@@ -67,7 +67,7 @@ def test_a_shift_of_five_percent_is_found_at_its_night(factor: float) -> None:
     assert found >= 0.95 * HISTORIES
 
 
-def test_an_odd_night_hides_no_shift() -> None:
+def test_an_odd_run_hides_no_shift() -> None:
     found = 0
     for i, values in enumerate(simulate(8)):
         shifted = [v * 1.05 if i >= 15 else v for i, v in enumerate(values)]
@@ -93,30 +93,30 @@ def test_several_shifts_are_found_there_and_back() -> None:
     assert find_change_points(A + B + [v + 4 for v in A]) == [6, 12]
 
 
-def test_values_that_repeat_exactly_shift_where_two_nights_stay() -> None:
+def test_values_that_repeat_exactly_shift_where_two_runs_stay() -> None:
     assert find_change_points([3.1] * 5 + [3.2] * 2) == [5]
     assert find_change_points([3.1, 3.1, 3.2, 3.2]) == [2]
     assert find_change_points([3.1] * 30) == []
 
 
 @pytest.mark.parametrize("odd", [0, 1, 4, 7, 8])
-def test_a_single_night_is_no_shift_wherever_it_is(odd: int) -> None:
+def test_a_single_run_is_no_shift_wherever_it_is(odd: int) -> None:
     values = [3.1] * 9
     values[odd] = 9.0
     assert find_change_points(values) == []
 
 
-def test_a_night_between_two_levels_is_no_level_of_its_own() -> None:
+def test_a_run_between_two_levels_is_no_level_of_its_own() -> None:
     assert find_change_points([3.1] * 6 + [3.14] + [3.2] * 6) in ([6], [7])
 
 
-def test_too_few_nights_show_nothing() -> None:
+def test_too_few_runs_show_nothing() -> None:
     assert find_change_points([]) == []
     assert find_change_points([1.0]) == []
     assert find_change_points([1.0, 1.0, 2.0]) == []
 
 
-def test_the_odd_night_is_named_and_the_shift_is_not_one() -> None:
+def test_the_odd_run_is_named_and_the_shift_is_not_one() -> None:
     assert find_outliers([*A, 30.0, *A]) == {6: 10.0}
     assert find_outliers(A + B) == {}
     assert find_outliers([1.0, 2.0]) == {}
@@ -128,28 +128,28 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         find_change_points(A + B)
 
 
-# stretches
+# segments
 
 
-def test_a_shift_says_between_which_nights_and_levels_it_is() -> None:
-    (segment,) = divide(nights(A + B), logarithmic=False)
-    (shift,) = segment.change_points
-    assert (shift.previous.run, shift.observation.run) == ("r5", "r6")
-    assert (shift.before, shift.after) == (10.0, 12.0)
-    assert shift.change == pytest.approx(0.2)
+def test_a_shift_says_between_which_runs_and_levels_it_is() -> None:
+    (segment,) = divide(observe(A + B), logarithmic=False)
+    (point,) = segment.change_points
+    assert (point.previous.run, point.observation.run) == ("r5", "r6")
+    assert (point.before, point.after) == (10.0, 12.0)
+    assert point.change == pytest.approx(0.2)
     assert segment.outliers == ()
 
 
-def test_levels_are_medians_so_that_an_odd_night_moves_none() -> None:
-    (segment,) = divide(nights([*A, 50.0, *A, *B]), logarithmic=False)
-    (shift,) = segment.change_points
-    assert (shift.before, shift.after) == (10.0, 12.0)
-    assert [night.run for night in segment.outliers] == ["r6"]
+def test_levels_are_medians_so_that_an_odd_run_moves_none() -> None:
+    (segment,) = divide(observe([*A, 50.0, *A, *B]), logarithmic=False)
+    (point,) = segment.change_points
+    assert (point.before, point.after) == (10.0, 12.0)
+    assert [one.run for one in segment.outliers] == ["r6"]
 
 
-def test_nights_that_cannot_be_compared_are_stretches_of_their_own() -> None:
-    old = nights(A, identity={"weights": "x", "protocol.context": 512})
-    new = nights(B, identity={"weights": "x", "protocol.context": 1024, "protocol.stride": 8})
+def test_runs_that_cannot_be_compared_are_segments_of_their_own() -> None:
+    old = observe(A, identity={"weights": "x", "protocol.context": 512})
+    new = observe(B, identity={"weights": "x", "protocol.context": 1024, "protocol.stride": 8})
     first, second = divide([*old, *new], logarithmic=False)
     assert first.changed == ()
     assert second.changed == ("protocol.context", "protocol.stride")
@@ -162,29 +162,29 @@ def test_speeds_are_judged_by_their_ratios() -> None:
     random = np.random.default_rng(3)
     levels = [1.0] * 10 + [1.5] * 10 + [100.0] * 10
     values = [v * math.exp(0.01 * random.standard_normal()) for v in levels]
-    (segment,) = divide(nights(values), logarithmic=True)
-    assert [shift.observation.run for shift in segment.change_points] == ["r10", "r20"]
-    (linear,) = divide(nights(values), logarithmic=False)
-    assert [shift.observation.run for shift in linear.change_points] != ["r10", "r20"]
-    assert divide(nights([0.0, *A]), logarithmic=True)[0].change_points == ()
+    (segment,) = divide(observe(values), logarithmic=True)
+    assert [one.observation.run for one in segment.change_points] == ["r10", "r20"]
+    (linear,) = divide(observe(values), logarithmic=False)
+    assert [one.observation.run for one in linear.change_points] != ["r10", "r20"]
+    assert divide(observe([0.0, *A]), logarithmic=True)[0].change_points == ()
 
 
 def test_differences_of_rounding_are_no_shift() -> None:
-    (segment,) = divide(nights([1.7223741] * 5 + [1.7223742] * 5), logarithmic=False)
+    (segment,) = divide(observe([1.7223741] * 5 + [1.7223742] * 5), logarithmic=False)
     assert segment.change_points == ()
-    (segment,) = divide(nights([1.7223] * 5 + [1.7224] * 5), logarithmic=False)
+    (segment,) = divide(observe([1.7223] * 5 + [1.7224] * 5), logarithmic=False)
     assert len(segment.change_points) == 1
 
 
-def test_what_else_is_new_is_told_with_a_shift() -> None:
-    before = nights(A, sha="a" * 40, conditions={"torch": "2.12", "python": "3.11"})
-    after = nights(B, sha="a" * 40, conditions={"torch": "2.13", "python": "3.11"})
-    (shift,) = divide([*before, *after], logarithmic=False)[0].change_points
-    assert shift.changed == ("torch",)
-    assert shift.same_commit
-    dirty = nights(B, sha="a" * 40, dirty=True)
+def test_what_else_is_new_is_named_with_a_change() -> None:
+    before = observe(A, sha="a" * 40, conditions={"torch": "2.12", "python": "3.11"})
+    after = observe(B, sha="a" * 40, conditions={"torch": "2.13", "python": "3.11"})
+    (point,) = divide([*before, *after], logarithmic=False)[0].change_points
+    assert point.changed == ("torch",)
+    assert point.same_commit
+    dirty = observe(B, sha="a" * 40, dirty=True)
     assert not divide([*before, *dirty], logarithmic=False)[0].change_points[0].same_commit
-    unknown = divide(nights(A + B), logarithmic=False)[0].change_points[0]
+    unknown = divide(observe(A + B), logarithmic=False)[0].change_points[0]
     assert not unknown.same_commit
 
 
@@ -192,7 +192,7 @@ def test_what_else_is_new_is_told_with_a_shift() -> None:
 
 
 def series(values: list[float], better: str | None, margin: Margin | None) -> Series:
-    segments = divide(nights(values), logarithmic=False)
+    segments = divide(observe(values), logarithmic=False)
     return Series("s", "cpu", "m[nf4]", "perplexity.ppl", "", better, margin, segments)  # type: ignore[arg-type]
 
 
@@ -218,12 +218,12 @@ def test_shifts_within_the_margin_are_quiet_until_they_add_up() -> None:
     assert series([*small, *[1.016] * 5], "lower", Margin(relative=0.01)).is_notable
 
 
-def test_a_series_is_short_where_no_stretch_could_show_a_shift() -> None:
+def test_a_series_is_short_where_no_segment_could_show_a_change() -> None:
     assert series([1.0, 1.0, 2.0], "lower", None).is_short
     assert not series(A, "lower", None).is_short
 
 
 def test_a_level_of_zero_has_no_percentage() -> None:
-    (segment,) = divide(nights([0.0] * 4 + [1.0] * 4), logarithmic=False)
+    (segment,) = divide(observe([0.0] * 4 + [1.0] * 4), logarithmic=False)
     assert isinstance(segment, Segment)
     assert segment.change_points[0].change is None

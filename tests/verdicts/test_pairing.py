@@ -1,4 +1,4 @@
-"""judge: both sides of every limit, and every reason not to judge."""
+"""Records compared with the reference: both sides of every limit, every reason not to judge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from harness.catalog import load_measurement, load_precision
-from harness.records.identity import differing_fields
 from harness.records.record import Record, Value, Verdict
 from harness.suite.models import Limit, MeasurementSpec, ModelSpec, PrecisionSpec, Suite
 from harness.verdicts.pairing import complete_record, complete_records
@@ -262,19 +261,6 @@ def test_an_unavailable_value_is_inconclusive() -> None:
     assert verdict.text.endswith("against max 9: generate_peak_bytes is unavailable")
 
 
-def test_how_memory_was_read_is_no_part_of_what_was_measured() -> None:
-    assert differing_fields({"method": "a", "context": 1}, {"method": "b", "context": 1}) == []
-    assert differing_fields({"context": 1, "b": None}, {"context": 2}) == ["context"]
-
-
-def test_a_file_s_name_does_not_count_beside_its_hash_and_neither_does_how_often() -> None:
-    ours = {"text": {"path": "a.txt"}, "text_sha256": "x", "processes": 1, "batch_sizes": [1]}
-    theirs = {"text": {"path": "b.txt"}, "text_sha256": "x", "processes": 9, "batch_sizes": [1, 8]}
-    assert differing_fields(ours, theirs) == []
-    assert differing_fields(ours, {**theirs, "text_sha256": "y"}) == ["text_sha256"]
-    assert differing_fields({"text": "a"}, {"text": "b"}) == ["text"]
-
-
 def test_the_reference_has_no_paired_values_of_its_own() -> None:
     done = complete_record(make_suite(), REFERENCE, REFERENCE)
     assert done.paired == {}
@@ -298,7 +284,7 @@ def test_every_record_is_completed_with_the_reference_of_its_own_model() -> None
 
 
 def paired_items(lost: int, won: int, n: int) -> tuple[Record, Record]:
-    """A candidate and a reference whose n answers differ as told, half of the others right."""
+    """A candidate and a reference whose n answers differ so, half of the others right."""
     same = "10" * ((n - lost - won) // 2) + "1" * ((n - lost - won) % 2)
     return tuple(  # type: ignore[return-value]
         make_record("mmlu", p, items={"right": right})

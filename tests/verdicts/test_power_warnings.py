@@ -20,11 +20,11 @@ def limit(metric: str, **bounds: float) -> Limit:
 DROP = limit("mmlu.accuracy_drop", max=0.01)
 
 
-@pytest.mark.parametrize(("items", "told"), [(1000, 1), (6276, 1), (6277, 0), (15_000, 0)])
-def test_a_drop_finer_than_the_items_see_is_told(items: int, told: int) -> None:
+@pytest.mark.parametrize(("items", "warnings"), [(1000, 1), (6276, 1), (6277, 0), (15_000, 0)])
+def test_a_drop_finer_than_the_items_detect_is_announced(items: int, warnings: int) -> None:
     """METHOD.md 4: at 8 % of flips one point takes 6,277 items, and 1,000 see 2.5 points."""
     texts = list(announce_items([DROP], "m", "nf4", "mmlu", items))
-    assert len(texts) == told
+    assert len(texts) == warnings
     if items == 1000:
         assert texts[0].startswith("s.yaml:9:5: mmlu.accuracy_drop max 0.01 is finer than 1,000")
         assert "a drop of 0.025 or more; 6,277 items would be enough" in texts[0]
@@ -49,8 +49,8 @@ def test_a_limit_is_announced_for_its_own_cells_only() -> None:
     assert list(announce_items([DROP], "m", "nf4", "hellaswag", 10)) == []
 
 
-@pytest.mark.parametrize(("processes", "told"), [(1, 1), (3, 0)])
-def test_a_speed_limit_needs_several_processes(processes: int, told: int) -> None:
+@pytest.mark.parametrize(("processes", "warnings"), [(1, 1), (3, 0)])
+def test_a_speed_limit_needs_several_processes(processes: int, warnings: int) -> None:
     options = load_measurement("throughput").options(processes=processes)
     spec = MeasurementSpec(name="throughput", options=options)
     speed, size = (
@@ -58,7 +58,7 @@ def test_a_speed_limit_needs_several_processes(processes: int, told: int) -> Non
         limit("footprint.size_ratio", max=1),
     )
     texts = list(announce_processes([speed, size], "m", "nf4", spec))
-    assert len(texts) == told
+    assert len(texts) == warnings
     assert all("cannot be decided by one process" in text for text in texts)
 
 
@@ -88,5 +88,5 @@ def test_a_run_says_so_before_the_first_number(tmp_path: Path) -> None:
     speeds = outcome.text.index("throughput.decode_speedup[1] min 0.5 cannot be decided by one")
     assert speeds < first, outcome.text
     assert outcome.text.count("mmlu.accuracy_drop max 0.02 is finer than 12 items can show") == 1
-    told = outcome.text.index("is finer than 12 items can show")
-    assert told < outcome.text.index("m[fp32]::mmlu PASSED")
+    warned = outcome.text.index("is finer than 12 items can show")
+    assert warned < outcome.text.index("m[fp32]::mmlu PASSED")

@@ -116,7 +116,7 @@ def test_both_sides_of_a_margin() -> None:
 
 
 def test_one_process_is_judged_by_the_blessed_spread() -> None:
-    """A nightly run of one process: 10 % slower shows, 2 % may be its luck."""
+    """A run of one process: 10 % slower shows, 2 % may be luck."""
     thresholds = blessed(make_run(make_speeds(100.0, 0.01, 6)))
 
     def judged(speed: float) -> str:
@@ -169,11 +169,11 @@ def test_what_is_surely_better_proposes_to_be_blessed() -> None:
 
 
 def test_small_steps_are_compared_with_the_anchor() -> None:
-    """Each night 1 % slower than the last passes against the last, not against what was blessed."""
+    """Each run 1 % slower than the last passes against the last, not against the blessed one."""
     thresholds = blessed(make_run(make_speeds(100.0)))
-    nights = [outcomes(thresholds, make_speeds(100.0 - n)).popitem()[1] for n in range(8)]
-    assert nights[0] == "PASS"
-    assert nights[-1] == "FAIL"
+    steps = [outcomes(thresholds, make_speeds(100.0 - n)).popitem()[1] for n in range(8)]
+    assert steps[0] == "PASS"
+    assert steps[-1] == "FAIL"
 
 
 def test_the_bounds_of_one_more_run_by_hand() -> None:
@@ -240,7 +240,7 @@ def test_a_slowdown_that_luck_explains_is_left_open() -> None:
 
 
 def test_equal_items_pass_only_with_the_blessed_number() -> None:
-    """A threshold tightened by hand is judged, though the items are those that were blessed."""
+    """An edited, tighter threshold is judged, though the items are those that were blessed."""
     base = make_perplexity(150.0, 160.0)
     thresholds = blessed(make_run(base))
     [verdict] = judge(thresholds, base)
@@ -270,14 +270,14 @@ def test_numbers_of_an_invalid_record_are_not_judged() -> None:
         (DECODE, {"unit": "tokens/min"}, "'tokens/min', the harness that higher is better, in"),
         (DECODE, {"spread": None}, "no spread between processes: bless from 3 or more of them"),
         (DECODE, {"value": 0}, "the threshold 0 is no positive number"),
-        ("tpot_s[1]", {}, "no threshold is kept of such a value"),
-        ("nosuch", {}, "no threshold is kept of such a value"),
+        ("tpot_s[1]", {}, "the harness keeps no threshold of this value"),
+        ("nosuch", {}, "the harness keeps no threshold of this value"),
     ],
 )
 def test_a_threshold_that_makes_no_sense_judges_nothing(
     name: str, update: dict[str, Any], why: str
 ) -> None:
-    """Such as one of an older harness, or edited by hand: neither a PASS nor a crash."""
+    """One of an older harness, or edited: neither a PASS nor a crash."""
     data = blessed(make_run(make_speeds(100.0))).model_dump(by_alias=True)
     values = data["cells"]["m[nf4]"]["throughput"]["values"]
     values[name] = {**values.pop(DECODE), **update}
