@@ -18,27 +18,22 @@ from safetensors import SafetensorError, safe_open
 CONFIG = "config.json"
 SINGLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-TOKENIZER_FILES = (
+_VOCABULARIES = (
+    "spiece.model",
+    "tekken.json",
     "tokenizer.json",
-    "tokenizer_config.json",
     "tokenizer.model",
     "vocab.json",
     "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "tekken.json",
-    "special_tokens_map.json",
+)
+TOKENIZER_FILES = (
+    *_VOCABULARIES,
     "added_tokens.json",
     "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
 )
-_VOCABULARIES = {
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "tekken.json",
-}
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -140,7 +135,7 @@ def check_safetensors(path: Path, source: str) -> None:
 
 def has_tokenizer(names: Iterable[str]) -> bool:
     """Whether these files include a vocabulary, the one part that every tokenizer needs."""
-    return not _VOCABULARIES.isdisjoint(names)
+    return any(name in _VOCABULARIES for name in names)
 
 
 def _describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
@@ -168,8 +163,7 @@ def _describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
 def check_has_tokenizer(source: str, names: Iterable[str]) -> None:
     """Raise `FilesMissing` unless these files include a vocabulary."""
     if not has_tokenizer(names):
-        known = ", ".join(sorted(_VOCABULARIES))
-        raise FilesMissing(f"{source} has no tokenizer (none of {known})")
+        raise FilesMissing(f"{source} has no tokenizer (none of {', '.join(_VOCABULARIES)})")
 
 
 def hash_files(paths: Iterable[Path], in_cache: bool) -> str:

@@ -153,6 +153,10 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_is(
         ({"measure": "measure: ▼{}"}, ["expected a mapping", "found an empty one"]),
         ({"measure": "measure: ▼[footprint]"}, ["expected a mapping", "found a list"]),
         ({"limits": "limits: ▼{a: 1}"}, ["limits: expected a list", "found a mapping"]),
+        (
+            {"reference": None, "measure": "measure: {▼divergence: {text: a/b}}"},
+            ["divergence compares with a reference: add `reference:`"],
+        ),
         # models
         ({"models": "models: [▼gpt2]"}, ["models[0]: expected a mapping, found the string 'gpt2'"]),
         ({"models": "models: [▼{name: m}]"}, ["models[0]: missing key 'source'"]),
@@ -470,6 +474,20 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(tmp_path: Pa
     assert [message.split(": ")[0] for message in messages] == [
         f"suites/x.yaml:{position}" for position in positions
     ]
+
+
+def test_all_mistakes_of_one_entry_and_those_between_limits_are_reported(tmp_path: Path) -> None:
+    marked = suite_text(
+        models="models: [{name: m, source: org/m, seed: ▼x}]",
+        precisions="precisions: [fp32, {name: ▼a b, use: nf4, ▼dq: 1, engine: ▼x}]",
+        limits="limits:\n"
+        "- {metric: ▼footprint.x, max: 3}\n"
+        "- {precision: fp32, metric: footprint.total_bytes, max: 3}\n"
+        "- ▼{precision: fp32, metric: footprint.total_bytes, max: 4}",
+    )
+    text, positions = strip_marks(marked)
+    messages = errors_of(tmp_path, text)
+    assert [message.split(": ")[0].split(":", 1)[1] for message in messages] == positions
 
 
 def test_a_mistake_is_not_reported_again_where_others_refer_to_it(tmp_path: Path) -> None:
