@@ -6,26 +6,23 @@
 #   setup      versions; installs wheels from WHEELS where something is missing
 #   check      tests/engines/test_cuda.py, then benchmarks/overhead.py
 #   smoke      suites/smoke.yaml
-#   shapes-1b  suites/shapes.yaml, Llama-3.2-1B's shape, with PRECISIONS
+#   shapes-1b  suites/shapes.yaml, random weights of Llama-3.2-1B's shape, with PRECISIONS
 #   shapes-8b  the same with Llama-3.1-8B's; writes a checkpoint of 16 GB under WORK once
-#   peers      lm-evaluation-harness beside us, where it is installed and TOKENIZER and DATA are given
+#   peers      the same tasks by lm-evaluation-harness, if installed, with TOKENIZER and DATA given
 #   all        each of them in turn (about half an hour)
 #
 # Variables: OUT (default ./gpu-out) receives summary.txt and one archive per step: run files, logs,
 # JUnit XML, `pip freeze`, `nvidia-smi -q`. WORK (default /tmp/gpu-check) keeps installed wheels and
 # random checkpoints from one call to the next. PYTHON, WHEELS (a folder; every wheel in it is
-# unpacked beside PYTHON's own packages), DEVICE (default cuda:0; with cpu the shapes are left
-# out), PRECISIONS (default bf16,int8,nf4,nf4-dq). Ends with 1 where a step failed.
+# installed for PYTHON under WORK), DEVICE (default cuda:0; cpu skips the shapes), PRECISIONS (default
+# bf16,int8,nf4,nf4-dq). Ends with 1 where a step failed.
 set -uo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# absolute PATH: seen from here, since the steps run in ROOT.
+# absolute PATH: as seen from here, since the steps run in ROOT.
 absolute() {
-    case $1 in
-        /* | '') printf '%s' "$1" ;;
-        *) printf '%s' "$PWD/$1" ;;
-    esac
+    case $1 in /* | '') printf '%s' "$1" ;; *) printf '%s' "$PWD/$1" ;; esac
 }
 
 PYTHON=${PYTHON:-python3}
@@ -46,9 +43,7 @@ STEPS=(setup check smoke shapes-1b shapes-8b peers)
 FAILED=()
 FOLDER=
 
-say() {
-    printf '\n== %s\n' "$*"
-}
+say() { printf '\n== %s\n' "$*"; }
 
 note() {
     printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$*" | tee -a "$OUT/summary.txt"
@@ -144,13 +139,9 @@ main() {
         steps=(setup "$@")
     fi
     for each in "${steps[@]}"; do
-        case " ${STEPS[*]} " in
-            *" $each "*) ;;
-            *)
-                echo "unknown step $each: ${STEPS[*]} or all" >&2
-                return 2
-                ;;
-        esac
+        [[ " ${STEPS[*]} " == *" $each "* ]] && continue
+        echo "unknown step $each: ${STEPS[*]} or all" >&2
+        return 2
     done
     mkdir -p "$OUT" "$WORK" "$SITE"
     cd "$ROOT" || return 1

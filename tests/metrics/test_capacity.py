@@ -1,4 +1,4 @@
-"""Largest context and batch, against sums done by hand."""
+"""Largest context and batch, against sums done on paper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bytes of a decode step and the FLOP of a prompt, against sums made by hand."""
+"""The bytes of a decode step and the FLOP of a prompt, against sums done on paper."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_is_unknown_stays_unknown() -> None:
     assert prefill_flop(make_work(layer_weights=7), 1, 2) is None
 
 
-def test_shares_by_hand() -> None:
+def test_shares_are_work_per_second_over_the_peak() -> None:
     """4 GB in 2 ms are 2 TB/s, half of what 4 TB/s allow."""
     assert share(4e9, 2e-3, 4e12) == pytest.approx(0.5)
     for unknown in ((None, 1.0, 1.0), (1.0, None, 1.0), (1.0, 1.0, None)):
