@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +44,15 @@ class CachedPrefixes:
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     length: int
 
-    def take(self, rows: torch.Tensor) -> Any:
+    def take(self, rows: Sequence[int]) -> Any:
         """The model's cache with the prefixes at ``rows``, one for each prompt that follows.
 
         `DynamicCache` given tensors would copy them.
         """
         cache = DynamicCache()
+        picked = torch.tensor(rows, device=self.layers[0][0].device)
         for layer in self.layers:
-            keys, values = (_take(tensor, rows) for tensor in layer)
+            keys, values = (_take(tensor, picked) for tensor in layer)
             made = DynamicLayer()
             made.lazy_initialization(keys, values)
             made.keys, made.values = keys, values

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -25,7 +26,7 @@ from harness.engines.transformers.forward import (
     batch_for_logits,
     keeps_logits,
 )
-from harness.engines.transformers.head import head_of
+from harness.engines.transformers.logit_picker import LogitPicker
 from harness.engines.transformers.prefix_cache import (
     CachedPrefixes,
     can_share,
@@ -60,7 +61,9 @@ def predict_tokens(
     unshared = ""
     for share in (True, False) if can_share(model) else (False,):
         tree = build_tree(rows, share)
-        scorer = _Scorer(model, device, rows, wanted, on_progress, batch_tokens)
+        scorer = _Scorer(
+            model, device, LogitPicker(model, device), rows, wanted, on_progress, batch_tokens
+        )
         try:
             with torch.inference_mode():
                 scorer.descend([(child, 0) for child in tree.root.children], None)
@@ -87,6 +90,7 @@ class _CacheDiffersError(Exception):
 class _Scorer:
     model: Any
     device: str
+    picker: LogitPicker
     rows: Sequence[Tokens]
     wanted: dict[int, list[Target]]
     on_progress: Callable[[int, int], None]
@@ -95,7 +99,6 @@ class _Scorer:
     padding: int = 0
     passes: int = 0
     finished: int = 0
-    picks: bool = True  # hidden states can be picked on their way into the head
     found: list[tuple[Hashable, float, bool]] = field(default_factory=list)
     _checked: bool = False
     _last: Target | None = None
@@ -167,7 +170,7 @@ class _Scorer:
     def _fit_logits(self, nodes: list[Node], longest: int) -> int:
         """How many of as many rows as ``nodes`` may go together for their logits to fit."""
         places = [(t.position - n.start, i) for i, n in enumerate(nodes) for t in self._targets(n)]
-        if self.picks:
+        if self.picker.picks:
             computed = math.ceil(len(set(places)) / len(nodes))
         else:
             computed = len({p for p, _ in places}) if keeps_logits(self.model) else longest
@@ -196,17 +199,12 @@ class _Scorer:
         ids = torch.zeros(len(nodes), length, dtype=torch.long)
         for i, node in enumerate(nodes):
             ids[i, : len(node.tokens)] = torch.tensor(node.tokens)
-        arguments: dict[str, Any] = {}
-        if parent is not None:
-            picked = torch.tensor([row for _, row in batch], device=self.device)
-            arguments["past_key_values"] = parent.take(picked)
         places = sorted(
             {(i, t.position - n.start) for i, n in enumerate(nodes) for t in self._targets(n)}
         )
-        result = self._call(ids.to(self.device), places, keep, arguments)
-        if result is None:
-            return self._forward(batch, parent, keep)
-        logits, cache = result
+        rows = [row for _, row in batch]
+        open_cache = None if parent is None else partial(parent.take, rows)
+        logits, cache = self.picker.read(ids, places, keep, open_cache)
         start = 0 if parent is None else parent.length
         kept = read_cache(cache, start + length) if keep else None
         if keep and kept is None:
@@ -217,50 +215,6 @@ class _Scorer:
         self.forwarded += tokens
         self.padding += ids.numel() - tokens
         return kept
-
-    def _call(
-        self,
-        ids: torch.Tensor,
-        places: list[tuple[int, int]],
-        keep: bool,
-        arguments: dict[str, Any],
-    ) -> tuple[torch.Tensor, Any] | None:
-        """Logits (len(places), vocabulary) at the given (row, position), and the cache.
-
-        The hidden states there are picked on their way into the head, so that no padding and no
-        other row's position goes through it; changes that a model makes to its logits behind the
-        head still happen. None, and no more picking, where not as many logits come out as went in.
-        """
-        places = places or [(0, ids.shape[1] - 1)]  # an empty choice of positions would mean all
-        given: dict[str, Any] = {"use_cache": keep or "past_key_values" in arguments, **arguments}
-        kept = list(range(ids.shape[1]))
-        if keeps_logits(self.model):
-            kept = sorted({position for _, position in places})
-            given["logits_to_keep"] = torch.tensor(kept, device=self.device)
-        column = {position: i for i, position in enumerate(kept)}
-        rows = torch.tensor([row for row, _ in places], device=self.device)
-        columns = torch.tensor([column[position] for _, position in places], device=self.device)
-        picked = []
-
-        def pick(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...] | None:
-            shape = (ids.shape[0], len(kept))
-            if not states or getattr(states[0], "shape", ())[:2] != shape:
-                return None
-            picked.append(True)
-            return (states[0][rows, columns][None], *states[1:])
-
-        head = head_of(self.model) if self.picks else None
-        hook = None if head is None else head.register_forward_pre_hook(pick)
-        try:
-            output = self.model(input_ids=ids, **given)
-        finally:
-            if hook is not None:
-                hook.remove()
-        logits, cache = output.logits, getattr(output, "past_key_values", None)
-        self.picks = bool(picked) and logits.shape[:2] == (1, len(places))
-        if self.picks:
-            return logits[0], cache
-        return None if picked else (logits[rows, columns], cache)
 
     def _score(
         self, nodes: list[Node], places: list[tuple[int, int]], logits: torch.Tensor
@@ -287,12 +241,9 @@ class _Scorer:
             return
         self._checked = True
         target = self._last
-        row = torch.tensor([self.rows[target.row][: target.position + 1]], device=self.device)
-        whole = self._call(row, [(0, target.position)], False, {})
-        if whole is None:
-            whole = self._call(row, [(0, target.position)], False, {})
-        assert whole is not None
-        [(expected, _)] = score_tokens(whole[0], [(0, target.token)])
+        row = torch.tensor([self.rows[target.row][: target.position + 1]])
+        logits, _ = self.picker.read(row, [(0, target.position)], keep_cache=False)
+        [(expected, _)] = score_tokens(logits, [(0, target.token)])
         apart = abs(self.found[-1][1] - expected)
         if apart > _tolerance(self.model):
             raise _CacheDiffersError(
