@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from harness.records.record import Record, Verdict
+from harness.records.record import Record
 from harness.records.run_file import Run
-from harness.records.values import base_name
 
 FAILING = frozenset({"FAIL", "failed", "invalid"})
 
@@ -39,7 +37,12 @@ def list_findings(run: Run) -> list[Finding]:
     """Every finding in the order of the records; what one reason did to a cell is one finding."""
     records = [record for record in run.records if not record.noise]
     verdicts = [
-        Finding(v.verdict, f"{r.cell.id} {v.metric}", v.text, _find_line(run, r, v))
+        Finding(
+            v.verdict,
+            f"{r.cell.id} {v.metric}",
+            v.text,
+            int(v.position.rsplit(":", 2)[1]) if v.position else None,
+        )
         for r in records
         for v in r.verdicts
         if v.verdict != "PASS"
@@ -58,24 +61,3 @@ def _list_without_numbers(records: Iterable[Record]) -> list[Finding]:
         Finding(status, f"{cell} {', '.join(measurements)}", why)
         for (cell, status, why), measurements in groups.items()
     ]
-
-
-def _find_line(run: Run, record: Record, verdict: Verdict) -> int | None:
-    """The line of the limit that was judged; a threshold and an earlier run have none."""
-    if verdict.against != "limit":
-        return None
-    limits = run.suite.get("limits", ())
-    known = [x for x in limits if x.get("position") and _covers(x, record, verdict.metric)]
-    if not known:
-        return None
-    # One value may have a limit `max` and another `min`: the sentence names its own.
-    judged = next((x for x in known if f"({x['position']})" in verdict.text), known[0])
-    return int(judged["position"].rsplit(":", 2)[1])
-
-
-def _covers(limit: Mapping[str, Any], record: Record, metric: str) -> bool:
-    return (
-        record.cell.precision in limit["precision"]
-        and record.cell.model in limit["model"]
-        and limit["metric"] in (metric, base_name(metric))
-    )

@@ -62,7 +62,14 @@ def _judge(
         needs_reference = spec is not None and spec.paired
         reason = why_not if needs_reference and why_not else f"{name} is unavailable"
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
-        return Verdict(verdict="INCONCLUSIVE", metric=metric, bound=bound, value=None, text=text)
+        return Verdict(
+            verdict="INCONCLUSIVE",
+            metric=metric,
+            bound=bound,
+            value=None,
+            text=text,
+            position=limit.position,
+        )
     sides = ((1, limit.max), (-1, limit.min))
     judged = [_judge_side(sign, edge, found, spec) for sign, edge in sides if edge is not None]
     decision, smallest, broken = min(judged, key=lambda one: _WORST.index(one[0].outcome))
@@ -85,6 +92,7 @@ def _judge(
         text=f"{text} ({limit.position}).",
         bounds=bounds,
         smallest_detectable=smallest,
+        position=limit.position,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -17,8 +17,9 @@ from harness.report.github import (
     write_step_summary,
 )
 from harness.suite.models import Limit
+from tests.report.test_matrix import SIZES
 from tests.support.records import make_record, make_run
-from tests.support.summaries import make_suite, resolve
+from tests.support.summaries import finish, make_suite
 
 ACTIONS = {"GITHUB_ACTIONS": "true"}
 ROOT = Path("/repo")
@@ -47,14 +48,8 @@ def parse(line: str) -> Command:
     return Command(kind, properties, message)
 
 
-def of_suite(*limits: Limit, file: str = "suites/s.yaml", records: Any = ()) -> Run:
-    described = resolve(make_suite("footprint", limits=limits), file)
-    return make_run(*records).model_copy(update={"suite": described})
-
-
-def limit(line: int, metric: str = "footprint.size_ratio", **bounds: float) -> Limit:
-    position = f"suites/s.yaml:{line}:5"
-    return Limit(precision=("nf4",), model=("m",), metric=metric, position=position, **bounds)
+def make(*records: Record, file: str = "suites/s.yaml") -> Run:
+    return make_run(*records).model_copy(update={"suite": {"name": "s", "file": file}})
 
 
 def judged(*verdicts: Verdict, precision: str = "nf4") -> Record:
@@ -65,7 +60,7 @@ def verdict(
     outcome: str = "FAIL",
     text: str = "m[nf4]: too large.",
     metric: str = "footprint.size_ratio",
-    against: str = "limit",
+    line: int | None = 3,
 ) -> Verdict:
     return Verdict(
         verdict=outcome,  # type: ignore[arg-type]
@@ -73,21 +68,18 @@ def verdict(
         bound="max 1",
         value=2.0,
         text=text,
-        against=against,  # type: ignore[arg-type]
+        against="threshold" if line is None else "limit",
+        position="" if line is None else f"suites/s.yaml:{line}:5",
     )
 
 
-def annotate(
-    run: Run, *records: Record, also_failing: tuple[str, ...] = (), **environ: str
-) -> list[Command]:
-    run = run.model_copy(update={"records": records})
-    lines = format_annotations({**ACTIONS, **environ}, [run], ROOT, also_failing)
+def annotate(*records: Record, also_failing: tuple[str, ...] = (), **environ: str) -> list[Command]:
+    lines = format_annotations({**ACTIONS, **environ}, [make(*records)], ROOT, also_failing)
     return [parse(line) for line in lines]
 
 
 def test_a_broken_limit_is_an_error_at_its_line_of_the_suite() -> None:
-    suite = of_suite(limit(12, max=1.0))
-    [command] = annotate(suite, judged(verdict()), GITHUB_WORKSPACE="/repo")
+    [command] = annotate(judged(verdict(line=12)), GITHUB_WORKSPACE="/repo")
     assert command == Command(
         "error",
         {
@@ -99,28 +91,37 @@ def test_a_broken_limit_is_an_error_at_its_line_of_the_suite() -> None:
     )
 
 
+def test_each_limit_that_was_judged_is_shown_at_its_own_line() -> None:
+    bounds = {7: ("footprint.size_ratio", {"max": 0.1}), 70: ("footprint.bits", {"min": 5.0})}
+    limits = tuple(
+        Limit(precision=("nf4",), model=("m",), metric=metric, position=f"s.yaml:{line}:5", **edge)
+        for line, (metric, edge) in bounds.items()
+    )
+    run = finish(make_suite("footprint", limits=limits), SIZES)
+    commands = [parse(line) for line in format_annotations(ACTIONS, [run], ROOT)]
+    assert [(c.kind, c.properties["line"]) for c in commands] == [("error", "7"), ("warning", "70")]
+
+
 def test_an_undecided_limit_is_a_warning_unless_it_fails_the_run() -> None:
-    suite, record = of_suite(limit(3, max=1.0)), judged(verdict("INCONCLUSIVE"))
-    assert [c.kind for c in annotate(suite, record)] == ["warning"]
-    assert [c.kind for c in annotate(suite, record, also_failing=("INCONCLUSIVE",))] == ["error"]
+    record = judged(verdict("INCONCLUSIVE"))
+    assert [c.kind for c in annotate(record)] == ["warning"]
+    assert [c.kind for c in annotate(record, also_failing=("INCONCLUSIVE",))] == ["error"]
 
 
 def test_what_passes_and_the_noise_floor_annotate_nothing() -> None:
     noise = make_record("footprint", "fp32", status="failed", noise=True)
-    assert annotate(of_suite(limit(3, max=1.0)), judged(verdict("PASS")), noise) == []
+    assert annotate(judged(verdict("PASS")), noise) == []
 
 
 @pytest.mark.parametrize("value", [None, "false", ""])
 def test_outside_github_there_is_nothing(value: str | None) -> None:
     environ = {} if value is None else {"GITHUB_ACTIONS": value}
-    run = of_suite(limit(3, max=1.0), records=[judged(verdict())])
-    assert format_annotations(environ, [run], ROOT) == []
+    assert format_annotations(environ, [make(judged(verdict()))], ROOT) == []
 
 
 def test_nothing_in_a_text_or_a_path_ends_a_command_early() -> None:
     text = "50 % of a:b, c\r\n::error::forged %0A %25"
-    records = [judged(verdict(text=text))]
-    run = of_suite(limit(3, max=1.0), file="a, b:100%/s.yaml", records=records)
+    run = make(judged(verdict(text=text)), file="a, b:100%/s.yaml")
     lines = format_annotations(ACTIONS, [run], ROOT)
     [command] = map(parse, lines)
     assert command.message == text
@@ -130,35 +131,9 @@ def test_nothing_in_a_text_or_a_path_ends_a_command_early() -> None:
     assert lines[0].startswith("::error file=/repo/a%2C b%3A100%25/s.yaml,line=3,")
 
 
-def test_each_of_two_limits_on_one_value_is_shown_at_its_own_line() -> None:
-    suite = of_suite(limit(7, max=1.0), limit(70, min=0.5))
-    commands = annotate(
-        suite,
-        judged(
-            verdict(text="below (suites/s.yaml:70:5)."), verdict(text="above (suites/s.yaml:7:5).")
-        ),
-    )
-    assert [c.properties["line"] for c in commands] == ["70", "7"]
-
-
-def test_a_limit_on_a_family_is_found_for_each_of_its_values() -> None:
-    speed = "throughput.decode_speedup"
-    others = limit(1, "throughput.ttft_s", max=1.0), limit(2, f"{speed}[1]", max=1.0)
-    commands = annotate(
-        of_suite(*others, limit(3, speed, min=1.0)), judged(verdict(metric=f"{speed}[8]"))
-    )
-    assert [c.properties["line"] for c in commands] == ["3"]
-
-
-def test_a_limit_of_other_cells_lends_no_line() -> None:
-    commands = annotate(of_suite(limit(9, max=1.0)), judged(verdict(), precision="int8"))
-    assert [set(c.properties) for c in commands] == [{"file", "title"}]
-
-
-@pytest.mark.parametrize("against", ["threshold", "run"])
-def test_a_regression_is_of_the_suite_and_of_no_limit(against: str) -> None:
-    commands = annotate(of_suite(limit(9, max=1.0)), judged(verdict(against=against)))
-    assert [set(c.properties) for c in commands] == [{"file", "title"}]
+def test_a_regression_has_no_line_in_the_suite() -> None:
+    [command] = annotate(judged(verdict(line=None)))
+    assert set(command.properties) == {"file", "title"}
 
 
 def test_a_cell_that_broke_is_one_error_and_a_skipped_one_only_where_all_is_required() -> None:
@@ -167,23 +142,20 @@ def test_a_cell_that_broke_is_one_error_and_a_skipped_one_only_where_all_is_requ
         for name in ("footprint", "memory")
     ]
     skipped = make_record("footprint", "int8", status="skipped", reasons=("no network",))
-    suite = of_suite()
-    [command] = annotate(suite, *broken, skipped)
+    [command] = annotate(*broken, skipped)
     assert (command.kind, command.message) == ("error", "CUDA out of memory")
     assert command.properties["title"] == "m[nf4] footprint, memory: failed"
-    titles = [
-        c.properties["title"] for c in annotate(suite, *broken, skipped, also_failing=("skipped",))
-    ]
+    commands = annotate(*broken, skipped, also_failing=("skipped",))
+    titles = [command.properties["title"] for command in commands]
     assert titles == ["m[nf4] footprint, memory: failed", "m[int8] footprint: skipped"]
 
 
 @pytest.mark.parametrize(("outcome", "kind"), [("FAIL", "error"), ("INCONCLUSIVE", "warning")])
 def test_of_more_than_github_shows_the_last_counts_the_rest(outcome: str, kind: str) -> None:
-    run = of_suite(limit(3, max=1.0))
     for many in (SHOWN, SHOWN + 1, 25):
         half = judged(*(verdict(outcome, f"number {i}") for i in range(many // 2)))
         rest = judged(*(verdict(outcome, f"number {i}") for i in range(many // 2, many)))
-        runs = [run.model_copy(update={"records": (record,)}) for record in (half, rest)]
+        runs = [make(half), make(rest)]
         commands = [parse(line) for line in format_annotations(ACTIONS, runs, ROOT)]
         assert len(commands) == SHOWN
         assert {command.kind for command in commands} == {kind}
@@ -194,7 +166,7 @@ def test_of_more_than_github_shows_the_last_counts_the_rest(outcome: str, kind: 
 
 def test_errors_and_warnings_are_counted_apart() -> None:
     record = judged(*[verdict("FAIL")] * 12, *[verdict("INCONCLUSIVE")] * 12)
-    kinds = [command.kind for command in annotate(of_suite(limit(3, max=1.0)), record)]
+    kinds = [command.kind for command in annotate(record)]
     assert kinds == ["error"] * SHOWN + ["warning"] * SHOWN
 
 
@@ -251,10 +223,7 @@ def test_a_summary_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_every_run_is_published_and_a_warning_is_printed_once(tmp_path: Path) -> None:
-    runs = [
-        (of_suite(limit(3, max=1.0), records=[judged(verdict(text=text))]), "x.json")
-        for text in ("first", "second")
-    ]
+    runs = [(make(judged(verdict(text=text))), "x.json") for text in ("first", "second")]
     path = tmp_path / "summary.md"
     lines = publish({**ACTIONS, "GITHUB_STEP_SUMMARY": str(path)}, runs, ROOT)
     assert [parse(line).message for line in lines] == ["first", "second"]
