@@ -18,7 +18,7 @@ from harness.records.find_runs import (
     read_at_revision,
     resolve_revision,
 )
-from harness.records.record import Outcome, Record, Verdict
+from harness.records.record import Outcome, Record, Validity, Verdict
 from harness.records.run_file import Run
 from harness.verdicts.compare import Compared, compare_pair
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
@@ -77,14 +77,21 @@ class Baseline:
         """For thresholds: FAIL for what failed now, INCONCLUSIVE for what is missing."""
         if isinstance(self.stored, Run):
             return []
-        found = {(r.cell.id, r.measurement): r for r in records if not r.noise}
-        return [
-            self._describe_loss(cell, name, found.get((cell, name)))
-            for cell, measurements in self.stored.cells.items()
-            for name in measurements
-            if (cell, name) not in found
-            or found[cell, name].validity.status in ("failed", "skipped")
-        ]
+        found = {(r.cell.id, r.measurement): r.validity for r in records if not r.noise}
+        missing = Validity(status="skipped")
+        lost = []
+        for cell, measurements in self.stored.cells.items():
+            for name in measurements:
+                validity = found.get((cell, name), missing)
+                why = "was not measured" if validity is missing else "was skipped"
+                if validity.status == "failed":
+                    why = f"failed: {'; '.join(validity.reasons)}"
+                elif validity.status != "skipped":
+                    continue
+                outcome: Outcome = "FAIL" if validity.status == "failed" else "INCONCLUSIVE"
+                text = f"{cell} {name} {why}; {self.name} has thresholds of it"
+                lost.append(self._without_value(name, outcome, text))
+        return lost
 
     def list_changed(self, run: Run) -> list[str]:
         """For thresholds: the cells that differ in what a threshold depends on."""
@@ -114,15 +121,6 @@ class Baseline:
             fields = ", ".join(map(str, refused.differences))
             text = f"{label} is incomparable with {self.name}: {fields}"
             yield self._without_value(key[1], "INCONCLUSIVE", text)
-
-    def _describe_loss(self, cell: str, measurement: str, record: Record | None) -> Verdict:
-        outcome: Outcome = "INCONCLUSIVE"
-        if record is None or record.validity.status == "skipped":
-            why = "was not measured" if record is None else "was skipped"
-        else:
-            outcome, why = "FAIL", f"failed: {'; '.join(record.validity.reasons)}"
-        text = f"{cell} {measurement} {why}; {self.name} has thresholds of it"
-        return self._without_value(measurement, outcome, text)
 
     def _without_value(self, metric: str, outcome: Outcome, text: str) -> Verdict:
         return Verdict(

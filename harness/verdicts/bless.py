@@ -82,21 +82,19 @@ def bless(
 ) -> Result:
     """Thresholds of these runs; cells and measurements that they do not have stay as they were.
 
-    ``device`` is the slug in the runs' names. Raises `InputError` for runs that cannot be blessed:
-    interrupted, of a dirty tree or no commit, of different suites, commits or devices, one given
-    twice, with a record that is invalid or failed, or that breaks a limit; without a reason; and
-    where nothing can be blessed. Flagged speeds, speeds of too few processes and speeds of
-    processes that disagree are left out and reported. A measurement that would lose the threshold
-    of a value by that stays as it was.
+    ``device`` is the slug in the runs' names. Flagged speeds, speeds of too few processes and
+    speeds of processes that disagree are left out and reported; a measurement that would lose a
+    threshold by that stays as it was. Raises `InputError` without a reason, for runs that cannot
+    be blessed (see `_check_runs`), and where nothing can be blessed.
     """
     if not reason.strip():
         raise InputError("a reason is needed: --reason 'why these numbers are the new ones'")
     _check_runs(runs)
     suite = str(runs[-1].suite.get("name"))
     if previous is not None and (previous.suite, previous.device) != (suite, device):
+        theirs = f"{previous.suite} on {previous.device}"
         raise InputError(
-            f"the thresholds to be changed are of {previous.suite} on {previous.device}, "
-            f"the runs of {suite} on {device}"
+            f"the thresholds to be changed are of {theirs}, the runs of {suite} on {device}"
         )
     found: dict[tuple[str, str], list[tuple[Run, Record]]] = {}
     for run in runs:
@@ -167,6 +165,7 @@ def _bless_records(
 
 
 def _check_runs(runs: Sequence[Run]) -> None:
+    """Raise `InputError` unless all are finished, clean, sound, distinct and of one kind."""
     for place, run in enumerate(runs):
         _check_run(run)
         if run in runs[:place]:
@@ -250,16 +249,11 @@ def _pool(runs: Sequence[Processes]) -> Processes | None:
 def _list_changes(before: Thresholds | None, after: Thresholds) -> list[str]:
     """A line per value that is new, changed or gone, and what became of its margin."""
     was, now = _flatten(before), _flatten(after)
-    lines = []
-    for label in sorted(was.keys() | now.keys()):
-        old, new = was.get(label), now.get(label)
-        if old is None and new is not None:
-            lines.append(f"{label}: new, {new.value:.6g} {new.unit}".rstrip())
-        elif old is not None and new is not None and old != new:
-            lines.append(f"{label}: {_describe_change(old, new)}")
-        elif old is not None and new is None:
-            lines.append(f"{label}: gone, was {old.value:.6g} {old.unit}".rstrip())
-    return lines
+    return [
+        f"{label}: {_describe_change(was.get(label), now.get(label))}"
+        for label in sorted({*was, *now})
+        if was.get(label) != now.get(label)
+    ]
 
 
 def _flatten(thresholds: Thresholds | None) -> Mapping[str, Threshold]:
@@ -271,7 +265,11 @@ def _flatten(thresholds: Thresholds | None) -> Mapping[str, Threshold]:
     }
 
 
-def _describe_change(was: Threshold, now: Threshold) -> str:
+def _describe_change(was: Threshold | None, now: Threshold | None) -> str:
+    if was is None or now is None:
+        one = was or now
+        assert one is not None
+        return f"{'new,' if was is None else 'gone, was'} {one.value:.6g} {one.unit}".rstrip()
     share = f" ({now.value / was.value - 1:+.2%})" if was.value else ""
     unit = f" {now.unit}" if now.unit else ""
     worse = (now.value > was.value) == (now.better == "lower")

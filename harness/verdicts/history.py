@@ -110,7 +110,13 @@ class Series:
     @property
     def is_notable(self) -> bool:
         """Whether a segment's levels are farther apart than the margin (if there is one)."""
-        return any(_exceeds_margin(segment, self.margin) for segment in self.segments)
+        levels = (
+            [one.change_points[0].before, *(point.after for point in one.change_points)]
+            for one in self.segments
+            if one.change_points
+        )
+        margin = self.margin
+        return any(margin is None or max(x) - min(x) > margin.of(x[0]) for x in levels)
 
     @property
     def is_short(self) -> bool:
@@ -207,13 +213,6 @@ def _make_segment(
     )
     outliers = tuple(observations[i] for i in find_outliers(scaled))
     return Segment(tuple(observations), change_points, outliers, changed)
-
-
-def _exceeds_margin(segment: Segment, margin: Margin | None) -> bool:
-    if not segment.change_points:
-        return False
-    levels = [segment.change_points[0].before, *(one.after for one in segment.change_points)]
-    return margin is None or max(levels) - min(levels) > margin.of(levels[0])
 
 
 def _round(values: Sequence[float]) -> list[float]:
