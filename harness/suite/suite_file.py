@@ -41,15 +41,20 @@ class PrecisionEntry(Named):
     engine: str = ""
 
 
+def _check_known(name: str) -> str:
+    load_precision(name)
+    return name
+
+
 class _UnknownPrecision(PrecisionEntry, extra="ignore"):
     """An entry that uses no precision of the catalog; reading one ends with that message."""
 
-    use: Annotated[str, AfterValidator(lambda name: load_precision(name) and name)] | None = None
+    use: Annotated[str, AfterValidator(_check_known)] | None = None
 
     @model_validator(mode="after")
     def _refuse(self) -> _UnknownPrecision:
         try:
-            load_precision(self.name)
+            _check_known(self.name)
         except ValueError as error:
             raise ValueError(f"{error} (a name of your own needs `use:`)") from error
         return self
@@ -107,7 +112,7 @@ def _make_entry(name: str) -> type[BaseModel]:
     engines: Any = Literal[list_engines()]
     return create_model(
         name,
-        __base__=(precision.options, PrecisionEntry),
+        __base__=(PrecisionEntry, precision.options),
         __doc__=f"{precision.help.strip()}\n\n{precision.options.__doc__}",
         __cls_kwargs__={"json_schema_extra": needs_use},
         name=(Name, ...),
