@@ -96,7 +96,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     if excess is not None:
         raise InputError(excess)
     meter = engine.meter
-    meter.settle()
+    meter.release_unused()
     load_anonymous = meter.anonymous_bytes()
     lengths = sorted({max(1, options.prompt_tokens // part) for part in (4, 2, 1)})
     short = [Phase("prefill", 1, length) for length in lengths]
@@ -138,7 +138,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         reader.read(phase)
         if reader.failure:
             break
-    meter.steady()
+    meter.reuse_freed()
     return as_measured()
 
 

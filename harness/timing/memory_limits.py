@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from harness.engines.base import Work
+from harness.engines.shared.available_memory import format_gb, free_bytes
 from harness.engines.shared.batches import free_memory, is_out_of_memory
-from harness.engines.shared.free_memory import format_gb, free_bytes
 
 T = TypeVar("T")
 

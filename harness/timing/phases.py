@@ -50,7 +50,7 @@ class PhaseReader:
     def read(self, phase: Phase) -> None:
         """Run ``phase`` and keep its readings, or the reason why there are none."""
         meter = self.engine.meter
-        meter.settle()
+        meter.release_unused()
         meter.start_phase()
         least = least_bytes(self.work, phase.batch, phase.prompt_tokens, phase.new_tokens)
         cached = within_memory(self.engine.device, least, lambda: self._run(phase))
@@ -59,7 +59,7 @@ class PhaseReader:
             return
         self.peaks[phase] = peak = meter.peak_bytes()
         self.device_used, self.context = meter.device_used_bytes(), meter.context_bytes()
-        meter.settle()
+        meter.release_unused()
         self.held = meter.current_bytes()
         if peak is not None and self.held is not None:
             self.grown[phase] = peak - self.held

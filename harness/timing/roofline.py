@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from harness.engines.shared.available_memory import free_bytes
 from harness.engines.shared.batches import free_memory
-from harness.engines.shared.free_memory import free_bytes
 
 CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _GIB = 1 << 30

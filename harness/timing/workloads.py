@@ -54,8 +54,8 @@ class WorkloadTimer:
         """Warm-up and rounds; a sentence where memory runs out or cannot suffice."""
         engine = self.engine
         if engine.device == "cpu":  # what the C library keeps for later would not count as free
-            engine.meter.settle()
-            engine.meter.steady()
+            engine.meter.release_unused()
+            engine.meter.reuse_freed()
         least = least_bytes(self.work, batch, prompt_tokens, new_tokens)
         return within_memory(
             engine.device, least, lambda: self._time(batch, prompt_tokens, new_tokens)

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import torch
 
-from harness.engines.shared import free_memory, meter
+from harness.engines.shared import available_memory, meter
+from harness.engines.shared.available_memory import format_gb, free_bytes
 from harness.engines.shared.board import read_energy_j
-from harness.engines.shared.free_memory import format_gb, free_bytes
 from harness.engines.shared.meter import MemoryMeter
 from harness.run.process import call_in_worker
 from tests.support.nvml import install_nvml
@@ -56,7 +56,7 @@ def read_allocations() -> dict[str, object]:
     found["held_anonymous"] = reader.anonymous_bytes()
     more = allocate(512)
     del more
-    reader.settle()
+    reader.release_unused()
     found["after"], found["after_peak"] = reader.current_bytes(), reader.peak_bytes()
     reader.start_phase()
     found["new_phase_peak"] = reader.peak_bytes()
@@ -85,7 +85,7 @@ def test_free_memory_is_what_the_machine_has_within_its_control_group(
         psutil, "virtual_memory", lambda: SimpleNamespace(available=900_000, total=1_000_000)
     )
     for left, expected in ((None, 900_000), (400_000, 400_000), (950_000, 900_000)):
-        monkeypatch.setattr(free_memory, "read_memory_left", lambda left=left: left)
+        monkeypatch.setattr(available_memory, "read_memory_left", lambda left=left: left)
         assert free_bytes("cpu") == expected
 
 
@@ -159,7 +159,7 @@ def test_on_a_gpu_peaks_are_by_phase_and_what_was_reserved_is_kept(
     gpu.hold(200, 600)
     assert (reader.peak_bytes(), reader.current_bytes()) == (400, 200)
     assert free_bytes("cuda:0") == 1000 - 100 - 50 - 200
-    reader.settle()
+    reader.release_unused()
     assert (gpu.reserved, reader.device_used_bytes()) == (200, 50 + 200)
     reader.start_phase()
     gpu.hold(300, 350)

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.catalog import load_measurement, load_precision
 from harness.engines.base import Work
 from harness.engines.shared import meter
-from harness.engines.shared.free_memory import free_bytes
+from harness.engines.shared.available_memory import free_bytes
 from harness.errors import InputError
 from harness.metrics.capacity import CARDS
 from harness.metrics.memory import Options, compare, find_capacity, measure

@@ -38,7 +38,7 @@ class MemoryMeter:
         unused = self._cuda and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._boards_before = read_used_bytes() if unused else {}
         self._reserved_peak = 0
-        self.settle()  # from here on what is freed is given back, until `steady`
+        self.release_unused()
         self._baseline = 0 if self._cuda else _read_status("VmRSS")
         self._anonymous_baseline = None if self._cuda else _read_status("RssAnon")
 
@@ -62,13 +62,16 @@ class MemoryMeter:
             "mmap_threshold_bytes": _GIVE_BACK_BYTES if _find_in_glibc("mallopt") else None,
         }
 
-    def steady(self) -> None:
+    def reuse_freed(self) -> None:
         """Let the C library keep freed blocks again, as it does in any long-lived process."""
         if self._cuda is None:
             _set_mmap_threshold(_KEEP_BYTES)
 
-    def settle(self) -> None:
-        """Give back unused memory, so that the next reading holds only what is in use."""
+    def release_unused(self) -> None:
+        """Give back unused memory, so that the next reading holds only what is in use.
+
+        Until `reuse_freed` the C library gives back at once what is freed.
+        """
         gc.collect()
         if self._cuda:
             torch.cuda.synchronize(self._cuda)

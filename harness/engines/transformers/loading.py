@@ -85,9 +85,9 @@ def load_cell(job: CellJob) -> TransformersEngine:
     _hold_in_memory(model)
     load_peak = meter.peak_bytes()  # after the device is done
     seconds["load"] = time.perf_counter() - start
-    meter.settle()
+    meter.release_unused()
     memory = {"load_peak_bytes": load_peak, "weights_bytes": meter.current_bytes()}
-    meter.steady()
+    meter.reuse_freed()
     # Tensors of an unknown class are refused before their bytes are asked for.
     attested = _attest_declared(job, model) | {"checkpoint": checkpoint.describe()}
     counts = replace(count_bytes(model), **_read_allocated(model, job.device, requested))
