@@ -10,9 +10,6 @@ import pytest
 
 from harness.errors import InputError
 from harness.plugin.state import State
-from harness.report.github import publish
-from harness.report.summary import summarise_run
-from harness.report.terminal import write_terminal
 from harness.verdicts.bless import bless_runs
 
 
@@ -45,7 +42,12 @@ def end_session(session: pytest.Session, state: State) -> None:
 
 
 def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
-    """Write the summary of each run, and what GitHub Actions reads of it."""
+    """Write the summary of each run, on the terminal and for GitHub Actions."""
+    # Imported here, so that a project's other tests do not wait for it.
+    from harness.report.github import publish
+    from harness.report.summary import summarise_run
+    from harness.report.terminal import write_terminal
+
     writer = reporter._tw
     runs = [(one.run, one) for one in state.finished if one.run is not None]
     for run, one in runs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -28,60 +29,65 @@ class Options:
     also_failing: frozenset[str]
 
 
+def _positive_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if seconds <= 0:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
+    return seconds
+
+
+def _names(plural: str) -> dict[str, Any]:
+    """An option that takes names, may be repeated and may hold several."""
+    help_text = f"only these {plural}; may be repeated"
+    return {"action": "append", "default": [], "metavar": "NAME[,NAME…]", "help": help_text}
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "precision": _names("precisions"),
+    "model": _names("models"),
+    "measure": _names("measurements"),
+    "device": {"default": "auto", "metavar": "auto|cpu|cuda[:N]", "help": "where cells run"},
+    "results": {
+        "default": "results/runs",
+        "metavar": "DIR",
+        "help": "where run files go, under the root folder (default: results/runs)",
+    },
+    "against": {
+        "metavar": "FILE|REV|none",
+        "help": "judge by these thresholds or this earlier run as well as by the suite's limits "
+        "(default: results/thresholds/<suite>/<device>.json, where it exists)",
+    },
+    "bless": {"action": "store_true", "help": "make thresholds of this run; needs --reason"},
+    "reason": {"default": "", "metavar": "TEXT", "help": "why, for --bless"},
+    "on-inconclusive": {
+        "choices": ("warn", "fail"),
+        "default": "warn",
+        "help": "what to do about a limit that could not be decided",
+    },
+    "require-all": {
+        "action": "store_true",
+        "help": "a cell that is skipped because its model, data or device is not available counts "
+        "as failed, and so does a limit that cannot be judged without it",
+    },
+    "cell-timeout": {
+        "type": _positive_seconds,
+        "metavar": "SECONDS",
+        "help": "kill a cell's process that takes longer",
+    },
+    "no-isolate": {
+        "action": "store_true",
+        "help": "run cells inside pytest's own process, for a debugger; memory peaks mean less",
+    },
+}
+
+
 def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("precision-harness", "which precision of a language model to ship")
-    for name, plural in (
-        ("precision", "precisions"),
-        ("model", "models"),
-        ("measure", "measurements"),
-    ):
-        group.addoption(
-            f"--{name}",
-            action="append",
-            default=[],
-            metavar="NAME[,NAME…]",
-            help=f"only these {plural}; may be repeated",
-        )
-    group.addoption("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where cells run")
-    group.addoption(
-        "--results",
-        default="results/runs",
-        metavar="DIR",
-        help="where run files go, under the root folder (default: results/runs)",
-    )
-    group.addoption(
-        "--against",
-        metavar="FILE|REV|none",
-        help="judge by these thresholds or this earlier run as well as by the suite's limits "
-        "(default: results/thresholds/<suite>/<device>.json, where it exists)",
-    )
-    group.addoption(
-        "--bless", action="store_true", help="make thresholds of this run; needs --reason"
-    )
-    group.addoption("--reason", default="", metavar="TEXT", help="why, for --bless")
-    group.addoption(
-        "--on-inconclusive",
-        choices=("warn", "fail"),
-        default="warn",
-        help="what to do about a limit that could not be decided",
-    )
-    group.addoption(
-        "--require-all",
-        action="store_true",
-        help="a cell that is skipped because its model, data or device is not available counts "
-        "as failed, and so does a limit that cannot be judged without it",
-    )
-    group.addoption(
-        "--cell-timeout",
-        type=_positive_seconds,
-        metavar="SECONDS",
-        help="kill a cell's process that takes longer",
-    )
-    group.addoption(
-        "--no-isolate",
-        action="store_true",
-        help="run cells inside pytest's own process, for a debugger; memory peaks mean less",
-    )
+    for name, given in _OPTIONS.items():
+        group.addoption(f"--{name}", **given)
 
 
 def read_options(config: pytest.Config) -> Options:
@@ -121,13 +127,3 @@ def read_options(config: pytest.Config) -> Options:
 def _split(given: list[str]) -> tuple[str, ...]:
     """The names of a repeatable, comma-separated option."""
     return tuple(name.strip() for part in given for name in part.split(",") if name.strip())
-
-
-def _positive_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
-    return seconds

@@ -7,19 +7,16 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from safetensors.torch import load_file, save_file
 
 from harness.records.run_file import Run
 from harness.report.junit import list_properties
 from tests.support.cells_in_process import write_checkpoint
-from tests.support.misbehaving_models import TRIGGER, write_misbehaving
 from tests.support.projects import (
     FAST_THROUGHPUT,
     ROOT,
@@ -58,13 +55,6 @@ def git(folder: Path, *arguments: str) -> str:
     return answer.stdout.strip()
 
 
-def make_project(folder: Path) -> Project:
-    project = Project(folder)
-    write_checkpoint(folder / "model", num_hidden_layers=1)
-    project.write("suites/s.yaml", SUITE)
-    return project
-
-
 @dataclass(frozen=True)
 class FirstRun:
     """Everything at once: all cells, one broken limit, every kind of report."""
@@ -83,7 +73,9 @@ class FirstRun:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
-    project = make_project(tmp_path_factory.mktemp("first"))
+    project = Project(tmp_path_factory.mktemp("first"))
+    write_checkpoint(project.folder / "model", num_hidden_layers=1)
+    project.write("suites/s.yaml", SUITE)
     project.write(".gitignore", "*\n!suites\n!*.yaml\n")
     git(project.folder, "init", "-q")
     git(project.folder, "add", "suites")
@@ -301,110 +293,3 @@ def test_a_reference_is_not_reused_once_its_text_or_weights_are_others(
     assert record.reference_only
     assert record.reused_from is None
     assert record.values["ppl"] != before.values["ppl"]
-
-
-def test_exit_first_stops_after_the_broken_limit_and_says_interrupted(tmp_path: Path) -> None:
-    """In pytest's own process, and with pytest-benchmark disabled."""
-    project = make_project(tmp_path)
-    broken = SUITE.replace("max: 1.5", "max: 0.5")
-    project.write("suites/s.yaml", broken)
-    project.write("suites/t.yaml", broken.replace("name: s", "name: t"))
-    outcome = project.run("-x", "-v", "--no-isolate", "--benchmark-disable")
-    assert outcome.results == {
-        **{f"suites/s.yaml::m[fp32]::{name}": "PASSED" for name in MEASURES},
-        "suites/s.yaml::m[bf16]::memory": "PASSED",
-        "suites/s.yaml::m[bf16]::perplexity": "FAILED",
-    }, outcome.text
-    assert outcome.code == pytest.ExitCode.TESTS_FAILED
-    run = project.last_run("s")
-    assert run.run.interrupted is True
-    assert len(run.records) == 6
-    assert "decode_tokens_per_s[1]" in find_records(run)["m[fp32]::throughput"].values
-    assert "benchmark 'm decode" not in outcome.text
-    assert not (tmp_path / "results/runs/t").exists()
-
-
-def test_full_trace_shows_where_a_bug_is_and_results_go_to_the_folder_given(
-    tmp_path: Path,
-) -> None:
-    project = make_project(tmp_path)
-    write_misbehaving(tmp_path / "misbehaving", tmp_path / "model", "throw", tmp_path / "none")
-    project.write(
-        "anywhere/one.yml",
-        "name: one\nmodels: [{name: m, source: ../misbehaving, trust_remote_code: true}]\n"
-        f"precisions: [fp32]\nmeasure: {{perplexity: {{text: ../text.txt, context: {TRIGGER}}}}}\n",
-    )
-    outcome = project.run("anywhere/one.yml", "--full-trace", "--results", "kept/here")
-    shown = outcome.failures["m[fp32]::perplexity"]
-    assert "RuntimeError: the sky is falling" in shown
-    assert "Traceback (most recent call last)" in shown
-    assert "Run file: kept/here/one/" in shown
-    assert len(list((tmp_path / "kept/here/one").glob("*.json"))) == 1
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_built_wheel_serves_a_repository_with_the_one_line(tmp_path: Path) -> None:
-    """Package data included; nothing of this checkout is on the path."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "LICENSE", "README.md", "harness"):
-        (source / name).symlink_to(ROOT / name)
-    # A build writes next to its sources.
-    subprocess.run(["cp", "-rL", str(source), str(tmp_path / "copy")], check=True)
-    pip = ["-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run(
-        [sys.executable, *pip, "install", "--no-deps", "--no-build-isolation", "--no-index",
-         "--target", str(tmp_path / "site"), str(tmp_path / "copy")],
-        check=True,
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
-    site = tmp_path / "site"
-    installed = {str(p.relative_to(site)) for p in site.rglob("*") if p.is_file()}
-    assert {"harness/suite.schema.json", "harness/run.schema.json", "harness/py.typed"} <= installed
-    world = ROOT / "harness/builtin/tiny-world"
-    assert {str(p.relative_to(ROOT)) for p in world.rglob("*") if p.is_file()} <= installed, (
-        "the embedded model, its text and its quiz"
-    )
-    assert not any(name.startswith("tests/") for name in installed)
-
-    project = Project(tmp_path / "mine", variables={"PYTHONPATH": str(site)})
-    project.write("pytest.ini", "[pytest]\n")
-    project.write(
-        "conftest.py", 'pytest_plugins = ["harness.plugin"]\n'
-        "def pytest_report_header():\n    import harness\n    return f'from {harness.__file__}'\n"
-    )  # fmt: skip
-    project.write(
-        "suites/mine.yaml",
-        "name: mine\nmodels: [{name: w, source: 'builtin:tiny-world'}]\nprecisions: [fp32]\n"
-        "measure:\n  footprint:\n"
-        "  perplexity: {text: 'builtin:tiny-world/heldout', context: 128}\n",
-    )
-    outcome = project.run("suites", "-v")
-    assert f"from {site}/harness/__init__.py" in outcome.text
-    assert outcome.code == 0, outcome.text
-    assert len(project.last_run("mine").records) == 2
-
-
-def test_a_reference_that_broke_leaves_no_limit_unnoticed(tmp_path: Path) -> None:
-    """fp16 overflows on this model: what was to be compared with it does not pass in silence."""
-    project = Project(tmp_path)
-    folder = write_checkpoint(tmp_path / "model", num_hidden_layers=1)
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"] *= 1e6
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    project.write(
-        "suites/s.yaml",
-        "name: s\nreference: fp16\nmodels: [{name: m, source: ../model}]\n"
-        "precisions: [fp16, fp32]\n"
-        "measure: {perplexity: {text: ../text.txt, context: 16}}\n"
-        "limits: [{precision: fp32, metric: perplexity.ratio, max: 2}]\n",
-    )
-    outcome = project.run("suites", "--precision", "fp32")
-    assert outcome.code == pytest.ExitCode.TESTS_FAILED, outcome.text
-    [text] = outcome.failures.values()
-    assert "cannot be judged against max 2: the reference fp16 has no number" in text
-    assert "NaN or infinite" in text
-    records = find_records(project.last_run("s"))
-    assert records["m[fp32]::perplexity"].validity.status == "ok"
-    assert records["m[fp16]::perplexity"].validity.status == "invalid"
