@@ -48,7 +48,7 @@ def command(
         click.echo(f"warning: skipped {more} more files that cannot be read", err=True)
     if not found.known["suite"]:
         raise InputError(
-            f"{folder}: no run file that can be read; found {len(found.unreadable)} spoilt ones "
+            f"{folder}: no run file that can be read; found {len(found.unreadable)} damaged ones "
             f"and {found.others} JSON files of another kind"
         )
     _check_names(wanted, found.known)

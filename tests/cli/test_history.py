@@ -279,14 +279,14 @@ def test_files_that_cannot_be_read_are_named_and_skipped(
     for day in range(4):
         write_day(tmp_path, day, ppl(5.0))
     good = json.loads((tmp_path / "smoke/100.json").read_text())
-    spoilt = {
+    damaged = {
         "cut.json": json.dumps(good)[:200],
         "newer.json": json.dumps({**good, "schema": 99}),
         "edited.json": json.dumps({**good, "records": [{"measurement": "perplexity"}]}),
         "text.json": json.dumps(good).replace("5.0", '"five"'),
         "time.json": json.dumps(good).replace("2026-01-01T03:00:00+00:00", "yesterday"),
     }
-    for name, content in spoilt.items():
+    for name, content in damaged.items():
         (tmp_path / name).write_text(content)
     (tmp_path / "thresholds.json").write_text('{"schema": 1, "values": {}}')
     code, out, err = history(capsys, tmp_path)
@@ -294,14 +294,14 @@ def test_files_that_cannot_be_read_are_named_and_skipped(
     assert "4 runs" in out
     assert "left out: JSON files that are no run files: 1" in out
     lines = err.splitlines()
-    assert len(lines) == len(spoilt)
-    for name in spoilt:
+    assert len(lines) == len(damaged)
+    for name in damaged:
         assert any(f"/{name}: " in line for line in lines), name
     assert "update" in next(line for line in lines if "newer" in line)
     assert "records.0.cell: Field required" in next(line for line in lines if "edited" in line)
 
 
-def test_many_spoilt_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_damaged_files_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_day(tmp_path, 0, ppl(5.0))
     for i in range(9):
         (tmp_path / f"cut{i}.json").write_text("{")
