@@ -1,0 +1,49 @@
+"""A document as text for a terminal."""
+
+from __future__ import annotations
+
+from harness.report.document import (
+    Document,
+    Lines,
+    Paragraph,
+    Picture,
+    Section,
+    make_table,
+)
+from harness.report.terminal import write_terminal
+
+TABLE = make_table(("cell", "value", "now", "before"), [("m[8]", "ppl", "1.5", "2")], ("cell",), 2)
+
+
+def test_parts_are_set_apart_and_entries_are_indented() -> None:
+    entry = Section("1. first", (Lines(("a", "b")), Paragraph("c\nd")), entry=True)
+    document = Document("not shown", (Section("Items", (Lines(("x",)), entry)), Lines(("end",))))
+    assert write_terminal(document) == "Items\nx\n\n1. first\n   a\n   b\n   c\n   d\n\nend"
+
+
+def test_each_part_of_a_divided_table_begins_with_the_columns_that_name_its_rows() -> None:
+    wide = make_table(("cell", "a" * 30, "b" * 30), [("m[8]", "1", "2")], ("cell",))
+    first, second = write_terminal(Document("", (wide,)), width=40).split("\n\n")
+    assert first.split() == ["cell", "a" * 30, "m[8]", "1"]
+    assert second.split() == ["cell", "b" * 30, "m[8]", "2"]
+    [heading, row] = write_terminal(Document("", (TABLE,))).split("\n")
+    assert heading.split() == ["cell", "value", "now", "before"]
+    assert row.split() == ["m[8]", "ppl", "1.5", "2"]
+
+
+def test_a_picture_is_shown_by_its_alternative_and_nothing_acts_on_the_terminal() -> None:
+    evil = "\x1b[2J"
+    parts = (Picture("<svg/>", evil), Paragraph(evil), Lines((f"{evil}\n::error::",)))
+    table = make_table((evil, "a"), [(evil, evil)], ())
+    text = write_terminal(Document(evil, (*parts, table, Section(evil, parts, entry=True))))
+    assert "\x1b" not in text
+    assert "<svg" not in text
+    assert not any(line.startswith("::") for line in text.split("\n"))
+
+
+def test_only_long_texts_are_folded() -> None:
+    words = "word " * 40
+    shown = write_terminal(Document("", (Paragraph(words, long=True), Paragraph(words))))
+    folded, whole = shown.split("\n\n")
+    assert max(map(len, folded.split("\n"))) <= 100
+    assert whole == words
