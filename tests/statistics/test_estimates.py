@@ -1,34 +1,23 @@
-"""statistics: intervals against scipy's own and against numbers computed by hand."""
+"""Estimates of processes, pairs and chunks: against scipy and against numbers worked out."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from harness.statistics.estimates import (
     Processes,
     clustered_interval,
+    clustered_mean,
     clustered_ratio,
     geometric_mean_interval,
     paired_ratio_interval,
+    pooled_ratio_interval,
     welch_ratio_interval,
-)
-from harness.statistics.power import (
-    items_needed,
-    samples_to_decide,
-    smallest_detectable,
-    smallest_detectable_drop,
-)
-from harness.statistics.shares import (
-    flip_rate_interval,
-    mcnemar_midp,
-    paired_difference,
-    share_interval,
 )
 
 
@@ -108,6 +97,17 @@ def test_two_groups_of_processes_are_compared_as_scipy_does(n_a: int, n_b: int) 
     assert found.p == pytest.approx(theirs.pvalue)
 
 
+def test_groups_that_scatter_alike_are_compared_as_scipy_does() -> None:
+    rng = np.random.default_rng(7)
+    a, b = rng.lognormal(0, 0.02, 3), rng.lognormal(0.05, 0.02, 6)
+    theirs = stats.ttest_ind(np.log(b), np.log(a))
+    found = pooled_ratio_interval(processes(a.tolist()), processes(b.tolist()))
+    assert found.p == pytest.approx(theirs.pvalue)
+    bounds = theirs.confidence_interval(0.90)
+    assert (found.lower, found.upper) == pytest.approx((math.exp(bounds[0]), math.exp(bounds[1])))
+    assert found.n == 3
+
+
 def test_a_single_process_is_a_prediction_by_hand() -> None:
     """ln of 1, e, e²: mean 1, s = 1; SE = 1·√(1 + 1/3), t(0.975, 2) = 4.302653."""
     known = processes([1.0, math.e, math.e**2])
@@ -119,6 +119,38 @@ def test_a_single_process_is_a_prediction_by_hand() -> None:
 
 
 # Chunks of a text
+
+
+def test_clustered_mean_by_hand() -> None:
+    """mean 12/6 = 2; residuals 1, -2, 1; SE = sqrt(6 * 3/2) / 6 = 0.5."""
+    assert clustered_mean([3.0, 2.0, 7.0], [1, 2, 3]) == (2.0, 0.5)
+
+
+def test_a_single_chunk_has_no_spread() -> None:
+    assert clustered_mean([6.0], [3]) == (2.0, None)
+    assert clustered_mean([6.0, 6.0], [3, 3]) == (2.0, 0.0)
+
+
+def test_chunks_of_one_size_give_the_standard_error_of_their_means() -> None:
+    means = np.random.default_rng(0).normal(3, 0.4, 40)
+    mean, stderr = clustered_mean(list(means * 16), [16] * 40)
+    assert mean == pytest.approx(means.mean())
+    assert stderr == pytest.approx(stats.sem(means), rel=1e-12)
+
+
+def test_the_spread_of_unequal_chunks_agrees_with_a_bootstrap() -> None:
+    random = np.random.default_rng(1)
+    counts = random.integers(5, 60, 400)
+    sums = counts * random.normal(3, 0.5, 400)
+
+    def ratio(s: Any, c: Any, axis: int = -1) -> Any:
+        return s.sum(axis) / c.sum(axis)
+
+    resampled = stats.bootstrap(
+        (sums, counts), ratio, paired=True, n_resamples=2000, method="basic", rng=random
+    )
+    _, stderr = clustered_mean(list(sums), [int(c) for c in counts])
+    assert stderr == pytest.approx(resampled.standard_error, rel=0.08)
 
 
 def test_equal_chunks_have_the_interval_of_scipy_s_mean() -> None:
@@ -153,119 +185,3 @@ def test_chunks_of_one_topic_widen_the_interval_and_tokens_would_not() -> None:
         naive += abs(tokens.mean()) <= 1.96 * tokens.std() / math.sqrt(tokens.size)
     assert clustered / 400 == pytest.approx(0.95, abs=0.03)
     assert naive / 400 < 0.6
-
-
-# Items
-
-
-@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (5, 0), (3, 9), (20, 10), (300, 250)])
-def test_mid_p_is_the_exact_test_less_half_the_observed_table(lost: int, won: int) -> None:
-    table = [[10, lost], [won, 10]]
-    exact = mcnemar(table, exact=True).pvalue
-    half = stats.binom.pmf(min(lost, won), lost + won, 0.5)
-    assert mcnemar_midp(lost, won) == pytest.approx(1.0 if lost == won else exact - half)
-    assert mcnemar_midp(won, lost) == mcnemar_midp(lost, won)
-
-
-def test_mid_p_of_a_published_example() -> None:
-    """Fagerland, Lydersen and Laake 2013, airway hyper-responsiveness: 1 and 7, mid-p 0.039."""
-    assert mcnemar_midp(1, 7) == pytest.approx(0.0391, abs=5e-5)
-
-
-def test_a_paired_difference_solves_tango_s_equation() -> None:
-    """At either end the score of the restricted maximum likelihood is the normal's quantile."""
-    lost, won, n = 30, 12, 400
-    found = paired_difference(lost, won, n)
-    assert found.value == pytest.approx(18 / 400)
-    for end, z in ((found.low, 1.959964), (found.high, -1.959964), (found.lower, 1.644854)):
-        b = -lost - won + (2 * n - lost + won) * end
-        q = (math.sqrt(b * b + 8 * n * won * end * (1 - end)) - b) / (4 * n)
-        # q maximises the likelihood of the table under the difference `end`
-        likelihood = [
-            lost * math.log(p + end) + won * math.log(p) + 358 * math.log(1 - 2 * p - end)
-            for p in (q, q * 1.001, q * 0.999)
-        ]
-        assert likelihood[0] > max(likelihood[1:])
-        score = (lost - won - n * end) / math.sqrt(n * (2 * q + end * (1 - end)))
-        assert score == pytest.approx(z, abs=1e-5)
-
-
-def test_nothing_flipped_leaves_room_by_hand() -> None:
-    z = 1.6448536
-    found = paired_difference(0, 0, 100)
-    assert (found.lower, found.upper) == pytest.approx(
-        (-(z**2) / (100 + z**2), z**2 / (100 + z**2))
-    )
-    assert (found.value, found.stderr, found.p) == (0.0, None, 1.0)
-
-
-def test_the_interval_of_a_difference_and_its_test_agree() -> None:
-    for lost in range(40):
-        for won in range(0, 40, 3):
-            found = paired_difference(lost, won, 500)
-            assert found.p is not None
-            if found.lower > 0 or found.upper < 0:
-                assert found.p <= 0.1
-            if found.low > 0 or found.high < 0:
-                assert found.p <= 0.05
-            assert found.low <= found.lower <= found.value <= found.upper <= found.high
-
-
-def test_a_paired_difference_covers_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(11)
-    covered = [
-        found.low <= 0.02 <= found.high
-        for lost, won, _ in rng.multinomial(300, [0.05, 0.03, 0.92], size=3000)
-        for found in [paired_difference(int(lost), int(won), 300)]
-    ]
-    assert np.mean(covered) == pytest.approx(0.95, abs=0.015)
-
-
-@pytest.mark.parametrize(("count", "n"), [(0, 10), (3, 10), (10, 10), (498, 504)])
-def test_shares_have_the_bounds_of_statsmodels(count: int, n: int) -> None:
-    share = share_interval(count, n)
-    assert (share.low, share.high) == pytest.approx(
-        proportion_confint(count, n, 0.05, "wilson"), abs=1e-12
-    )
-    flips = flip_rate_interval(count, n)
-    level = 0.10 if count in (0, n) else 0.05  # one side only where there is one
-    assert (flips.low, flips.high) == pytest.approx(
-        proportion_confint(count, n, level, "beta"), abs=1e-12
-    )
-    assert (flips.lower, flips.upper) == pytest.approx(
-        proportion_confint(count, n, 0.10, "beta"), abs=1e-12
-    )
-
-
-def test_no_flip_is_the_rule_of_three() -> None:
-    assert flip_rate_interval(0, 1000).upper == pytest.approx(3 / 1000, rel=0.01)
-
-
-@pytest.mark.parametrize(("lost", "won", "n"), [(1, 1, 1), (-1, 0, 5), (0, 0, 0)])
-def test_more_flips_than_items_are_refused(lost: int, won: int, n: int) -> None:
-    with pytest.raises(ValueError, match="found"):
-        paired_difference(lost, won, n)
-
-
-# What follows
-
-
-def test_the_items_that_method_names() -> None:
-    """At 8 % flips: 6,277 items for one point; 1,000 items see 2.5 points."""
-    assert math.ceil(items_needed(0.01, 0.08)) == 6277
-    assert smallest_detectable_drop(1000, 0.08) == pytest.approx(0.025, abs=0.0005)
-    assert smallest_detectable_drop(6277, 0.08) == pytest.approx(0.01, rel=1e-4)
-
-
-def test_few_samples_need_a_larger_harm_by_hand() -> None:
-    """t(0.95, 4) = 2.1318, t(0.8, 4) = 0.9410; χ²(0.5, 4) = 3.3567."""
-    expected = (2.131847 + 0.940965) * math.sqrt(4 / 3.356694)
-    assert smallest_detectable(1.0, df=4, power=0.8) == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_samples_that_would_decide_do() -> None:
-    """Harm 0.5, margin 1, a bound 2 away with 100 samples: 16 times as many bring it to 0.5."""
-    assert samples_to_decide(0.5, 2.0, 100, 1.0) == 1600
-    assert samples_to_decide(2.0, 4.0, 10, 1.0) == 40  # then the bound is at 0
-    assert samples_to_decide(1.0, 2.0, 100, 1.0) is None  # exactly the margin
-    assert samples_to_decide(0.0, 0.1, 100, 1.0) == 101
