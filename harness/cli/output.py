@@ -20,7 +20,7 @@ format_option = click.option(
 def print_report(shown: Sequence[Document], data: Any, form: str) -> None:
     """The documents below each other, or ``data`` as JSON."""
     if form == "json":
-        click.echo(json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False))
+        click.echo(json.dumps(data, indent=1, allow_nan=False))
     else:
         write = write_markdown if form == "md" else write_terminal
         click.echo("\n\n".join(map(write, shown)))
