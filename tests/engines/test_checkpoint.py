@@ -127,7 +127,7 @@ def test_weights_are_counted_as_the_cast_treats_them(tmp_path: Path) -> None:
 def test_large_tensors_are_counted_in_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.engines.transformers.fp16_damage._CHUNK_WEIGHTS", 7)
+    monkeypatch.setattr("harness.engines.transformers.fp16_damage.CHUNK_WEIGHTS", 7)
     save_file({"a": torch.full((10, 10), 1e6)}, tmp_path / "model.safetensors")
     assert count_cast_damage(read_checkpoint(str(tmp_path))) == {"a": CastCounts(100, 100, 0, 0)}
 

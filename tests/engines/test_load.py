@@ -205,13 +205,13 @@ def test_the_model_is_loaded_once_before_it_is_counted(
 ) -> None:
     """A first load brings in libraries and threads; a large model is not loaded twice for that."""
     loads = []
-    real = harness.engines.transformers.loading._load_model
+    real = harness.engines.transformers.loading.load_model
 
     def count(*given: Any) -> LlamaForCausalLM:
         loads.append(given)
         return real(*given)
 
-    monkeypatch.setattr(harness.engines.transformers.loading, "_load_model", count)
+    monkeypatch.setattr(harness.engines.transformers.loading, "load_model", count)
     load_cell(make_job(sound))
     assert len(loads) == 2
     monkeypatch.setattr(harness.engines.transformers.loading, "REHEARSED_BYTES", 1000)

@@ -34,7 +34,7 @@ _COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass
 class TransformersEngine:
-    """See `harness.engines.base.Engine`."""
+    """Answers as `harness.engines.base.Engine` describes each method."""
 
     job: CellJob
     model: PreTrainedModel
@@ -73,13 +73,11 @@ class TransformersEngine:
         return attested if attested in _COMPUTE_DTYPES else str(self.model.dtype).split(".")[-1]
 
     def require_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; raises `InputError` for a model without one."""
         if self.tokenizer is None:
             raise InputError(f"model {self.job.model.name!r} has no tokenizer: set `tokenizer:`")
         return self.tokenizer
 
     def score_windows(self, rows: torch.Tensor, scored: int) -> WindowScores:
-        """NLL of the last ``scored`` tokens of each of ``rows`` (rows, n)."""
         rows = rows.to(self.device)
         if self._outputs is None:
             positions = scored_positions(rows, scored)
@@ -95,33 +93,27 @@ class TransformersEngine:
         batch_tokens: int,
         on_progress: Callable[[int, int], None],
     ) -> Cost:
-        """Predict every target's token, shared prefixes computed once."""
         return predict_tokens(
             self.model, self.device, rows, targets, on_token, batch_tokens, on_progress
         )
 
     def open_outputs(self, inputs: torch.Tensor, positions: torch.Tensor) -> OutputReader:
-        """The model's distributions by row, tried on ``inputs`` (1, n)."""
         return OutputReader(self.model, inputs, positions)
 
     def answer(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str]
     ) -> list[Answer]:
-        """Greedy text behind each row of token ids, left-padded in one batch."""
         tokenizer = self.require_tokenizer()
         return generate_batch(self.model, tokenizer, rows, max_new_tokens, stop)
 
     def open_generator(
         self, static_length: int | None = None, compiled: bool = False
     ) -> TransformersGenerator:
-        """The decode loop over the model's own cache."""
         return TransformersGenerator(self.model, static_length, compiled)
 
     def count_work(self) -> Work:
-        """See `Work`."""
         return count_work(self.model, self.counts)
 
     def close(self) -> None:
-        """Free the model."""
         self._outputs = None
         del self.model

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from harness.engines.transformers.checkpoint import Checkpoint
 from harness.engines.transformers.layers import dtype_name
 
-_CHUNK_WEIGHTS = 1 << 24
+CHUNK_WEIGHTS = 1 << 24
 _SMALLEST_NORMAL = 2.0**-14
 _MAY_FLUSH = 1e-3  # of all weights; some are close to zero in every model
 _PROBE_TEXT = "The river runs from the mountains to the sea; in 1984 it was 12.5 km longer."
@@ -49,7 +49,7 @@ def count_cast_damage(checkpoint: Checkpoint) -> dict[str, CastCounts]:
             for name in file.keys():  # noqa: SIM118 - no dict
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point():
-                    pieces = tensor.flatten().split(_CHUNK_WEIGHTS)
+                    pieces = tensor.flatten().split(CHUNK_WEIGHTS)
                     found[name] = sum((_count_piece(p) for p in pieces), CastCounts())
     return found
 

@@ -81,7 +81,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     requested = read_requested_bytes(job.device)
     meter.start_phase()
     start = time.perf_counter()
-    model = _load_model(job, folder, arguments)
+    model = load_model(job, folder, arguments)
     _hold_in_memory(model)
     load_peak = meter.peak_bytes()  # after the device is done
     seconds["load"] = time.perf_counter() - start
@@ -170,7 +170,8 @@ def _load_tokenizer(job: CellJob) -> PreTrainedTokenizerBase | None:
         ) from error
 
 
-def _load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrainedModel:
+def load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrainedModel:
+    """The model, unchecked against its label; raises `InputError`, `UnavailableError`."""
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -221,7 +222,7 @@ def _rehearse(job: CellJob, folder: str, checkpoint: Checkpoint, arguments: dict
     """
     if job.device != "cpu" or checkpoint.bytes > REHEARSED_BYTES:
         return
-    model = _load_model(job, folder, arguments)
+    model = load_model(job, folder, arguments)
     _attest_declared(job, model)  # a mislabelled model may not even run
     with torch.inference_mode():
         model(input_ids=torch.zeros(1, 8, dtype=torch.long), use_cache=True)
