@@ -28,6 +28,12 @@ FALSE_DISCOVERY_RATE = 0.03
 # (benchmarks/calibration.py: with 10 windows 65 % was detected of what should have been 80).
 _FEWEST_CHUNKS = 20
 _SAMPLES = {"items": "chunks or items", "processes": "processes"}
+_BY_CHANCE = "equal runs differ this much by chance (p = {:.2g})"
+_UNKNOWN_SPREAD = {
+    True: "one process does not show how much the next would differ: measure in several, with "
+    "`processes: 3` or more",
+    False: "a single chunk has no spread: take a longer text, or a shorter context",
+}
 
 
 @dataclass(frozen=True)
@@ -87,22 +93,20 @@ def decide(
     all, for the smallest detectable harm.
     """
     if harm.bounds is None:
-        return Decision("INCONCLUSIVE", _explain_unknown_spread(harm))
+        return Decision("INCONCLUSIVE", _UNKNOWN_SPREAD[harm.sampled == "processes"])
     if harm.is_exact:
         return Decision("FAIL" if harm.estimate > margin else "PASS")
     smallest = _find_smallest(harm, margin, confidence)
     outcome = judge_harm(harm.estimate, *harm.bounds, margin)
+    why, enough = "", None
     if outcome == "INCONCLUSIVE":
         enough = _count_samples(harm, harm.bounds, margin)
-        return Decision(outcome, _explain_few(harm, enough), smallest, enough)
-    if outcome == "FAIL":
-        by_chance = largest_p is not None and harm.p is not None and harm.p > largest_p
-        if doubt:
-            return Decision("INCONCLUSIVE", f"flagged: {doubt}", smallest)
-        if by_chance:
-            why = f"equal runs differ this much by chance (p = {harm.p:.2g})"
-            return Decision("INCONCLUSIVE", why, smallest)
-    return Decision(outcome, "", smallest)
+        why = _explain_few(harm, enough)
+    elif outcome == "FAIL" and doubt:
+        why = f"flagged: {doubt}"
+    elif outcome == "FAIL" and largest_p is not None and (harm.p or 0.0) > largest_p:
+        why = _BY_CHANCE.format(harm.p)
+    return Decision("INCONCLUSIVE" if why else outcome, why, smallest, enough)
 
 
 def judge_harm(harm: float, lower: float, upper: float, margin: float) -> Outcome:
@@ -176,19 +180,10 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
 
 def _explain_chance(p: float, q: float) -> str:
     if p > FALSE_DISCOVERY_RATE:
-        return f"equal runs differ this much by chance (p = {p:.2g})"
+        return _BY_CHANCE.format(p)
     if q > FALSE_DISCOVERY_RATE:
         return f"among this many comparisons one differs this much by chance (q = {q:.2g})"
     return ""
-
-
-def _explain_unknown_spread(harm: Harm) -> str:
-    if harm.sampled == "processes":
-        return (
-            "one process does not show how much the next would differ: measure in several, with "
-            "`processes: 3` or more"
-        )
-    return "a single chunk has no spread: take a longer text, or a shorter context"
 
 
 def _explain_few(harm: Harm, enough: int | None) -> str:

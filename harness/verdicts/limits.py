@@ -105,8 +105,8 @@ def _judge_side(
     difference" is its distance from that number; the harm of any other is that from the edge.
     """
     assert found.value is not None
-    has_zero = spec.paired and spec.neutral is not None and spec.sampled is not None
-    zero = spec.neutral if has_zero and spec.neutral is not None else edge
+    neutral = spec.neutral if spec.paired and spec.sampled is not None else None
+    zero = edge if neutral is None else neutral
     decision = decide(harm_of(found, spec, sign, zero), margin=sign * (edge - zero))
     harm = decision.smallest_detectable
     broken = edge if sign * found.value > sign * edge else None

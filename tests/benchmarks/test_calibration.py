@@ -49,6 +49,7 @@ def test_a_target_is_missed_where_chance_does_not_explain_it(
     assert f"{count / 1000:.1%}" in format_shares([share])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "harm"),
     [
@@ -76,12 +77,14 @@ def test_the_same_seed_gives_the_same_counts_in_any_order() -> None:
     assert there == back[::-1]
 
 
+@pytest.mark.slow
 def test_processes_as_samples_hold_and_pooled_rounds_are_seen_to_fail() -> None:
     alone, pooled = check_pooling(Tries(150, 0))
     assert alone.verdict in ("met", "at it")
     assert pooled.count > 0.5 * pooled.n
 
 
+@pytest.mark.slow
 def test_a_broken_judge_misses_its_target() -> None:
     """The same comparison, given every round as if it were a process."""
     tries = Tries(150, 0)
