@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.projects import Project
+from tests.support.projects import Outcome, Project
 
-pytestmark = pytest.mark.e2e
+pytest_plugins = ["pytester"]
 
 MODELS = (
     "models: [{name: a, source: 'builtin:tiny-world'}, {name: b, source: 'builtin:tiny-world'}]"
@@ -41,6 +42,27 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.write("elsewhere/notes.yml", "models of: the world\nmeasure: [tape]\n")
     project.write("elsewhere/broken.yaml", "\t{{ templating }}\n")
     return project
+
+
+Collect = Callable[..., Outcome]
+
+
+@pytest.fixture
+def collect(
+    project: Project,
+    pytester: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Collect:
+    """``pytest --collect-only -q`` in the project, without a process of its own."""
+    monkeypatch.chdir(project.folder)
+
+    def run(*arguments: str) -> Outcome:
+        found = pytester.inline_run("--collect-only", "-q", *arguments)
+        shown = capsys.readouterr()
+        return Outcome(int(found.ret), shown.out + shown.err)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -114,13 +136,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     ),
 )
 def test_what_is_selected_is_collected_in_the_order_of_the_suite(
-    project: Project, arguments: list[str], expected: list[str]
+    collect: Collect, arguments: list[str], expected: list[str]
 ) -> None:
-    outcome = project.collect(*arguments)
+    outcome = collect(*arguments)
     assert outcome.node_ids == expected, outcome.text
     assert outcome.code == 0
 
 
+@pytest.mark.e2e
 def test_node_ids_start_at_the_root_wherever_pytest_is_called(project: Project) -> None:
     wanted = ids("a[nf4]", measures="perplexity")
     deep = project.folder / "suites" / "deep"
@@ -166,21 +189,22 @@ def test_node_ids_start_at_the_root_wherever_pytest_is_called(project: Project) 
     ids=lambda given: " ".join(given[-2:]) if isinstance(given, list) else "",
 )
 def test_a_wrong_name_or_option_is_a_usage_error_of_one_line(
-    project: Project, arguments: list[str], message: str
+    collect: Collect, arguments: list[str], message: str
 ) -> None:
-    outcome = project.collect(*arguments)
+    outcome = collect(*arguments)
     assert outcome.code == pytest.ExitCode.USAGE_ERROR, outcome.text
     assert message in outcome.text
     assert not outcome.shows_traceback, outcome.text
 
 
-def test_an_unknown_name_next_to_a_selection_of_other_suites_is_no_error(project: Project) -> None:
+def test_an_unknown_name_next_to_a_selection_of_other_suites_is_no_error(collect: Collect) -> None:
     # `mine` is a precision of y.yml alone.
-    outcome = project.collect("suites", "--precision", "mine,int8")
+    outcome = collect("suites", "--precision", "mine,int8")
     assert outcome.code == 0
     assert outcome.node_ids == [i for i in [*ALL_Y, *ALL_X] if "mine" in i or "int8" in i]
 
 
+@pytest.mark.e2e
 def test_a_model_s_name_may_hold_a_colon_and_a_suite_any_folder(tmp_path: Path) -> None:
     project = Project(tmp_path)
     node = "suites/v1.yaml/x.yaml::a:1.0[nf4]::perplexity"
@@ -190,6 +214,7 @@ def test_a_model_s_name_may_hold_a_colon_and_a_suite_any_folder(tmp_path: Path) 
     assert outcome.node_ids == [node], outcome.text
 
 
+@pytest.mark.e2e
 def test_a_thousand_cells_collect_completely_and_one_collector_each(tmp_path: Path) -> None:
     project = Project(tmp_path)
     models = "".join(f"  - {{name: m{n}, source: 'builtin:tiny-world'}}\n" for n in range(100))
@@ -217,6 +242,7 @@ def test_a_thousand_cells_collect_completely_and_one_collector_each(tmp_path: Pa
     ]
 
 
+@pytest.mark.e2e
 def test_two_suites_of_one_name_are_refused_with_both_places(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.write("suites/one.yaml", SUITE)
@@ -226,6 +252,7 @@ def test_two_suites_of_one_name_are_refused_with_both_places(tmp_path: Path) -> 
     assert "suites/two.yaml: the name 'x' is also that of suites/one.yaml" in outcome.text
 
 
+@pytest.mark.e2e
 def test_ordinary_tests_beside_suites_are_left_alone(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.write("suites/x.yaml", SUITE)
@@ -239,6 +266,7 @@ def test_ordinary_tests_beside_suites_are_left_alone(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.e2e
 def test_under_xdist_other_tests_run_and_measurements_fail_at_once(project: Project) -> None:
     project.write("elsewhere/test_own.py", "def test_own(): pass\n")
     node = "suites/x.yaml::a[nf4]"
@@ -249,6 +277,7 @@ def test_under_xdist_other_tests_run_and_measurements_fail_at_once(project: Proj
     assert not project.run_paths("x")
 
 
+@pytest.mark.e2e
 def test_a_repository_below_a_folder_called_suites_is_no_folder_of_suites(tmp_path: Path) -> None:
     project = Project(tmp_path / "suites" / "repository")
     project.write("docs/mkdocs.yml", "site_name: docs\n")
