@@ -20,7 +20,7 @@ from harness.records.values import base_name
 from harness.verdicts.decide import FALSE_DISCOVERY_RATE, adjust_for_many, decide, harm_of
 
 _NUMBER = re.compile(r"\d[\d.,]*")
-_BUSY = "other processes"  # how telemetry's flag of a busy machine begins
+_BUSY = "other processes"  # how harness.run.interference begins its flag of a busy machine
 Key = tuple[str, str]  # cell, measurement
 
 

@@ -29,11 +29,11 @@ FALSE_DISCOVERY_RATE = 0.03
 _FEWEST_CHUNKS = 20
 _SAMPLES = {"items": "chunks or items", "processes": "processes"}
 _BY_CHANCE = "equal runs differ this much by chance (p = {:.2g})"
-_UNKNOWN_SPREAD = {
-    True: "one process does not show how much the next would differ: measure in several, with "
-    "`processes: 3` or more",
-    False: "a single chunk has no spread: take a longer text, or a shorter context",
-}
+_ONE_PROCESS = (
+    "one process does not show how much the next would differ: measure in several, with "
+    "`processes: 3` or more"
+)
+_ONE_CHUNK = "a single chunk has no spread: take a longer text, or a shorter context"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def decide(
     all, for the smallest detectable harm.
     """
     if harm.bounds is None:
-        return Decision("INCONCLUSIVE", _UNKNOWN_SPREAD[harm.sampled == "processes"])
+        why = _ONE_PROCESS if harm.sampled == "processes" else _ONE_CHUNK
+        return Decision("INCONCLUSIVE", why)
     if harm.is_exact:
         return Decision("FAIL" if harm.estimate > margin else "PASS")
     smallest = _find_smallest(harm, margin, confidence)
