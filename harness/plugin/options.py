@@ -14,7 +14,7 @@ from harness.suite.cells import Selection
 
 
 @dataclass(frozen=True)
-class Options:
+class CommandLine:
     """What was asked for on the command line.
 
     ``also_failing`` are the outcomes that fail an item in addition to FAIL, failed and invalid.
@@ -90,7 +90,7 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(f"--{name}", **given)
 
 
-def read_options(config: pytest.Config) -> Options:
+def read_options(config: pytest.Config) -> CommandLine:
     """The options as given; raises UsageError for those that make no sense."""
     given = config.option
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", given.device):
@@ -101,7 +101,7 @@ def read_options(config: pytest.Config) -> Options:
     also_failing = {"skipped", "INCONCLUSIVE"} if given.require_all else set()
     if given.on_inconclusive == "fail":
         also_failing.add("INCONCLUSIVE")
-    return Options(
+    return CommandLine(
         device=given.device,
         selection=Selection(
             precisions=_split(given.precision),
