@@ -222,7 +222,8 @@ class PackedLayer:
 
     ``kind`` is the record's word for the quantisation ('int8', 'nf4'); ``packed`` hold the weights,
     ``shape`` is their (out, in) once unpacked; ``constants`` are the scales and code books that
-    unpacking needs. ``settings`` go into the record: all layers of a kind should agree on them.
+    unpacking needs. ``settings`` go into the record: all layers of a kind should agree on them;
+    "compute_dtype" and "product_dtype" among them, where they differ from the model's dtype.
     """
 
     kind: str

@@ -49,6 +49,7 @@ def _read_int8(layer: Any) -> PackedLayer:
         constants=tuple(_find_constants(layer)),
         settings={
             "quant_storage": "int8",
+            "product_dtype": "int8",
             "block_size": "row",
             "threshold": float(layer.state.threshold),
         },

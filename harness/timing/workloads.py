@@ -120,7 +120,7 @@ def describe_peaks(engine: Engine) -> dict[str, Any]:
     attested, dtype = engine.attested, engine.compute_dtype
     return {
         "matmul_dtype": "tf32" if dtype == "float32" and attested.get("tf32") else dtype,
-        "products": "int8" if attested.get("quantisation") == "int8" else dtype,
+        "products": attested.get("product_dtype", dtype),
         "last_level_cache_bytes": last_level_cache_bytes(engine.device),
     }
 

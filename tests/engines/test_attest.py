@@ -38,6 +38,7 @@ UNTIED = {"embedding": ["model.embed_tokens"], "output head": ["lm_head"]}
                 "quantisation": "int8",
                 "linear_dtypes": {"float32": 1, "int8": 14},
                 "quant_storage": "int8",
+                "product_dtype": "int8",
                 "threshold": 4.5,
                 "unquantised": UNTIED,
                 "skipped_linears": [],
