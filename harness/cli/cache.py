@@ -16,7 +16,7 @@ from harness.machine.cache import (
     limit_bytes,
     list_entries,
 )
-from harness.machine.places import cache_folder
+from harness.machine.files import cache_folder
 
 
 @click.group(name="cache", invoke_without_command=True)

@@ -4,8 +4,6 @@ Several runs may use, fill and clear the folder at the same time: what is stored
 rename, and is renamed before it is removed. Does not know what the entries contain.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -18,13 +16,11 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import InputError
-from harness.machine.places import cache_folder
+from harness.machine.files import cache_folder
 
 KINDS = ("references", "distributions", "questions")
 LIMIT_VARIABLE = "PRECISION_HARNESS_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
-# Records and questions are small, and removing a record costs a whole measurement.
-_REMOVED_FOR_ROOM = "distributions"
 # Between two cells of a run no process holds the reference's distribution: what was used within
 # this time may belong to a run that goes on.
 _IN_USE_S = 3600.0
@@ -103,7 +99,8 @@ def make_room(needed: int, what: str, advice: str) -> None:
     for entry in entries:
         if held + needed <= limit and shutil.disk_usage(folder).free >= needed:
             return
-        if entry.kind == _REMOVED_FOR_ROOM and not entry.in_use:
+        # Records and questions are small, and removing a record costs a whole measurement.
+        if entry.kind == "distributions" and not entry.in_use:
             remove(entry.path)
             held -= entry.bytes
     free = shutil.disk_usage(folder).free

@@ -1,7 +1,6 @@
 """The limits that Linux control groups put on this process, versions 1 and 2."""
 
-from __future__ import annotations
-
+import contextlib
 from pathlib import Path
 
 from harness.machine.files import read_text
@@ -19,43 +18,36 @@ def list_groups() -> list[Path]:
 
 def read_memory_limit() -> int | None:
     """The lowest limit in bytes; None where there is none."""
-    limits = [int(text) for text in _read_limits("memory.max", "memory/memory.limit_in_bytes")]
-    return min(limits, default=None)
+    return min((limit for limit, _ in _read_memory()), default=None)
+
+
+def read_memory_left() -> int | None:
+    """Bytes that can still be allocated below the limits; None where there is none."""
+    return min((left for _, left in _read_memory()), default=None)
 
 
 def read_cpu_quota() -> float | None:
     """Cores' worth of time that is granted; None where unlimited."""
-    quotas = [text.split() for text in _read_limits("cpu.max")]
+    texts = [read_text(folder / "cpu.max") for folder in list_groups()]
+    quotas = [text.split() for text in texts if text and not text.startswith("max")]
     return min((int(share) / int(period) for share, period in quotas), default=None)
 
 
-def read_memory_left() -> int | None:
-    """Bytes that can still be allocated below the limits; None where there is none.
+def _read_memory() -> list[tuple[int, int]]:
+    """The limit and what is left of it, in bytes, of each group that has one.
 
-    Files that the kernel can drop do not count as used.
+    Files that the kernel can drop do not count as used: a checkpoint that was read twice is among
+    the active ones, which can be dropped as well.
     """
-    version_1 = _left_in(ROOT / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
-    version_2 = [_left_in(folder, "memory.max", "memory.current") for folder in list_groups()]
-    return min((left for left in (version_1, *version_2) if left is not None), default=None)
-
-
-def _left_in(folder: Path, limit_name: str, usage_name: str) -> int | None:
-    try:
-        limit = int((folder / limit_name).read_text())
-        used = int((folder / usage_name).read_text())
-        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # absent, or "max"
-        return None
-    # A checkpoint that was read twice is among the active ones, which can be dropped as well.
-    kinds = ("inactive_file", "active_file")
-    cached = sum(int(facts.get(f"total_{kind}") or facts.get(kind) or 0) for kind in kinds)
-    return max(0, limit - used + cached)
-
-
-def _read_limits(version_2: str, version_1: str | None = None) -> list[str]:
-    """A limit from this process's group up to the root; unlimited groups are left out."""
-    paths = [folder / version_2 for folder in list_groups()]
-    if version_1 is not None:
-        paths.append(ROOT / version_1)
-    texts = [read_text(path) for path in paths]
-    return [text for text in texts if text and not text.startswith("max")]
+    places = [(folder, "memory.max", "memory.current") for folder in list_groups()]
+    places.append((ROOT / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"))
+    found = []
+    for folder, limit_name, usage_name in places:
+        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+            limit = int((folder / limit_name).read_text())
+            used = int((folder / usage_name).read_text())
+            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            kinds = ("inactive_file", "active_file")
+            cached = sum(int(facts.get(f"total_{kind}") or facts.get(kind) or 0) for kind in kinds)
+            found.append((limit, max(0, limit - used + cached)))
+    return found

@@ -4,16 +4,14 @@ Imports no torch: these are facts of the machine and of installed packages, not 
 Records no host name, user name, home path or secret.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,12 +48,43 @@ _INSTRUCTION_SETS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class DeviceFacts:
+    """The device that cells run on: 'cpu' or 'cuda:N', its memory in bytes, torch's settings.
+
+    ``uuid`` is the board's, by which NVML finds it; it goes into no record.
+    """
+
+    device: str
+    gpu_name: str | None
+    memory_bytes: int
+    torch: dict[str, Any] = field(default_factory=dict)
+    uuid: str | None = None
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        """CUDA compute capability; (0, 0) for a CPU."""
+        major, _, minor = self.torch.get("capability", "0.0").partition(".")
+        return int(major), int(minor)
+
+    @property
+    def type(self) -> str:
+        """'cpu' or 'cuda'."""
+        return self.device.split(":")[0]
+
+
 def collect_environment(root: Path) -> dict[str, dict[str, Any]]:
     """All facts by group, private ones removed; ``root`` is the folder whose git state counts."""
     facts = {
         "git": describe_git(root),
-        "python": describe_python(),
-        "os": describe_os(),
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+        },
+        "os": {
+            **{name: getattr(platform, name)() for name in ("system", "release", "machine")},
+            "libc": " ".join(platform.libc_ver()).strip() or None,
+        },
         "cpu": describe_cpu(),
         "memory": describe_memory(),
         "gpu": describe_gpus(),
@@ -77,43 +106,28 @@ def describe_git(root: Path) -> dict[str, Any]:
     env = {name: value for name, value in os.environ.items() if name not in redirects}
     command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "-uno"]
     env["GIT_OPTIONAL_LOCKS"] = "0"
-    answer = _attempt(
-        lambda: subprocess.run(  # noqa: S603 - a fixed command on a folder of ours
-            command, env=env, capture_output=True, text=True, errors="replace", timeout=20
-        )
-    )
-    facts: dict[str, Any] = {"sha": None, "branch": None, "dirty": None}
-    if answer is None or answer.returncode != 0:
-        return facts
-    facts["dirty"] = False
-    for line in answer.stdout.splitlines():
-        if not line.startswith("#"):
-            facts["dirty"] = True
-        elif line.startswith("# branch.oid ") and not line.endswith("(initial)"):
-            facts["sha"] = line.split()[-1]
-        elif line.startswith("# branch.head ") and not line.endswith("(detached)"):
-            facts["branch"] = line.split()[-1]
-    return facts
-
-
-def describe_python() -> dict[str, Any]:
-    """Version and implementation of the interpreter."""
-    implementation = platform.python_implementation()
-    return {"version": platform.python_version(), "implementation": implementation}
-
-
-def describe_os() -> dict[str, Any]:
-    """Kernel and C library, without the host's name."""
-    libc = " ".join(platform.libc_ver()).strip() or None
-    kernel = {name: getattr(platform, name)() for name in ("system", "release", "machine")}
-    return {**kernel, "libc": libc}
+    try:
+        answer = subprocess.run(  # noqa: S603 - a fixed command on a folder of ours
+            command, env=env, capture_output=True, encoding="utf-8", errors="replace", timeout=20,
+            check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {"sha": None, "branch": None, "dirty": None}
+    lines = answer.stdout.splitlines()
+    named = dict(line.split(" ")[1:3] for line in lines if line.startswith("# branch."))
+    sha, branch = named["branch.oid"], named["branch.head"]
+    return {
+        "sha": None if sha == "(initial)" else sha,
+        "branch": None if branch == "(detached)" else branch,
+        "dirty": any(not line.startswith("#") for line in lines),
+    }
 
 
 def describe_cpu() -> dict[str, Any]:
     """Model, cores this process may use, instruction sets that decide kernels, clock and load."""
     info = _read_cpuinfo()
     flags = set((info.get("flags") or info.get("Features") or "").split())
-    frequency = _attempt(psutil.cpu_freq)
+    clock = read_cpu_clock()
     return {
         "name": read_cpu_name(),
         "physical_cores": psutil.cpu_count(logical=False),
@@ -121,18 +135,27 @@ def describe_cpu() -> dict[str, Any]:
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "quota_cores": read_cpu_quota(),
         "isa": sorted(flags & _INSTRUCTION_SETS),
-        "max_mhz": round(frequency.max) or None if frequency else None,
+        "max_mhz": round(clock.max) or None if clock else None,
         "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_average": [round(load, 2) for load in psutil.getloadavg()],
     }
+
+
+def read_cpu_clock() -> Any:
+    """psutil's mean clock of the cores now (``current``) and ``max``, in MHz, or None."""
+    try:
+        return psutil.cpu_freq()
+    except (OSError, RuntimeError, NotImplementedError):
+        return None
 
 
 def read_cpu_name() -> str:
     """The CPU's model name as its maker writes it; the architecture where it has none."""
     name = _read_cpuinfo().get("model name")
     if not name and platform.system() == "Darwin":
-        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
-        name = _attempt(lambda: subprocess.check_output(command, text=True, timeout=5).strip())  # noqa: S603 - fixed
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            name = subprocess.check_output(command, text=True, timeout=5).strip()  # noqa: S603 - fixed
     return name or platform.processor() or platform.machine()
 
 
@@ -146,7 +169,7 @@ def describe_memory() -> dict[str, Any]:
 def describe_libraries() -> dict[str, str | None]:
     """Installed version of each library that can change a number; None where absent."""
     found: dict[str, str | None] = dict.fromkeys(LIBRARIES)
-    for name in LIBRARIES:
+    for name in found:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
@@ -161,9 +184,15 @@ def describe_variables() -> dict[str, str]:
     }
 
 
+@cache
 def describe_harness() -> dict[str, Any]:
     """Version, and a sha256 over the package's sources, which uncommitted changes alter too."""
-    return {"version": harness.__version__, "sources_sha256": _hash_sources()}
+    folder = Path(harness.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return {"version": harness.__version__, "sources_sha256": digest.hexdigest()}
 
 
 def device_slug(device: str, gpu_name: str | None, cpu_name: str) -> str:
@@ -179,27 +208,9 @@ def device_slug(device: str, gpu_name: str | None, cpu_name: str) -> str:
     return "-".join(words)[:64].strip("-")
 
 
-@lru_cache(maxsize=1)
+@cache
 def _read_cpuinfo() -> dict[str, str]:
     """The first processor's block of /proc/cpuinfo; empty where there is none."""
     block = (read_text("/proc/cpuinfo") or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in block.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-@lru_cache(maxsize=1)
-def _hash_sources() -> str:
-    folder = Path(harness.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()
-
-
-def _attempt(ask: Callable[[], Any]) -> Any:
-    """An answer of the machine; None where it has none."""
-    try:
-        return ask()
-    except (OSError, RuntimeError, NotImplementedError, subprocess.SubprocessError):
-        return None

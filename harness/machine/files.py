@@ -1,11 +1,16 @@
-"""Small files: written so that a reader sees the old or the whole new one, read if they exist."""
+"""The cache folder; small files: written so that a reader sees the old or the whole new one."""
 
-from __future__ import annotations
-
-import contextlib
 import os
-import tempfile
+import secrets
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """``$PRECISION_HARNESS_CACHE``, else ``precision-harness`` in the user's cache folder."""
+    given = os.environ.get("PRECISION_HARNESS_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "precision-harness"
 
 
 def read_text(path: Path | str) -> str | None:
@@ -21,24 +26,13 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     Raises OSError where that fails, and leaves nothing half-written behind.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o666 & ~_read_umask())
-            file.write(data)
+        with part.open("xb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _read_umask() -> int:
-    """The process's mask for new files, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

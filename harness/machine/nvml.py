@@ -4,11 +4,8 @@ A board is found by its UUID, since CUDA's numbering need not be NVML's. A fact 
 user does not get is None, never 0.
 """
 
-from __future__ import annotations
-
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 # nvml.h
@@ -22,7 +19,10 @@ class NvmlError(RuntimeError):
 
 
 class NvmlSession:
-    """An open session, to be closed. Raises `NvmlError` without the library, driver or right."""
+    """An open session, for a ``with`` block; sessions may overlap.
+
+    Raises `NvmlError` without the library, driver or right.
+    """
 
     def __init__(self) -> None:
         try:
@@ -31,6 +31,12 @@ class NvmlSession:
             raise NvmlError("nvidia-ml-py is not installed") from None
         self._nvml = pynvml
         self._call("nvmlInit")
+
+    def __enter__(self) -> "NvmlSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._nvml.nvmlShutdown()
 
     @property
     def driver(self) -> str:
@@ -45,10 +51,6 @@ class NvmlSession:
     def find_board(self, uuid: str) -> Ask:
         """The board with this UUID. Raises `NvmlError` where there is none."""
         return self._asking(self._call("nvmlDeviceGetHandleByUUID", uuid))
-
-    def close(self) -> None:
-        """End the session; sessions may overlap, NVML counts them."""
-        self._nvml.nvmlShutdown()
 
     def _asking(self, handle: Any) -> Ask:
         def ask(function: str, *arguments: Any) -> Any:
@@ -66,20 +68,10 @@ class NvmlSession:
             raise NvmlError(str(error)) from error
 
 
-@contextmanager
-def open_nvml() -> Iterator[NvmlSession]:
-    """A session for the length of a ``with`` block. Raises `NvmlError`."""
-    session = NvmlSession()
-    try:
-        yield session
-    finally:
-        session.close()
-
-
 def ask_board(uuid: str, function: str) -> Any:
     """What one function of NVML returns for the board with this UUID; None where unavailable."""
     try:
-        with open_nvml() as nvml:
+        with NvmlSession() as nvml:
             return nvml.find_board(uuid)(function)
     except NvmlError:
         return None
@@ -87,16 +79,14 @@ def ask_board(uuid: str, function: str) -> Any:
 
 def read_used_bytes() -> dict[str, int]:
     """Bytes in use on each board by UUID; boards that do not say so are left out."""
-    found = {}
     try:
-        with open_nvml() as nvml:
-            for ask in nvml.list_boards():
-                uuid, memory = ask("nvmlDeviceGetUUID"), ask("nvmlDeviceGetMemoryInfo")
-                if uuid is not None and memory is not None:
-                    found[uuid] = int(memory.used)
+        with NvmlSession() as nvml:
+            asked = [
+                (a("nvmlDeviceGetUUID"), a("nvmlDeviceGetMemoryInfo")) for a in nvml.list_boards()
+            ]
     except NvmlError:
         return {}
-    return found
+    return {uuid: int(memory.used) for uuid, memory in asked if uuid and memory}
 
 
 def describe_gpus() -> dict[str, Any]:
@@ -105,7 +95,7 @@ def describe_gpus() -> dict[str, Any]:
     Of a UUID only a hash is kept: enough to tell two boards apart, too little to trace one.
     """
     try:
-        with open_nvml() as nvml:
+        with NvmlSession() as nvml:
             boards = enumerate(nvml.list_boards())
             devices = [{"index": index, **_describe_board(ask)} for index, ask in boards]
             return {"driver": nvml.driver, "devices": devices}

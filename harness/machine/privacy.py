@@ -1,7 +1,5 @@
 """Keeps private facts out of whatever is written: home folders, tokens, passwords."""
 
-from __future__ import annotations
-
 import os
 import re
 from functools import lru_cache

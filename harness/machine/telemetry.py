@@ -4,27 +4,20 @@ Sampled ten times a second in the harness's own process, so that it costs the ce
 nothing; NVML makes no CUDA context. Kept as summaries.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
 import psutil
 
-from harness.machine.nvml import (
-    CLOCK_MEMORY,
-    CLOCK_SM,
-    TEMPERATURE_GPU,
-    Ask,
-    NvmlError,
-    NvmlSession,
-)
+from harness.machine.environment import read_cpu_clock
+from harness.machine.nvml import CLOCK_MEMORY, CLOCK_SM, TEMPERATURE_GPU, NvmlError, NvmlSession
 
 INTERVAL_S = 0.1
 POWER_CAP = "software power cap"
@@ -56,7 +49,7 @@ class Telemetry:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="telemetry", daemon=True)
 
-    def start(self) -> Telemetry:
+    def start(self) -> "Telemetry":
         """Begin to sample."""
         self._thread.start()
         return self
@@ -65,7 +58,7 @@ class Telemetry:
         """End and summarise: ``samples``, the real ``interval_s``, ``cpu`` and perhaps ``gpu``."""
         self._end.set()
         self._thread.join()
-        taken = self._taken
+        taken, gpu = self._taken, self._gpu
         found: dict[str, Any] = {
             "samples": len(taken),
             "interval_s": (taken[-1] - taken[0]) / (len(taken) - 1) if len(taken) > 1 else None,
@@ -77,9 +70,7 @@ class Telemetry:
                 "mhz": _spread(self._mhz),
             },
         }
-        if self._gpu is not None:
-            found["gpu"] = self._gpu.stop()
-        return found
+        return found if gpu is None else {**found, "gpu": gpu.stop()}
 
     def _sample(self) -> None:
         due = time.monotonic()
@@ -88,7 +79,8 @@ class Telemetry:
             if self._gpu is not None:
                 self._gpu.sample()
             if len(self._taken) % _FREQUENCY_EVERY == 1:
-                self._mhz += _read_mhz()
+                clock = read_cpu_clock()
+                self._mhz += [clock.current] if clock and clock.current else []
             due = max(due + INTERVAL_S, time.monotonic())
             if self._end.wait(due - time.monotonic()):
                 return
@@ -138,20 +130,18 @@ class BoardWatch:
     def __init__(self, uuid: str, own: set[int]) -> None:
         self._own = own
         self._series: defaultdict[str, list[float]] = defaultdict(list)
-        self._session: NvmlSession | None = None
-        self._ask: Ask | None = None
+        self._session = ExitStack()
         self._unavailable = ""
         try:
-            self._session = NvmlSession()
-            self._ask = self._session.find_board(uuid)
+            self._ask = self._session.enter_context(NvmlSession()).find_board(uuid)
         except NvmlError as error:
             self._unavailable = str(error)
 
     def sample(self) -> None:
         """Read everything once."""
-        ask = self._ask
-        if ask is None:
+        if self._unavailable:
             return
+        ask = self._ask
         power_mw = ask("nvmlDeviceGetPowerUsage")
         pids = {process.pid for process in ask("nvmlDeviceGetComputeRunningProcesses") or ()}
         readings = {
@@ -169,11 +159,10 @@ class BoardWatch:
 
     def stop(self) -> dict[str, Any]:
         """Close the session and summarise; ``{unavailable: reason}`` where nothing was read."""
-        limit_mw = self._ask("nvmlDeviceGetPowerManagementLimit") if self._ask else None
-        if self._session is not None:
-            self._session.close()
-        if self._ask is None:
-            return {"unavailable": self._unavailable}
+        with self._session:
+            if self._unavailable:
+                return {"unavailable": self._unavailable}
+            limit_mw = self._ask("nvmlDeviceGetPowerManagementLimit")
         masks, others = self._series.pop("mask", []), self._series.pop("others", [])
         throttled = {
             reason: fmean(bool(int(mask) & bit) for mask in masks)
@@ -195,15 +184,6 @@ def _count_others(pids: set[int], own: set[int]) -> int:
     them is taken to be ours.
     """
     return len(pids) - max(1, len(own & pids))
-
-
-def _read_mhz() -> list[float]:
-    """The cores' mean clock, as a list of one or, where the system has none, of none."""
-    try:
-        current = getattr(psutil.cpu_freq(), "current", None)
-    except (OSError, RuntimeError, NotImplementedError):
-        return []
-    return [current] if current else []
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:

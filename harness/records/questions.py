@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.machine.files import write_atomically
-from harness.machine.places import cache_folder
+from harness.machine.files import cache_folder, write_atomically
 from harness.records.record import Record
 
 KEY = "questions"  # of a record's items: the name of its file

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.machine.device import DeviceFacts
-from harness.machine.environment import collect_environment, device_slug
+from harness.machine.environment import DeviceFacts, collect_environment, device_slug
 from harness.run.process import call_in_worker
 from harness.suite.data_source import list_data_sources, locate_source
 from harness.suite.hub import hub_is_reachable

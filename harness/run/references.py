@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement
-from harness.machine.files import write_atomically
-from harness.machine.places import cache_folder
+from harness.machine.files import cache_folder, write_atomically
 from harness.records.identity import list_software
 from harness.records.record import Record, dump_json
 from harness.suite.data_source import list_data_sources

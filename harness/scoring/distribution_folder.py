@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from harness.machine.cache import mark_used
-from harness.machine.places import cache_folder
+from harness.machine.files import cache_folder
 
 ROWS, HEAD, MANIFEST = "rows.safetensors", "head.safetensors", "manifest.json"
 _NAME = re.compile("[0-9a-f]{32}-[0-9a-f]{16}")

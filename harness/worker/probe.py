@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.machine.device import DeviceFacts
-from harness.machine.environment import describe_memory
+from harness.machine.environment import DeviceFacts, describe_memory
 
 
 def probe_device(requested: str) -> DeviceFacts:

@@ -10,7 +10,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from harness.machine.nvml import NvmlSession, ask_board, describe_gpus, open_nvml, read_used_bytes
+from harness.machine.nvml import NvmlSession, ask_board, describe_gpus, read_used_bytes
 from tests.support.nvml import FakeNvml, install_nvml
 
 H200: dict[str, Any] = {
@@ -71,10 +71,9 @@ def test_a_board_that_gives_no_memory_is_left_out(monkeypatch: pytest.MonkeyPatc
 
 def test_sessions_may_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = install_nvml(monkeypatch, H200)
-    session = NvmlSession()
-    with open_nvml() as other:
-        assert len(other.list_boards()) == 1
-        assert nvml.open_sessions == 2
-    assert session.find_board("GPU-11111111-2222")("nvmlDeviceGetName") == "NVIDIA H200"
-    session.close()
+    with NvmlSession() as session:
+        with NvmlSession() as other:
+            assert len(other.list_boards()) == 1
+            assert nvml.open_sessions == 2
+        assert session.find_board("GPU-11111111-2222")("nvmlDeviceGetName") == "NVIDIA H200"
     assert nvml.open_sessions == 0

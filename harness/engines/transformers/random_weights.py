@@ -18,7 +18,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.errors import InputError
-from harness.machine.places import cache_folder
+from harness.machine.files import cache_folder
 from harness.suite.models import Architecture
 
 _BLOCK = 1 << 24
