@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.descriptions import Margin, ValueSpec
@@ -55,40 +54,25 @@ DIVERGENCE_VALUES = {
 _PERCENTILES = {"kl_median": 50, "kl_p90": 90, "kl_p99": 99, "kl_p999": 99.9, "kl_max": 100}
 
 
-@dataclass(frozen=True)
-class PerToken:
-    """Arrays (tokens,) in float64, in the windows' order; see `harness.scoring.compare_logits`."""
-
-    kl: npt.NDArray[np.float64]
-    agrees: npt.NDArray[np.float64]
-    delta_p: npt.NDArray[np.float64]
-
-    @property
-    def nonfinite(self) -> int:
-        import numpy as np
-
-        return int((~(np.isfinite(self.kl) & np.isfinite(self.delta_p))).sum())
-
-
 def summarise(
-    tokens: PerToken, windows: Sequence[Window], context: int
+    found: npt.NDArray[np.float64], windows: Sequence[Window], context: int
 ) -> tuple[dict[str, Value], dict[str, list[float]]]:
     """The values, and each window's sums for comparisons between runs.
 
+    ``found`` (3, tokens) is what `harness.scoring.compare_logits` gives, in the windows' order.
     Standard errors take tokens of one window as dependent. A quarter without scored tokens has no
     values.
     """
     import numpy as np
 
-    scored = [window.scored for window in windows]
-    window_of = np.repeat(np.arange(len(windows)), scored)
+    kl, agrees, delta_p = found
+    window_of = np.repeat(np.arange(len(windows)), [window.scored for window in windows])
     quarter_of = find_quarters(windows, context)
-    everywhere = np.ones(len(window_of), bool)
     numbers: dict[str, float | None] = {}
     spread: dict[str, float | None] = {}
     clusters: dict[str, int] = {}
 
-    def add_mean(name: str, per_token: npt.NDArray[np.float64], where: npt.NDArray[Any]) -> None:
+    def add_mean(name: str, per_token: npt.NDArray[np.float64], where: Any = ...) -> None:
         counts = np.bincount(window_of[where], minlength=len(windows))
         sums = np.bincount(window_of[where], per_token[where], minlength=len(windows))
         has = counts > 0
@@ -96,21 +80,21 @@ def summarise(
             mean, stderr = clustered_mean(sums[has].tolist(), counts[has].tolist())
             numbers[name], spread[name], clusters[name] = mean, stderr, int(has.sum())
 
-    for name, per_token in (("kl_mean", tokens.kl), ("top1_agreement", tokens.agrees)):
-        add_mean(name, per_token, everywhere)
+    for name, per_token in (("kl_mean", kl), ("top1_agreement", agrees)):
+        add_mean(name, per_token)
         for index, quarter in enumerate(QUARTERS):
             add_mean(qualify(name, quarter), per_token, quarter_of == index)
-    add_mean("delta_p_mean", tokens.delta_p, everywhere)
-    add_mean("delta_p_rms", tokens.delta_p**2, everywhere)
+    add_mean("delta_p_mean", delta_p)
+    add_mean("delta_p_rms", delta_p**2)
     rms = numbers["delta_p_rms"] = math.sqrt(numbers["delta_p_rms"] or 0.0)
     squares_stderr = spread["delta_p_rms"]
     # The derivative of a square root: the error of x² is 2x times that of x.
     spread["delta_p_rms"] = squares_stderr / (2 * rms) if squares_stderr and rms else squares_stderr
     for name, percent in _PERCENTILES.items():
-        numbers[name] = float(np.percentile(tokens.kl, percent))
+        numbers[name] = float(np.percentile(kl, percent))
     items = {
-        "chunk_kl": np.bincount(window_of, tokens.kl).tolist(),
-        "chunk_agrees": [int(n) for n in np.bincount(window_of, tokens.agrees)],
+        "chunk_kl": np.bincount(window_of, kl).tolist(),
+        "chunk_agrees": np.bincount(window_of, agrees).astype(int).tolist(),
     }
     return make_values(DIVERGENCE_VALUES, numbers, spread, clusters), items
 

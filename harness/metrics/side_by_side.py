@@ -35,9 +35,7 @@ class Options(OptionsBase):
 
 
 VALUES = {
-    "repetition_rate": ValueSpec(
-        "", "lower", "share of an answer's token 4-grams seen in it before"
-    ),
+    "repetition_rate": ValueSpec("", "lower", "share of an answer's token 4-grams seen before"),
     "empty_rate": ValueSpec("", "lower", "answers without any visible character"),
     "items": ValueSpec("items", None, "prompts answered"),
     "too_long": ValueSpec("items", "lower", "prompts left out: no room for prompt and answer"),
@@ -46,13 +44,10 @@ VALUES = {
         "", "higher", "answers equal to the reference's, token by token", paired=True, neutral=1.0
     ),
     "first_difference_median": ValueSpec(
-        "tokens",
-        "higher",
-        "tokens before the first difference from the reference's answer; an equal one: its length",
-        paired=True,
-        neutral=None,
+        "tokens", "higher", "tokens before the first difference from the reference's answer; an "
+        "equal one: its length", paired=True, neutral=None,
     ),
-}
+}  # fmt: skip
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
@@ -68,26 +63,22 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     given = [answer for answer in answers if answer is not None]
     empty = [not a.text.strip() for a in given]
     repetition = Repetition().compute(predictions=[a.tokens for a in given])
+    too_long = generation.too_long
     numbers: dict[str, int | float | None] = {
         "repetition_rate": repetition["repetition_rate"],
         "empty_rate": fmean(empty),
         "items": len(given),
-        "too_long": generation.too_long,
+        "too_long": too_long,
         "new_tokens": sum(len(a.tokens) for a in given),
     }
-    reasons = []
-    if generation.too_long:
-        reasons.append(f"{generation.too_long} prompts exceed the model's context; not answered")
+    stderr = {
+        "repetition_rate": repetition["repetition_rate_stderr"],
+        "empty_rate": share_stderr(sum(empty), len(empty)),
+    }
+    counts = {"repetition_rate": repetition["n"], "empty_rate": len(empty)}
+    reasons = [f"{too_long} prompts exceed the model's context; not answered"] if too_long else []
     return Measured(
-        values=make_values(
-            VALUES,
-            numbers,
-            {
-                "repetition_rate": repetition["repetition_rate_stderr"],
-                "empty_rate": share_stderr(sum(empty), len(empty)),
-            },
-            {"repetition_rate": repetition["n"], "empty_rate": len(empty)},
-        ),
+        values=make_values(VALUES, numbers, stderr, counts),
         protocol={
             **options.model_dump(exclude={"batch_tokens"}, mode="json"),
             **prompt_protocol(engine),
@@ -122,18 +113,16 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 def first_difference(ours: Sequence[int], theirs: Sequence[int]) -> int:
     """How many tokens two answers have in common before they differ, or one of them ends."""
-    for i, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-        if a != b:
-            return i
-    return min(len(ours), len(theirs))
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
 
 
 METRIC = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=(
+    __doc__ or "",
+    Options,
+    VALUES,
+    measure,
+    (
         Column("same\ntext", "identical_rate", ".0%"),
         Column("1st diff", "first_difference_median", "g"),
     ),

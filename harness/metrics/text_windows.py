@@ -9,22 +9,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from harness.descriptions import MeasureContext, OptionsBase
+from harness.descriptions import MeasureContext, OptionsBase, ValueSpec
 from harness.errors import InputError
 from harness.metrics.windows import Protocol, Window, plan_windows, start_token, step_of
-from harness.records.record import Record
+from harness.records.record import Record, Value
+from harness.records.values import make_values, to_value
+from harness.statistics.estimates import clustered_interval, clustered_mean
 from harness.suite.data_source import DataSource
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
 
     from harness.engines.base import Engine
     from harness.scoring.tokenised import TokenisedText
-
-# Protocols whose windows may start with a token that is not the text's.
-_STARTED = ("lm-eval", "llamacpp")
 
 
 class WindowOptions(OptionsBase):
@@ -38,7 +35,7 @@ class WindowOptions(OptionsBase):
     BATCH: ClassVar[str | None] = "batch_size"
 
     @model_validator(mode="after")
-    def _check_stride(self) -> WindowOptions:
+    def _check_lengths(self) -> WindowOptions:
         if self.protocol != "sliding" and self.stride is not None:
             raise ValueError(f"stride is only for protocol 'sliding'; {self.protocol!r} has none")
         if self.stride is not None and self.stride > self.context:
@@ -46,18 +43,25 @@ class WindowOptions(OptionsBase):
                 f"stride {self.stride} is larger than context {self.context}: "
                 "tokens between windows would never be scored"
             )
+        if self.protocol == "llamacpp" and self.context < 4:
+            raise ValueError(
+                f"context {self.context} is too short for protocol 'llamacpp', which scores the "
+                "second half of each chunk: at least 4"
+            )
         return self
 
 
 @dataclass(frozen=True)
 class TextWindows:
-    """``windows`` over ``ids`` (tokens,), the tokens of ``text`` that are used.
+    """``windows`` over ``ids``, the tokens of ``text`` that are used.
 
     ``protocol`` is everything about the text and its windows that a number depends on.
     """
 
+    engine: Engine
+    context: MeasureContext
     text: TokenisedText
-    ids: npt.NDArray[np.int32]
+    ids: list[int]
     windows: list[Window]
     protocol: dict[str, Any]
 
@@ -67,15 +71,13 @@ class TextWindows:
         return [window.scored for window in self.windows]
 
     def stack(self, windows: list[Window]) -> torch.Tensor:
-        """Sequences of windows of one shape, as rows (windows, n)."""
-        import numpy as np
+        """Sequences of windows of one shape, as rows (windows, n) on the engine's device."""
         import torch
 
-        return torch.from_numpy(np.stack([window.sequence(self.ids) for window in windows]))
+        rows = [window.sequence(self.ids) for window in windows]
+        return torch.tensor(rows, device=self.engine.device)
 
-    def run(
-        self, size: int, context: MeasureContext, score: Callable[[torch.Tensor, int], None]
-    ) -> int:
+    def run(self, size: int, score: Callable[[torch.Tensor, int], None]) -> int:
         """``score(rows, scored)`` on the windows in order, at most ``size`` of one shape at a time.
 
         Batches shrink where memory runs out; returns the size that fitted. ``score`` must keep
@@ -89,7 +91,7 @@ class TextWindows:
             nonlocal done
             score(self.stack(batch), batch[0].scored)
             done += len(batch)
-            context.progress(done, len(self.windows), "windows")
+            self.context.progress(done, len(self.windows), "windows")
 
         for _, same in groupby(self.windows, key=lambda window: window.shape):
             size = run_in_batches(list(same), size, run_batch)
@@ -113,9 +115,8 @@ def open_windows(
             f"{engine.job.model.name} was made for"
         )
     text = tokenise_text(engine, options.text, context)
-    ids = text.ids[:limit]
-    tokenizer = engine.require_tokenizer()
-    first = start_token(options.protocol, tokenizer, int(ids[0])) if len(ids) else None
+    ids = text.ids[:limit].tolist()
+    first = start_token(options.protocol, engine.require_tokenizer(), ids[0]) if ids else None
     windows = plan_windows(len(ids), options.protocol, options.context, options.stride, first)
     if not windows:
         found = f"text {options.text.path!r} has {len(ids)} token{'s' * (len(ids) != 1)}"
@@ -132,17 +133,30 @@ def open_windows(
         "text_tokens": len(text.ids),
         "tokenizer_sha256": engine.job.files.tokenizer_sha256,
     }
-    if options.protocol in _STARTED:
+    if options.protocol in ("lm-eval", "llamacpp"):
         protocol["start_token"] = first
-    return TextWindows(text, ids, windows, protocol)
+    return TextWindows(engine, context, text, ids, windows, protocol)
 
 
-def pair_chunks(
-    candidate: Record, reference: Record, row: str
-) -> tuple[list[float], list[float], list[int]] | None:
-    """Sums per chunk of two records and the chunks' tokens; None unless the chunks are the same."""
+def compare_chunks(
+    candidate: Record,
+    reference: Record,
+    row: str,
+    value: tuple[str, ValueSpec],
+    transform: Callable[[float], float] = float,
+) -> dict[str, Value]:
+    """The named value: the ``transform`` of ``row``'s mean paired change per token.
+
+    Clustered by window, without an interval for a single one; {} unless both have the same windows.
+    """
     ours, theirs = candidate.items.get(row), reference.items.get(row)
     tokens = candidate.items.get("chunk_tokens")
     if not tokens or not ours or not theirs or tokens != reference.items.get("chunk_tokens"):
-        return None
-    return ours, theirs, tokens
+        return {}
+    name, spec = value
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    estimate = clustered_interval(differences, tokens, transform)
+    if estimate is not None:
+        return {name: to_value(spec, estimate)}
+    mean = transform(clustered_mean(differences, tokens)[0])
+    return make_values({name: spec}, {name: mean}, n={name: 1})

@@ -1,15 +1,9 @@
 """Which tokens of a text go through the model together, and which of them are scored. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from harness.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
 
 Protocol = Literal["sliding", "disjoint", "lm-eval", "llamacpp"]
 
@@ -27,14 +21,12 @@ class Window:
     before: int | None = None
     first: int | None = None
 
-    def sequence(self, ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    def sequence(self, ids: list[int]) -> list[int]:
         """The window's tokens: all but the last are fed, the last ``scored`` are predicted."""
-        import numpy as np
-
-        own = ids[self.start : self.stop].astype(np.int64)
+        own = ids[self.start : self.stop]
         if self.first is not None:
             own[0] = self.first
-        return own if self.before is None else np.concatenate(([self.before], own))
+        return own if self.before is None else [self.before, *own]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,8 +74,6 @@ def plan_windows(
     - ``llamacpp``: `perplexity` of llama.cpp's tools/perplexity: whole chunks only, at least two;
       in each chunk the tokens behind position context/2
     """
-    if protocol == "lm-eval":
-        return _plan_rolling(tokens, context, start_token)
     if protocol == "llamacpp":
         chunks = tokens // context if tokens >= 2 * context else 0
         scored = context - 1 - context // 2
@@ -91,6 +81,12 @@ def plan_windows(
             Window(i * context, (i + 1) * context, scored, first=start_token) for i in range(chunks)
         ]
     windows, scored_to = [], 1
+    if protocol == "lm-eval":
+        for done in range(0, tokens, context):
+            stop = min(done + context, tokens)
+            before = None if done else start_token
+            windows.append(Window(max(0, stop - context - 1), stop, stop - done, before))
+        return windows
     for start in range(0, tokens, step_of(protocol, context, stride)):
         stop = min(start + context, tokens)
         first = max(scored_to, start + 1)
@@ -99,14 +95,4 @@ def plan_windows(
             scored_to = stop
         if stop == tokens:
             break
-    return windows
-
-
-def _plan_rolling(tokens: int, context: int, prefix: int | None) -> list[Window]:
-    done = min(context, tokens)
-    windows = [Window(0, done, done, before=prefix)] if done else []
-    while done < tokens:
-        stop = min(done + context, tokens)
-        windows.append(Window(stop - context - 1, stop, stop - done))
-        done = stop
     return windows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.metrics.divergence_values import PerToken, find_quarters, summarise
+from harness.metrics.divergence_values import find_quarters, summarise
 from harness.metrics.windows import Window
 
 
@@ -19,8 +19,7 @@ def test_quarters_go_by_how_much_context_a_token_had() -> None:
 
 def test_standard_errors_are_over_windows() -> None:
     """Two windows of two tokens with means 1 and 3: 2 ± 1; of single tokens it would be 0.5774."""
-    kl = np.array([1.0, 1.0, 3.0, 3.0])
-    tokens = PerToken(kl, np.array([1.0, 1.0, 0.0, 0.0]), np.array([0.1, 0.1, -0.3, -0.3]))
+    tokens = np.array([[1.0, 1.0, 3.0, 3.0], [1.0, 1.0, 0.0, 0.0], [0.1, 0.1, -0.3, -0.3]])
     values, items = summarise(tokens, [Window(0, 3, 2), Window(3, 6, 2)], 4)
     assert (values["kl_mean"].value, values["kl_mean"].stderr) == (2.0, pytest.approx(1.0))
     assert values["kl_mean"].n == 2
