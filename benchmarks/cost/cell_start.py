@@ -12,8 +12,7 @@ from typing import Any
 from cost.row import Cost
 from harness.catalog import load_precision
 from harness.run.process import CellProcess, call_in_worker
-from harness.suite.cell_job import CellJob
-from harness.suite.model_sources import find_files
+from harness.suite.model_sources import CellJob, find_files
 from harness.suite.models import ModelSpec, PrecisionSpec
 
 PRECISIONS = ("fp32", "int8", "nf4")

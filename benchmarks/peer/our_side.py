@@ -22,8 +22,7 @@ from harness.engines.transformers.loading import load_cell
 from harness.records.record import Measured
 from harness.scoring import multiple_choice
 from harness.scoring.multiple_choice import Scored
-from harness.suite.cell_job import CellJob
-from harness.suite.model_sources import find_files
+from harness.suite.model_sources import CellJob, find_files
 from harness.suite.models import ModelSpec, PrecisionSpec
 
 ROOT = Path("/")

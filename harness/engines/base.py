@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from harness.engines.shared.meter import MemoryMeter
-from harness.suite.cell_job import CellJob
+from harness.suite.model_sources import CellJob
 
 Tokens = tuple[int, ...]
 # Called per target with its key, its NLL in nats, and whether its token is the likeliest.

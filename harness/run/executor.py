@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from harness.catalog import load_measurement, load_precision
+from harness.errors import InputError, UnavailableError
 from harness.machine.telemetry import Telemetry
 from harness.records.record import Measured, Record
 from harness.run.machine import Machine
 from harness.run.make_record import Attempt, make_record
 from harness.run.process import CellInThisProcess, CellProcess, LoadedCell
 from harness.run.repeats import is_hopeless, merge_repeats
-from harness.suite.cell_job import CellJob
 from harness.suite.cells import Cell
-from harness.suite.model_files import SourceError, SourceUnavailable
-from harness.suite.model_sources import ModelFiles, find_files
+from harness.suite.model_sources import CellJob, ModelFiles, find_files
 from harness.suite.models import MeasurementSpec
 from harness.worker.messages import Failure, MeasureRequest, Progress
 
@@ -124,9 +123,9 @@ class LocalExecutor:
     def _look_for_files(self, cell: Cell) -> ModelFiles | Failure:
         try:
             return find_files(cell.model, self._suite_folder, self._machine.online)
-        except SourceUnavailable as error:
+        except UnavailableError as error:
             return Failure("skipped", str(error))
-        except (SourceError, OSError) as error:
+        except (InputError, OSError) as error:
             return Failure("failed", str(error))
 
     def close(self) -> None:

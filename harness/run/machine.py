@@ -9,7 +9,6 @@ from typing import Any
 from harness.machine.environment import DeviceFacts, collect_environment, device_slug
 from harness.run.process import call_in_worker
 from harness.suite.data_source import list_data_sources, locate_source
-from harness.suite.hub import hub_is_reachable
 from harness.suite.models import Suite
 from harness.worker.probe import probe_or_explain
 
@@ -51,7 +50,11 @@ def inspect_machine(requested_device: str, root: Path, online: bool) -> Machine:
 
 def probe_hub(suites: list[Suite]) -> bool:
     """One bounded probe of the hub, and only where a suite names something that lives there."""
-    return any(map(_needs_hub, suites)) and hub_is_reachable()
+    if not any(map(_needs_hub, suites)):
+        return False
+    from harness.suite.hub import hub_is_reachable  # imports huggingface_hub, which takes a while
+
+    return hub_is_reachable()
 
 
 def _needs_hub(suite: Suite) -> bool:

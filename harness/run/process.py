@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from harness.catalog import load_engine
 from harness.records.record import Measured
-from harness.suite.cell_job import CellJob
+from harness.suite.model_sources import CellJob
 from harness.worker.messages import (
     Failure,
     Loaded,

@@ -3,8 +3,6 @@
 Reads names, headers and hashes, never tensors; imports no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -15,38 +13,25 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from harness.errors import InputError
+
 CONFIG = "config.json"
 SINGLE_WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 _VOCABULARIES = (
-    "spiece.model",
-    "tekken.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-)
+    "spiece.model", "tekken.json", "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt",
+)  # fmt: skip
 TOKENIZER_FILES = (
-    *_VOCABULARIES,
-    "added_tokens.json",
-    "chat_template.jinja",
-    "merges.txt",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-)
+    *_VOCABULARIES, "added_tokens.json", "chat_template.jinja", "merges.txt",
+    "special_tokens_map.json", "tokenizer_config.json",
+)  # fmt: skip
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_WEIGHTS = (".safetensors", *_PICKLES, ".gguf", ".h5", ".msgpack", ".onnx", ".npz")
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class SourceUnavailable(Exception):  # noqa: N818 - a state of the machine, not an error
-    """The source is not available on this machine now; the cell is skipped with this reason."""
-
-
-class SourceError(ValueError):
-    """The source is wrong and must be corrected by its user; the cell fails."""
-
-
-class FilesMissing(SourceError):  # noqa: N818 - says which error
+class FilesMissing(InputError):  # noqa: N818 - says which error
     """Some of the files are missing; in the hub's cache that is an unfinished download."""
 
 
@@ -57,7 +42,8 @@ def choose_files(source: str, names: Sequence[str], *, weights: bool, code: bool
     """
     chosen = [name for name in names if name in list_wanted(weights)]
     if not weights:
-        check_has_tokenizer(source, names)
+        if not has_tokenizer(names):
+            raise FilesMissing(f"{source} has no tokenizer (none of {', '.join(_VOCABULARIES)})")
         return chosen
     if CONFIG not in names:
         adapter = ": it is an adapter; merge it into its base model first"
@@ -70,44 +56,47 @@ def choose_files(source: str, names: Sequence[str], *, weights: bool, code: bool
         shards = [name for name in names if _SHARD.fullmatch(name)]
         chosen += shards or [name for name in names if name.endswith(".safetensors")]
     else:
-        raise _describe_no_weights(source, names)
+        found = sorted(name for name in names if name.endswith(_WEIGHTS))
+        message = f"{source} has no {SINGLE_WEIGHTS} or {WEIGHTS_INDEX}, only safetensors are read"
+        if found:
+            message += f"; found {', '.join(found[:3])}"
+        if any(name.endswith(_PICKLES) for name in found):
+            message += (
+                ": where you trust their author, convert pickle weights with "
+                "AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER)"
+            )
+        raise FilesMissing(message)
     return [*chosen, *(name for name in names if code and name.endswith(".py"))]
 
 
 def list_wanted(weights: bool) -> list[str]:
     """Names of the small files that a model or a tokenizer may have."""
     # AutoTokenizer reads the model type from config.json where nothing else names the class.
-    return [
-        CONFIG,
-        *TOKENIZER_FILES,
-        *(("generation_config.json", WEIGHTS_INDEX) if weights else ()),
-    ]
+    model_files = ("generation_config.json", WEIGHTS_INDEX) if weights else ()
+    return [CONFIG, *TOKENIZER_FILES, *model_files]
 
 
-def check_config(folder: Path, source: str) -> None:
-    """Raise `SourceError` unless config.json holds a JSON object."""
-    try:
-        config = json.loads((folder / CONFIG).read_bytes())
-    except ValueError as error:
-        raise SourceError(f"{source}: {CONFIG} is not readable JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise SourceError(f"{source}: {CONFIG} holds a {type(config).__name__}, not an object")
+def has_tokenizer(names: Iterable[str]) -> bool:
+    """Whether these files include a vocabulary, the one part that every tokenizer needs."""
+    return any(name in _VOCABULARIES for name in names)
 
 
 def list_weights(folder: Path, source: str) -> list[Path]:
-    """The weight files that transformers will read, in its order of preference, sorted by name."""
+    """The weight files that transformers will read from a folder with one or an index of them.
+
+    Sorted by name. Raises `FilesMissing`, and `InputError` for a wrong index.
+    """
     if (folder / SINGLE_WEIGHTS).is_file():
         return [folder / SINGLE_WEIGHTS]
-    index = folder / WEIGHTS_INDEX
-    if not index.is_file():
-        raise _describe_no_weights(source, os.listdir(folder))
     try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
+        names = set(json.loads((folder / WEIGHTS_INDEX).read_bytes())["weight_map"].values())
         outside = sorted(name for name in names if Path(name).name != name)
+    except OSError as error:
+        raise FilesMissing(f"{source}: cannot read {WEIGHTS_INDEX}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{source}: {WEIGHTS_INDEX} has no readable weight_map") from error
+        raise InputError(f"{source}: {WEIGHTS_INDEX} has no readable weight_map") from error
     if outside:
-        raise SourceError(f"{source}: {WEIGHTS_INDEX} names files outside its folder: {outside}")
+        raise InputError(f"{source}: {WEIGHTS_INDEX} names files outside its folder: {outside}")
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing or not names:
         raise FilesMissing(
@@ -117,53 +106,26 @@ def list_weights(folder: Path, source: str) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
+def check_config(folder: Path, source: str) -> None:
+    """Raise `InputError` unless config.json holds a JSON object."""
+    try:
+        if not isinstance(json.loads((folder / CONFIG).read_bytes()), dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise InputError(f"{source}: {CONFIG} is not a readable JSON object: {error}") from error
+
+
 def check_safetensors(path: Path, source: str) -> None:
-    """Raise `SourceError` unless header and file size agree; reads the header only."""
-    with path.open("rb") as file:
-        if file.read(8) == b"version ":
-            raise SourceError(
-                f"{source}: {path.name} is a Git LFS pointer, not the weights: run `git lfs pull` "
-                "there"
-            )
+    """Raise `InputError` unless header and file size agree; reads the header only."""
     try:
         with safe_open(path, framework="np"):
-            pass
+            return
     except SafetensorError as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
-        raise SourceError(f"{source}: {path.name} is truncated or corrupt: {reason}") from error
-
-
-def has_tokenizer(names: Iterable[str]) -> bool:
-    """Whether these files include a vocabulary, the one part that every tokenizer needs."""
-    return any(name in _VOCABULARIES for name in names)
-
-
-def _describe_no_weights(source: str, names: Iterable[str]) -> FilesMissing:
-    """Why none of these files can be loaded as weights, and what to do."""
-
-    def find(*suffixes: str) -> str:
-        found = sorted(name for name in names if name.endswith(suffixes))
-        return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-
-    if safe := find(".safetensors"):
-        message = f"{source} has {safe}, but neither {SINGLE_WEIGHTS} nor {WEIGHTS_INDEX}"
-    elif pickles := find(".bin", ".pt", ".pth", ".ckpt"):
-        message = (
-            f"{source} holds only pickle weights ({pickles}); only safetensors are loaded: convert "
-            "with AutoModelForCausalLM.from_pretrained(SOURCE).save_pretrained(FOLDER), where you "
-            "trust their author"
-        )
-    else:
-        others = find(".gguf", ".h5", ".msgpack", ".onnx", ".npz")
-        found = f"; found {others}, which is not read" if others else ""
-        message = f"{source} has no weights (*.safetensors){found}"
-    return FilesMissing(message)
-
-
-def check_has_tokenizer(source: str, names: Iterable[str]) -> None:
-    """Raise `FilesMissing` unless these files include a vocabulary."""
-    if not has_tokenizer(names):
-        raise FilesMissing(f"{source} has no tokenizer (none of {', '.join(_VOCABULARIES)})")
+    with path.open("rb") as file:
+        if file.read(8) == b"version ":
+            reason = "it is a Git LFS pointer: run `git lfs pull` there"
+    raise InputError(f"{source}: {path.name} is truncated or corrupt: {reason}")
 
 
 def hash_files(paths: Iterable[Path], in_cache: bool) -> str:
@@ -171,11 +133,8 @@ def hash_files(paths: Iterable[Path], in_cache: bool) -> str:
 
     ``in_cache`` says that they lie in the hub's cache, where large ones are named by their sha256.
     """
-    pairs = [
-        [path.name, _hash_content(path, in_cache)]
-        for path in sorted(paths, key=lambda path: path.name)
-        if path.is_file()
-    ]
+    ordered = sorted(paths, key=lambda path: path.name)
+    pairs = [[path.name, _hash_content(path, in_cache)] for path in ordered if path.is_file()]
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 

@@ -18,7 +18,7 @@ from harness.descriptions import MeasureContext
 from harness.engines.base import Engine
 from harness.errors import UnavailableError
 from harness.records.record import Measured
-from harness.suite.cell_job import CellJob
+from harness.suite.model_sources import CellJob
 from harness.worker.messages import (
     Failure,
     Loaded,

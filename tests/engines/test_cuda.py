@@ -23,8 +23,8 @@ from harness.errors import InputError
 from harness.metrics import divergence, perplexity, throughput
 from harness.records.record import Measured, Record
 from harness.run.process import CellProcess, call_in_worker
-from harness.suite.cell_job import CellJob
 from harness.suite.data_source import DataSource
+from harness.suite.model_sources import CellJob
 from harness.timing.prompts import make_prompt
 from harness.worker.messages import MeasureRequest
 from tests.support.cells_in_process import (

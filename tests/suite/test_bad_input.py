@@ -141,8 +141,8 @@ def test_a_missing_or_binary_suite_is_a_usage_error(tmp_path: Path) -> None:
 # --- models and texts that turn out bad only when they are looked at ----------------------------
 
 BAD_MODELS = {
-    "weightless": "has no weights (*.safetensors)",
-    "pickled": "holds only pickle weights (pytorch_model.bin); only safetensors are loaded",
+    "weightless": "has no model.safetensors or ",
+    "pickled": "only safetensors are read; found pytorch_model.bin",
     "truncated": "model.safetensors is truncated or corrupt: incomplete",
     "corrupt": "model.safetensors is truncated or corrupt: invalid JSON",
     "strange-words": "vocabulary mismatch: the tokenizer has token ids up to 262, the model's",

@@ -23,7 +23,7 @@ CLIENT = """
 import dataclasses, json, sys
 from pathlib import Path
 from harness.suite import hub
-from harness.suite.model_files import SourceError, SourceUnavailable
+from harness.errors import InputError, UnavailableError
 from harness.suite.model_sources import find_files
 from harness.suite.models import ModelSpec
 
@@ -34,10 +34,10 @@ def answer(call, options):
     model = ModelSpec.model_validate_json(json.dumps({"name": "m", **options}))
     try:
         return dataclasses.asdict(find_files(model, Path(), online))
-    except SourceUnavailable as error:
-        return {"error": "SourceUnavailable", "message": str(error)}
-    except SourceError as error:
-        return {"error": "SourceError", "message": str(error)}
+    except UnavailableError as error:
+        return {"error": "UnavailableError", "message": str(error)}
+    except InputError as error:
+        return {"error": "InputError", "message": str(error)}
 
 request = json.loads(sys.argv[1])
 for name, value in request["settings"].items():
@@ -175,7 +175,7 @@ def test_offline_and_not_cached_is_unavailable(hub: Hub, client: Client, tmp_pat
     hub.add("acme/tiny", write_model(tmp_path / "served"))
     answer = client.resolve("acme/tiny", online=False)
     assert answer == {
-        "error": "SourceUnavailable",
+        "error": "UnavailableError",
         "message": "acme/tiny is not in the local cache and the hub cannot be reached",
     }
     assert hub.count() == 0
@@ -190,7 +190,7 @@ def test_offline_and_partly_cached_is_unavailable(hub: Hub, client: Client, tmp_
     shutil.rmtree(folder.parent.parent / "trees", ignore_errors=True)
     without_listing, online = client.resolve_each({"online": False}, {"online": True})
     for answer in (with_listing, without_listing):
-        assert answer["error"] == "SourceUnavailable"
+        assert answer["error"] == "UnavailableError"
         assert "is not in the local cache" in answer["message"]
     assert online["folder"] == str(folder), "online it is completed"
 
@@ -200,14 +200,14 @@ def test_a_corrupt_file_in_the_cache_is_an_error(hub: Hub, client: Client, tmp_p
     folder = Path(client.resolve("acme/tiny")["folder"])
     os.truncate(folder / "model.safetensors", 100)
     answer = client.resolve("acme/tiny", online=False)
-    assert answer["error"] == "SourceError"
+    assert answer["error"] == "InputError"
     assert "model.safetensors is truncated" in answer["message"]
 
 
 def test_a_private_model_needs_a_token(hub: Hub, client: Client, tmp_path: Path) -> None:
     hub.add("acme/secret", write_model(tmp_path / "served"), access="private")
     refused = client.resolve("acme/secret")
-    assert refused["error"] == "SourceError"
+    assert refused["error"] == "InputError"
     assert "no such model on the hub, or private and no token given" in refused["message"]
     assert "set HF_TOKEN" in refused["message"]
     assert client.resolve("acme/secret", env={"HF_TOKEN": TOKEN})["weights_file_bytes"] > 0
@@ -218,7 +218,7 @@ def test_a_gated_model_is_unavailable_until_its_terms_are_accepted(
 ) -> None:
     hub.add("acme/gated", write_model(tmp_path / "served"), access="gated")
     refused = client.resolve("acme/gated")
-    assert refused["error"] == "SourceUnavailable"
+    assert refused["error"] == "UnavailableError"
     assert f"accept its terms at {hub.endpoint}/acme/gated and set HF_TOKEN" in refused["message"]
     assert client.resolve("acme/gated", env={"HF_TOKEN": TOKEN})["weights_file_bytes"] > 0
 
@@ -230,7 +230,7 @@ def test_a_model_or_revision_that_does_not_exist_is_a_mistake(
     model, *revisions = client.resolve_each(
         {"source": "acme/gone"}, {"revision": "v9"}, {"revision": "f" * 40}
     )
-    assert {answer["error"] for answer in (model, *revisions)} == {"SourceError"}
+    assert {answer["error"] for answer in (model, *revisions)} == {"InputError"}
     assert model["message"].startswith("acme/gone: no such model on the hub")
     for answer, revision in zip(revisions, ("v9", "f" * 40), strict=True):
         assert answer["message"] == f"acme/tiny has no revision {revision!r} on the hub"
@@ -243,15 +243,15 @@ def test_a_hub_model_of_pickles_is_refused_before_any_download(
     (served / "model.safetensors").rename(served / "pytorch_model.bin")
     hub.add("acme/pickles", served)
     answer = client.resolve("acme/pickles")
-    assert answer["error"] == "SourceError"
-    assert "only pickle weights (pytorch_model.bin)" in answer["message"]
+    assert answer["error"] == "InputError"
+    assert "found pytorch_model.bin: where you trust" in answer["message"]
     assert hub.count("/resolve/") == 0
 
 
 def test_an_impossible_id_is_a_mistake_online_and_offline(hub: Hub, client: Client) -> None:
     requests = [{"source": "acme/a--b", "online": online} for online in (True, False)]
     for answer in client.resolve_each(*requests):
-        assert answer["error"] == "SourceError"
+        assert answer["error"] == "InputError"
         assert answer["message"].startswith("'acme/a--b' is not a hub id")
     assert hub.count() == 0
 
@@ -272,10 +272,10 @@ def test_a_hub_tokenizer_is_fetched_without_weights(
     assert sorted(os.listdir(folder)) == ["config.json", "tokenizer.json", "tokenizer_config.json"]
     assert sha256 == resolve_local(served).tokenizer_sha256
     assert offline == online
-    assert refused["error"] == "SourceError"
+    assert refused["error"] == "InputError"
     assert "acme/bare has no tokenizer" in refused["message"]
     model = client.resolve("acme/tiny", online=False)  # its weights were never fetched
-    assert model["error"] == "SourceUnavailable"
+    assert model["error"] == "UnavailableError"
 
 
 @pytest.mark.parametrize("silent_on", ["/api/models/acme/tiny/revision", "/resolve/"])
@@ -289,7 +289,7 @@ def test_a_hub_that_falls_silent_is_given_up_soon(
         {"source": "acme/tiny", "revision": "main", "tokenizer": None, "online": True},
         settings={"_REQUEST_TIMEOUT_S": 0.2, "_SILENCE_S": 0.4},
     )
-    assert answer["answers"][0]["error"] == "SourceUnavailable"
+    assert answer["answers"][0]["error"] == "UnavailableError"
     assert "acme/tiny could not be fetched from the hub" in answer["answers"][0]["message"]
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.suite.model_files import SourceError, hash_files
+from harness.errors import InputError
+from harness.suite.model_files import hash_files
 from harness.suite.model_sources import ModelFiles, find_files
 from harness.suite.models import Architecture, ModelSpec
 from tests.support.checkpoints import resolve_local, write_model
@@ -108,7 +109,7 @@ def test_a_tokenizer_can_come_from_another_folder(model: Path, tmp_path: Path) -
 
 def test_a_tokenizer_source_without_a_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "bare", tokenizer=False)
-    with pytest.raises(SourceError, match=r"^bare has no tokenizer \(none of .*tokenizer\.json"):
+    with pytest.raises(InputError, match=r"^bare has no tokenizer \(none of .*tokenizer\.json"):
         resolve_local(model, tokenizer="bare")
 
 
@@ -184,13 +185,13 @@ def leave_lfs_pointer(folder: Path) -> None:
     ("spoil", "message"),
     [
         (drop_config, r"^model has no config\.json$"),
-        (break_config, r"^model: config\.json is not readable JSON: Expecting"),
-        (listed_config, r"^model: config\.json holds a list, not an object$"),
+        (break_config, r"^model: config\.json is not a readable JSON object: Expecting"),
+        (listed_config, r"^model: config\.json is not a readable JSON object: no object$"),
         (leave_adapter, r"has no config\.json: it is an adapter"),
-        (drop_weights, r"^model has no weights \(\*\.safetensors\)$"),
-        (leave_gguf, r"has no weights \(\*\.safetensors\); found model-q4\.gguf"),
-        (leave_pickle, r"only pickle weights \(pytorch_model\.bin\); only safetensors .* convert"),
-        (rename_weights, r"has weights\.safetensors, but neither model\.safetensors nor"),
+        (drop_weights, r"^model has no model\.safetensors or .* only safetensors are read$"),
+        (leave_gguf, r"has no model\.safetensors or .*; found model-q4\.gguf$"),
+        (leave_pickle, r"only safetensors .* found pytorch_model\.bin: .* convert"),
+        (rename_weights, r"has no model\.safetensors or .*; found weights\.safetensors$"),
         (truncate_tensors, r"^model: model\.safetensors is truncated or corrupt: incomplete"),
         (truncate_header, r"model\.safetensors is truncated or corrupt: invalid header"),
         (empty_weights, r"model\.safetensors is truncated or corrupt: header too small"),
@@ -204,7 +205,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused_with_its_reason(
     model: Path, spoil: Any, message: str
 ) -> None:
     spoil(model)
-    with pytest.raises(SourceError, match=message):
+    with pytest.raises(InputError, match=message):
         resolve_local(model)
 
 
@@ -212,7 +213,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", shards=2)
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(
-        SourceError, match=r"1 of the 2 files that .*index\.json names are missing: model-00002"
+        InputError, match=r"1 of the 2 files that .*index\.json names are missing: model-00002"
     ):
         resolve_local(folder)
 
@@ -220,7 +221,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_a_corrupt_shard_is_named(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", shards=2)
     os.truncate(folder / "model-00002-of-00002.safetensors", 200)
-    with pytest.raises(SourceError, match=r"model-00002-of-00002\.safetensors is truncated"):
+    with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors is truncated"):
         resolve_local(folder)
 
 
@@ -228,7 +229,7 @@ def test_a_corrupt_shard_is_named(tmp_path: Path) -> None:
 def test_an_unreadable_index_is_refused(tmp_path: Path, index: str) -> None:
     folder = write_model(tmp_path / "model", shards=2)
     (folder / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(SourceError, match="no readable weight_map"):
+    with pytest.raises(InputError, match="no readable weight_map"):
         resolve_local(folder)
 
 
@@ -236,31 +237,31 @@ def test_an_index_cannot_reach_outside_its_folder(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", shards=2)
     index = {"weight_map": {"w": "../secret.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(SourceError, match="outside its folder"):
+    with pytest.raises(InputError, match="outside its folder"):
         resolve_local(folder)
 
 
 def test_a_weights_file_as_source_is_answered_with_its_folder(model: Path) -> None:
-    with pytest.raises(SourceError, match="is a file; give the folder"):
+    with pytest.raises(InputError, match="is no folder; give the one"):
         resolve_local(model / "model.safetensors")
 
 
 def test_a_missing_folder_is_a_mistake_and_asks_no_hub(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no such file or folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         find_files(ModelSpec(name="m", source="./gone"), tmp_path, online=True)
 
 
 def test_embedded_names_that_are_no_models_are_refused(tmp_path: Path) -> None:
     for source, message in (
         ("builtin:tiny-wrld", "unknown embedded name .* did you mean 'builtin:tiny-world'"),
-        ("builtin:tiny-world/heldout", "builtin:tiny-world/heldout is no embedded model"),
+        ("builtin:tiny-world/heldout", "builtin:tiny-world/heldout is no folder"),
     ):
-        with pytest.raises(SourceError, match=message):
+        with pytest.raises(InputError, match=message):
             find_files(ModelSpec(name="m", source=source), tmp_path, online=False)
 
 
 def test_a_revision_of_a_local_folder_is_refused(model: Path) -> None:
-    with pytest.raises(SourceError, match="a revision is for hub models"):
+    with pytest.raises(InputError, match="a revision is for hub models"):
         resolve_local(model, revision="main")
 
 

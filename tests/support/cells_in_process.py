@@ -19,8 +19,7 @@ from harness.catalog import load_precision
 from harness.descriptions import MeasureContext, Precision
 from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.loading import load_cell
-from harness.suite.cell_job import CellJob
-from harness.suite.model_sources import find_files
+from harness.suite.model_sources import CellJob, find_files
 from harness.suite.models import ModelSpec, PrecisionSpec
 
 # A load collects garbage three times: a second, if all that is imported here is looked through.

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from harness.catalog import load_measurement
 from harness.engines.base import WindowScores
 from harness.errors import InputError
-from harness.suite.cell_job import CellJob
+from harness.suite.model_sources import CellJob
 from harness.worker.messages import Failure, MeasureRequest, Progress
 from harness.worker.serve import guard, measure
 from tests.support.cells_in_process import make_job, write_checkpoint

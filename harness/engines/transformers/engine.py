@@ -27,7 +27,7 @@ from harness.engines.transformers.prefix_scoring import predict_tokens
 from harness.engines.transformers.token_scores import score_windows, scored_positions
 from harness.engines.transformers.work import count_work
 from harness.errors import InputError
-from harness.suite.cell_job import CellJob
+from harness.suite.model_sources import CellJob
 
 _COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 

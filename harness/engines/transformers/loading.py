@@ -41,7 +41,7 @@ from harness.engines.transformers.fp16_damage import (
 from harness.engines.transformers.layers import list_readers
 from harness.engines.transformers.random_weights import make_random_checkpoint
 from harness.errors import InputError, UnavailableError
-from harness.suite.cell_job import CellJob
+from harness.suite.model_sources import CellJob
 from harness.suite.models import Architecture
 
 REHEARSED_BYTES = 256 << 20
