@@ -54,7 +54,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     """Answer every prompt; prompts, answers and their tokens go into ``items``."""
     from harness.scoring.answers import generate_texts
     from harness.scoring.prompts import prompt_protocol
-    from harness.scoring.scores.repetition import Repetition
+    from harness.scoring.scores import Repetition
 
     generation = generate_texts(
         engine, options.prompts, options.max_new_tokens, (), options.batch_tokens, context

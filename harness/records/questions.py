@@ -5,8 +5,6 @@ leaves it in the cache; the run copies it to `items/` next to its run file, wher
 cache. It is for reading only: without it no number is missing, and no run fails for it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import hashlib
@@ -41,26 +39,47 @@ class Item:
     answer: int | str
 
 
-class Questions:
-    """The items of one file, in the order of a record's rows; each is parsed when asked for."""
+@dataclass(frozen=True)
+class Question:
+    """A prompt, the texts that may follow it after ``delimiter``, and the index of the right one.
 
-    def __init__(self, name: str, content: bytes) -> None:
-        """Raises ValueError where the content does not match the name."""
-        try:
-            lines = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{FOLDER}/{name} is damaged: {error}") from error
-        if _name(lines) != name:
-            raise ValueError(f"{FOLDER}/{name} is damaged: its content has changed")
-        self.name = name
-        self._lines = lines.split(b"\n")[:-1]
+    ``prompts`` holds one per option where they differ, as in WinoGrande. ``asked`` and ``choices``
+    are for a reader: the question without examples, and what is to be chosen from, where these are
+    not the prompt and the options.
+    """
 
-    def __len__(self) -> int:
-        return len(self._lines)
+    id: str
+    subject: str
+    prompt: str
+    options: tuple[str, ...]
+    answer: int
+    delimiter: str = " "
+    prompts: tuple[str, ...] | None = None
+    asked: str | None = None
+    choices: tuple[str, ...] | None = None
 
-    def __getitem__(self, number: int) -> Item:
-        fields = json.loads(self._lines[number])
-        return Item(**{**fields, "choices": tuple(fields["choices"])})
+    def prompt_of(self, option: int) -> str:
+        """The text that option number ``option`` follows."""
+        return self.prompt if self.prompts is None else self.prompts[option]
+
+    def for_reader(self) -> Item:
+        """The question as it is stored next to the run file; a single option is its answer."""
+        asked = self.prompt if self.asked is None else self.asked
+        if len(self.options) == 1:
+            return Item(self.id, asked, (), self.options[0].strip())
+        return Item(self.id, asked, self.choices or self.options, self.answer)
+
+
+def read_items(name: str, content: bytes) -> list[Item]:
+    """The items of one file; raises ValueError where the content does not match the name."""
+    try:
+        lines = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{FOLDER}/{name} is damaged: {error}") from error
+    if _name(lines) != name:
+        raise ValueError(f"{FOLDER}/{name} is damaged: its content has changed")
+    rows = map(json.loads, lines.splitlines())
+    return [Item(**{**row, "choices": tuple(row["choices"])}) for row in rows]
 
 
 def keep_questions(items: Iterable[Item]) -> str:
@@ -87,7 +106,7 @@ def fetch_questions(record: Record, folder: Path) -> None:
     with contextlib.suppress(OSError):
         content = _cached(name).read_bytes()
         try:
-            Questions(name, content)
+            read_items(name, content)
         except ValueError:
             _cached(name).unlink()  # the next measurement leaves a new one
         else:
@@ -95,7 +114,7 @@ def fetch_questions(record: Record, folder: Path) -> None:
                 write_atomically(target, content)
 
 
-def open_questions(record: Record, read_beside: ReadBeside) -> Questions | str:
+def open_questions(record: Record, read_beside: ReadBeside) -> list[Item] | str:
     """The record's questions, or in words why they are not available."""
     name = record.items.get(KEY)
     if name is None:
@@ -106,13 +125,13 @@ def open_questions(record: Record, read_beside: ReadBeside) -> Questions | str:
     if content is None:
         return f"{FOLDER}/{name} is not there"
     try:
-        questions = Questions(name, content)
+        items = read_items(name, content)
     except ValueError as error:
         return str(error)
     asked = len(record.items["right"])
-    if len(questions) != asked:
-        return f"{FOLDER}/{name} holds {len(questions)} items, the record {asked}"
-    return questions
+    if len(items) != asked:
+        return f"{FOLDER}/{name} holds {len(items)} items, the record {asked}"
+    return items
 
 
 def _name(lines: bytes) -> str:

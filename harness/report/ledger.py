@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.catalog import load_measurement
 from harness.errors import InputError
-from harness.records.questions import Item, Questions, ReadBeside, open_questions
+from harness.records.questions import Item, ReadBeside, open_questions
 from harness.records.record import Record
 from harness.report.document import Lines, Paragraph, Part, Section, make_table
 from harness.report.plain import on_one_line, shorten
@@ -23,7 +23,7 @@ class LedgerPage:
     """A ledger and the questions of its items; ``lacking`` says why either is None."""
 
     ledger: Ledger | None
-    questions: Questions | None = None
+    questions: list[Item] | None = None
     lacking: str = ""
 
     def item(self, flip: Flip) -> Item | None:

@@ -1,7 +1,5 @@
 """Greedy answers to prompts, in batches that shrink where memory runs out."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +7,7 @@ from harness.descriptions import MeasureContext
 from harness.engines.base import Answer, Engine
 from harness.engines.shared.batches import run_in_batches
 from harness.errors import InputError
-from harness.scoring.prompts import encode, render_prompt
+from harness.scoring.prompts import encode_all, render_prompt
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,11 @@ def generate_texts(
     prompts by length, the longest first, up to ``batch_tokens`` tokens, answers included.
     Raises `InputError` where no prompt fits into the model's context.
     """
-    rows = [encode(engine, render_prompt(engine, prompt)) for prompt in prompts]
-    for prompt, row in zip(prompts, rows, strict=True):
-        if not row:
-            raise InputError(f"the prompt {prompt!r} has no tokens to start from")
+    rendered = [render_prompt(engine, prompt) for prompt in prompts]
+    ids = encode_all(engine, rendered)
+    rows = [ids[text] for text in rendered]
+    if not all(rows):
+        raise InputError(f"the prompt {prompts[rows.index([])]!r} has no tokens to start from")
     limit = engine.max_context
     fitting = [
         i for i, row in enumerate(rows) if limit is None or len(row) + max_new_tokens <= limit
@@ -56,16 +55,12 @@ def generate_texts(
             f"that exceeds the {limit} of {engine.job.model.name}: shorten it, or `max_new_tokens`"
         )
     context.progress(0, len(fitting), "items")
-    answers: list[Answer | None] = [None] * len(rows)
-    done = 0
+    answers: dict[int, Answer] = {}
 
     def run(batch: Sequence[int]) -> None:
-        nonlocal done
         made = engine.answer([rows[i] for i in batch], max_new_tokens, stop)
-        for i, answer in zip(batch, made, strict=True):
-            answers[i] = answer
-        done += len(batch)
-        context.progress(done, len(fitting), "prompts")
+        answers.update(zip(batch, made, strict=True))
+        context.progress(len(answers), len(fitting), "prompts")
 
     waiting = sorted(fitting, key=lambda i: len(rows[i]), reverse=True)
     while waiting:
@@ -75,4 +70,4 @@ def generate_texts(
         if held < size:
             batch_tokens = held * tokens
         waiting = waiting[size:]
-    return Answers(tuple(answers), batch_tokens)
+    return Answers(tuple(answers.get(i) for i in range(len(rows))), batch_tokens)

@@ -1,7 +1,5 @@
 """How far apart two models' distributions are, token by token."""
 
-from __future__ import annotations
-
 import torch
 
 

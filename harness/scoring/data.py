@@ -1,12 +1,9 @@
-"""Texts and item sets through `datasets`: embedded, local files or the hub.
+"""Texts and item sets: embedded, local files or the hub.
 
 `datasets` reads the hub and parquet files. Of csv and json files it would shift the cells of a row
 that has one too many, fill up short rows, turn the text '2019-01-01' into a time and 0.10 into 0.1,
-and not say which line is broken: these are read by Python's own readers, and csv cells handed on
-as a `datasets.Dataset` of texts.
+and not say which line is broken: these are read by Python's own readers.
 """
-
-from __future__ import annotations
 
 import csv
 import hashlib
@@ -23,8 +20,8 @@ from harness.errors import InputError, UnavailableError
 from harness.suite.data_source import DataSource
 
 Fields = dict[str, Any]
-_SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
-_TOO_DEEP = "lists or objects lie too deep in one another; an item is an object of fields"
+# The fields of one item, and the words that name its file and row in an error.
+Rows = Iterator[tuple[Fields, str]]
 
 datasets.disable_progress_bars()
 datasets.logging.set_verbosity_error()
@@ -38,9 +35,9 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
     Raises `InputError`, or `UnavailableError` where the hub would be needed and is not there.
     """
     kind, place = source.locate(context.suite_folder)
-    if kind == "hub" or Path(place).suffix in _SUFFIXES or Path(place).is_dir():
-        column = source.column or "text"
-        text = "\n\n".join(_read_cells(read_rows(source, context, "test"), source, column))
+    if kind == "hub" or Path(place).suffix in _READERS or Path(place).is_dir():
+        rows = read_rows(source, context, "test")
+        text = "\n\n".join(_read_column(rows, source, source.column or "text"))
     else:
         text = _read_utf_8(Path(place))
     if not text.strip():
@@ -48,9 +45,7 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_rows(
-    source: DataSource, context: MeasureContext, split: str
-) -> Iterator[tuple[Fields, str]]:
+def read_rows(source: DataSource, context: MeasureContext, split: str) -> Rows:
     """Each item of a set as its fields, and the words that name its file and row in an error.
 
     A local file is jsonl, json (a list of objects), csv with a heading line, or parquet; of a hub
@@ -59,29 +54,21 @@ def read_rows(
     """
     kind, place = source.locate(context.suite_folder)
     if kind == "hub":
-        split = source.split or split
-        return _name_rows(_load_hub(source, context, split), f"{source.path} {split}")
+        return _load_hub(source, context, source.split or split)
     path = Path(place)
     if path.is_dir():
         raise InputError(f"{source.path!r} is a folder; name a file in it")
-    if path.suffix not in _SUFFIXES:
-        raise InputError(
-            f"data {source.path!r}: expected a file of rows, one of {', '.join(_SUFFIXES)}"
-        )
-    if path.suffix == ".csv":
-        return read_csv(path)
-    return (
-        _name_rows(_load_parquet(path), path.name)
-        if path.suffix == ".parquet"
-        else _read_json(path)
-    )
+    if path.suffix not in _READERS:
+        known = ", ".join(_READERS)
+        raise InputError(f"data {source.path!r}: expected a file of rows, one of {known}")
+    return _READERS[path.suffix](path)
 
 
-def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[Fields, str]]:
-    """Each row of a csv file as texts by column, and the words that name it in an error.
+def read_csv(path: Path, columns: Sequence[str] | None = None) -> Rows:
+    """Each row of a csv file as texts by column; see `read_rows`.
 
     The first row holds the names of the columns unless ``columns`` gives them. Raises `InputError`
-    for a file without rows and where a row has another number of cells.
+    for an empty file and where a row has another number of cells.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -90,32 +77,58 @@ def read_csv(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple
         raise InputError(f"cannot read {path.name}: {error}") from error
     if not rows:
         raise InputError(f"{path.name} is empty")
-    heading = list(columns or rows[0])
+    names = columns or rows[0]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path.name}: two columns have the same heading: {', '.join(names)}")
     for number, cells in enumerate(rows, 1):
-        if len(cells) != len(heading):
-            raise InputError(
-                f"{path.name}, row {number}: expected {len(heading)} columns, found {len(cells)}"
-            )
-    if columns is None and len(rows) == 1:
-        raise InputError(f"{path.name} has a heading line and no rows")
-    if len(set(heading)) < len(heading):
-        raise InputError(f"{path.name}: two columns have the same heading: {', '.join(heading)}")
-    cells_by_column = zip(*(rows if columns else rows[1:]), strict=True)
-    table = datasets.Dataset.from_dict(
-        {name: list(cells) for name, cells in zip(heading, cells_by_column, strict=True)}
-    )
-    return _name_rows(table, path.name, 1 if columns else 2)
+        where = f"{path.name}, row {number}"
+        if len(cells) != len(names):
+            raise InputError(f"{where}: expected {len(names)} columns, found {len(cells)}")
+        if columns or number > 1:
+            yield dict(zip(names, cells, strict=True)), where
 
 
-def _name_rows(rows: Iterable[Fields], name: str, first: int = 1) -> Iterator[tuple[Fields, str]]:
-    return ((dict(row), f"{name}, row {number}") for number, row in enumerate(rows, first))
+def _read_json(path: Path) -> Rows:
+    """The objects of a json list, or one per line."""
+    text, where = _read_utf_8(path).removeprefix("\ufeff"), path.name
+    try:
+        whole = json.loads(text) if text.lstrip().startswith("[") else None
+        for number, row in enumerate(text.split("\n") if whole is None else whole, 1):
+            if whole is None and not row.strip():
+                continue
+            where = f"{path.name}, row {number}"
+            fields = json.loads(row) if whole is None else row
+            if not isinstance(fields, dict):
+                raise InputError(f"{where}: expected an object {{…}} with an item's fields")
+            for name, value in fields.items():
+                _check_characters(name, value, where)
+            yield fields, where
+    except InputError:
+        raise
+    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
+        raise InputError(f"{where}: no JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(
+            f"{where}: lists or objects lie too deep in one another; an item is an object of fields"
+        ) from error
 
 
-def _load_parquet(path: Path) -> Any:
+def _check_characters(name: str, value: Any, where: str) -> None:
+    r"""JSON can write half a character, ``\ud83d``, which no text and no tokenizer can take."""
+    try:
+        (name + json.dumps(value, ensure_ascii=False)).encode()
+    except UnicodeEncodeError as error:
+        half = str(error.object[error.start])
+        raise InputError(
+            f"{where}: field {name!a} holds {half!a}, half of a character (a lone surrogate)"
+        ) from error
+
+
+def _read_parquet(path: Path) -> Rows:
     # Kept in memory and away from the user's cache: local files change without changing name.
     with tempfile.TemporaryDirectory() as cache:
         try:
-            return datasets.load_dataset(
+            rows = datasets.load_dataset(
                 "parquet",
                 data_files={"rows": str(path)},
                 split="rows",
@@ -124,12 +137,16 @@ def _load_parquet(path: Path) -> Any:
             )
         except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error.__cause__ or error}") from error
+    return _number_rows(rows, path.name)
 
 
-def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
+_READERS = {".csv": read_csv, ".json": _read_json, ".jsonl": _read_json, ".parquet": _read_parquet}
+
+
+def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Rows:
     """One split of a hub dataset, from the local cache where the hub cannot be reached."""
     try:
-        return datasets.load_dataset(
+        rows = datasets.load_dataset(
             source.path, source.name, split=split, revision=source.revision
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -146,62 +163,20 @@ def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Any:
         raise UnavailableError(
             f"dataset {source.path!r} is not on this machine{where}: {first_line}"
         ) from error
+    return _number_rows(rows, f"{source.path} {split}")
 
 
-def _read_json(path: Path) -> Iterator[tuple[Fields, str]]:
-    """The objects of a json list, or one per line."""
-    text = _read_utf_8(path).removeprefix("\ufeff")
-    if text.lstrip().startswith("["):
-        rows: Iterable[tuple[int, Any]] = enumerate(_parse_json(text, path.name), 1)
-    else:
-        lines = enumerate(text.split("\n"), 1)
-        rows = (
-            (i, _parse_json(line, f"{path.name}, row {i}")) for i, line in lines if line.strip()
-        )
-    for number, row in rows:
-        where = f"{path.name}, row {number}"
-        if not isinstance(row, dict):
-            raise InputError(f"{where}: expected an object {{…}} with an item's fields")
-        for name, value in row.items():
-            _check_characters(name, value, where)
-        yield row, where
+def _number_rows(rows: Iterable[Fields], name: str) -> Rows:
+    return ((dict(row), f"{name}, row {number}") for number, row in enumerate(rows, 1))
 
 
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:  # JSONDecodeError, or a number of thousands of digits
-        raise InputError(f"{where}: no JSON: {error}") from error
-    except RecursionError as error:
-        raise InputError(f"{where}: {_TOO_DEEP}") from error
-
-
-def _check_characters(name: str, value: Any, where: str) -> None:
-    r"""JSON can write half a character, ``\ud83d``, which no text and no tokenizer can take."""
-    try:
-        (name + json.dumps(value, ensure_ascii=False)).encode()
-    except UnicodeEncodeError as error:
-        half = str(error.object[error.start])
-        raise InputError(
-            f"{where}: field {name!a} holds {half!a}, half of a character (a lone surrogate)"
-        ) from error
-    except RecursionError as error:  # the writer's depth may be less than the reader's
-        raise InputError(f"{where}: {_TOO_DEEP}") from error
-
-
-def _read_cells(
-    rows: Iterable[tuple[Fields, str]], source: DataSource, column: str
-) -> Iterator[str]:
+def _read_column(rows: Rows, source: DataSource, name: str) -> Iterator[str]:
     for fields, where in rows:
-        if column not in fields:
-            raise InputError(
-                f"{source.path!r} has no column {column!r}; it has {', '.join(fields)}"
-            )
-        if not isinstance(fields[column], str):
-            raise InputError(
-                f"{where}: column {column!r} holds {fields[column]!r}, expected a text"
-            )
-        yield fields[column]
+        if name not in fields:
+            raise InputError(f"{source.path!r} has no column {name!r}; it has {', '.join(fields)}")
+        if not isinstance(fields[name], str):
+            raise InputError(f"{where}: column {name!r} holds {fields[name]!r}, expected a text")
+        yield fields[name]
 
 
 def _read_utf_8(path: Path) -> str:

@@ -4,36 +4,19 @@ Prompts, tokens and log-likelihoods are those of lm-evaluation-harness; what pro
 computed once. Where questions come from and what follows from the answers is known to the tasks.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 from harness.descriptions import MeasureContext
 from harness.engines.base import Cost, Engine, Target, Tokens
 from harness.errors import InputError
+from harness.records.questions import Question
 from harness.scoring.prompts import encode_all, render_prompt
 
 TIE_NATS = 1e-3
 _TOKENISED_TOGETHER = 256  # questions
-
-
-class Asked(Protocol):
-    """A question: ``options`` are the texts that may follow its prompt after ``delimiter``."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def options(self) -> tuple[str, ...]: ...
-    @property
-    def answer(self) -> int: ...
-    @property
-    def delimiter(self) -> str: ...
-    def prompt_of(self, option: int) -> str:
-        """The text that option number ``option`` follows."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +26,19 @@ class Scored:
     ``greedy``: of each option, whether greedy decoding would give it.
     """
 
-    question: Asked
+    question: Question
     log_likelihoods: tuple[float, ...] | None
     greedy: tuple[bool, ...] = ()
 
     @property
     def chosen(self) -> int | None:
         """The likeliest option, the first of equals; None for an unscored question."""
-        return None if self.log_likelihoods is None else _first_best(self.log_likelihoods)
+        return self._likeliest([1] * len(self.question.options))
 
     @property
     def chosen_norm(self) -> int | None:
         """The likeliest per character, which lm-evaluation-harness calls acc_norm."""
-        if self.log_likelihoods is None:
-            return None
-        lengths = [max(1, len(option)) for option in self.question.options]
-        return _first_best([x / n for x, n in zip(self.log_likelihoods, lengths, strict=True)])
+        return self._likeliest([max(1, len(option)) for option in self.question.options])
 
     @property
     def right(self) -> bool:
@@ -76,9 +56,15 @@ class Scored:
         first, second = sorted(self.log_likelihoods, reverse=True)[:2]
         return first - second < TIE_NATS
 
+    def _likeliest(self, lengths: Sequence[int]) -> int | None:
+        if self.log_likelihoods is None:
+            return None
+        scores = [x / n for x, n in zip(self.log_likelihoods, lengths, strict=True)]
+        return scores.index(max(scores))
+
 
 def score_questions(
-    engine: Engine, questions: Sequence[Asked], batch_tokens: int, context: MeasureContext
+    engine: Engine, questions: Sequence[Question], batch_tokens: int, context: MeasureContext
 ) -> tuple[list[Scored], Cost]:
     """Score every option of every question, in the questions' order; and the cost of it.
 
@@ -88,49 +74,47 @@ def score_questions(
         raise InputError("there are no questions to score")
     rows: dict[tuple[int, ...], int] = {}
     targets: list[Target] = []
-    too_long = set()
     limit = engine.max_context
-    for i, found in enumerate(_tokenise(engine, questions)):
-        if limit is not None and any(len(row) > limit for row, _ in found):
-            too_long.add(i)
+    fitting = 0
+    for i, tokenised in enumerate(_tokenise(engine, questions)):
+        if limit is not None and any(len(row) > limit for row, _ in tokenised):
             continue
-        for option, (row, tokens) in enumerate(found):
+        fitting += 1
+        for option, (row, tokens) in enumerate(tokenised):
             number = rows.setdefault(row, len(rows))
             start = len(row) - len(tokens)
             targets += [
                 Target(number, start + at, token, (i, option)) for at, token in enumerate(tokens)
             ]
-    context.progress(0, len(questions) - len(too_long), "items")
-    sums: dict[Any, float] = {}
-    greedy: dict[Any, bool] = {}
+    context.progress(0, fitting, "items")
+    found: dict[Any, tuple[float, bool]] = {}
 
     def take(key: Any, nll: float, likeliest: bool) -> None:
-        sums[key] = sums.get(key, 0.0) - nll
-        greedy[key] = greedy.get(key, True) and likeliest
+        nats, greedy = found.get(key, (0.0, True))
+        found[key] = nats - nll, greedy and likeliest
 
-    cost = engine.score_targets(
-        list(rows),
-        targets,
-        take,
-        batch_tokens,
-        lambda done, total: context.progress(done, total, "prompts"),
-    )
+    def report(done: int, total: int) -> None:
+        context.progress(done, total, "prompts")
+
+    cost = engine.score_targets(list(rows), targets, take, batch_tokens, report)
     scored = []
     for i, question in enumerate(questions):
-        if i in too_long:
+        if (i, 0) not in found:
             scored.append(Scored(question, None))
             continue
-        keys = [(i, option) for option in range(len(question.options))]
-        likelihoods = tuple(sums[key] for key in keys)
+        options = (found[i, option] for option in range(len(question.options)))
+        likelihoods, greedy = zip(*options, strict=True)
         if not all(map(math.isfinite, likelihoods)):
             raise InputError(
                 f"{question.id}: the model's log-likelihoods are not finite: {likelihoods}"
             )
-        scored.append(Scored(question, likelihoods, tuple(greedy[key] for key in keys)))
+        scored.append(Scored(question, likelihoods, greedy))
     return scored, cost
 
 
-def _tokenise(engine: Engine, questions: Sequence[Asked]) -> Iterator[list[tuple[Tokens, Tokens]]]:
+def _tokenise(
+    engine: Engine, questions: Sequence[Question]
+) -> Iterator[list[tuple[Tokens, Tokens]]]:
     """Per question and option the ids that go through the model, and those it is to predict.
 
     As in lm-evaluation-harness: spaces at the end of the prompt move to the option, whose tokens
@@ -140,8 +124,10 @@ def _tokenise(engine: Engine, questions: Sequence[Asked]) -> Iterator[list[tuple
     for start in range(0, len(questions), _TOKENISED_TOGETHER):
         block = questions[start : start + _TOKENISED_TOGETHER]
         pairs = [_split_prompts(engine, question) for question in block]
-        asked = [(prompt, prompt + end) for own in pairs for prompt, end in own if prompt]
-        ids = encode_all(engine, chain.from_iterable(asked))
+        together = [pair for own in pairs for pair in own if pair[0]]
+        ids = encode_all(
+            engine, [text for prompt, end in together for text in (prompt, prompt + end)]
+        )
         for question, own in zip(block, pairs, strict=True):
             found = []
             for (prompt, end), text in zip(own, question.options, strict=True):
@@ -155,15 +141,15 @@ def _tokenise(engine: Engine, questions: Sequence[Asked]) -> Iterator[list[tuple
             yield found
 
 
-def _split_prompts(engine: Engine, question: Asked) -> list[tuple[str, str]]:
+def _split_prompts(engine: Engine, question: Question) -> list[tuple[str, str]]:
     """Prompt and continuation per option; none of the prompts ends in a space.
 
     In a chat template the option follows the opened turn without a delimiter.
     """
+    delimiter = "" if engine.job.model.chat_template else question.delimiter
     pairs = []
     for option, text in enumerate(question.options):
         prompt = render_prompt(engine, question.prompt_of(option))
-        delimiter = "" if engine.job.model.chat_template else question.delimiter
         kept = prompt.rstrip()
         pairs.append((kept, prompt[len(kept) :] + delimiter + text))
     return pairs
@@ -179,7 +165,3 @@ def _encode_alone(engine: Engine, text: str) -> tuple[list[int], list[int]]:
             "beginning-of-text nor an end-of-text token to start from"
         )
     return [first], tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _first_best(numbers: Sequence[float]) -> int:
-    return max(range(len(numbers)), key=numbers.__getitem__)

@@ -4,8 +4,6 @@ A model whose suite says ``chat_template: true`` gets the prompt as one turn of 
 assistant's turn opened after it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from typing import Any
@@ -32,20 +30,14 @@ def render_prompt(engine: Engine, text: str) -> str:
             f"{engine.job.model.name} has `chat_template: true`, and its tokenizer has no chat "
             "template: is it a base model? Remove the line, or set `tokenizer:` to one that has"
         )
-    turns = [{"role": "user", "content": text}]
     rendered: str = tokenizer.apply_chat_template(
-        turns,
+        [{"role": "user", "content": text}],
         chat_template=_PIN_DATE + tokenizer.get_chat_template(),
         tokenize=False,
         add_generation_prompt=True,
         date_string=_TODAY,
     )
     return rendered
-
-
-def encode(engine: Engine, text: str) -> list[int]:
-    """Token ids of one text; see `encode_all`."""
-    return encode_all(engine, [text])[text]
 
 
 def encode_all(engine: Engine, texts: Iterable[str]) -> dict[str, list[int]]:

@@ -1,7 +1,5 @@
 """A text as one model's tokens, tokenised whole and once per process."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from dataclasses import dataclass
@@ -64,24 +62,16 @@ def encode_with_byte_ends(
     What lies between two tokens counts with the later one. A tokenizer that gives no offsets (a
     slow one) has its ends estimated: the bytes are spread evenly over the tokens.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        ids = np.asarray(tokenizer(text)["input_ids"], np.int32)
-        return ids, len(text.encode()) * np.arange(1, len(ids) + 1) // max(1, len(ids))
-    encoded = tokenizer(
-        text,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
+    fast = getattr(tokenizer, "is_fast", False)
+    encoded = (
+        tokenizer(text, return_offsets_mapping=True, verbose=False) if fast else tokenizer(text)
     )
     ids = np.asarray(encoded["input_ids"], np.int32)
-    stops = np.fromiter((stop for _, stop in encoded["offset_mapping"]), np.int64, len(ids))
-    # A special token at the end says that it stops at character 0.
-    return ids, np.maximum.accumulate(_count_bytes_before(text)[stops])
-
-
-def _count_bytes_before(text: str) -> npt.NDArray[np.int64]:
-    """How many UTF-8 bytes precede each character, and the text's end: (characters + 1,)."""
+    if not fast:
+        return ids, len(text.encode()) * np.arange(1, len(ids) + 1) // max(1, len(ids))
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     widths = 1 + (codes >= 0x80).astype(np.int64) + (codes >= 0x800) + (codes >= 0x10000)
-    return np.concatenate(([0], widths.cumsum()))
+    bytes_before = np.concatenate(([0], widths.cumsum()))  # each character, and the text's end
+    stops = np.fromiter((stop for _, stop in encoded["offset_mapping"]), np.int64, len(ids))
+    # A special token at the end says that it stops at character 0.
+    return ids, np.maximum.accumulate(bytes_before[stops])

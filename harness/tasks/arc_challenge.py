@@ -3,8 +3,6 @@
 Clark et al. 2018, https://arxiv.org/abs/1803.05457; 1,172 test items, asked as in `arc_easy`.
 """
 
-from __future__ import annotations
-
 from harness.suite.data_source import DataSource
 from harness.tasks import arc_easy
 from harness.tasks.choice_task import choice_task

@@ -7,6 +7,7 @@ draws others for each question by default.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,23 +22,15 @@ from harness.metrics.choice_values import (
     headline,
     summarise_rows,
 )
-from harness.records.questions import KEY, keep_questions
+from harness.records.questions import KEY, Question, keep_questions
 from harness.records.record import Measured
 from harness.records.values import make_values
-from harness.tasks.questions import (
-    LETTERS,
-    ItemOptions,
-    Question,
-    RowOptions,
-    hash_questions,
-    make_measured,
-)
 from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
+from harness.tasks.shared import LETTERS, ItemOptions, RowOptions, hash_items, make_measured
 
 if TYPE_CHECKING:
     from harness.engines.base import Cost, Engine
     from harness.scoring.multiple_choice import Scored
-
 
 # Of how the items were computed; no number depends on it.
 _COSTS = ("tokens_padding", "passes", "batch_tokens")
@@ -81,8 +74,26 @@ def question_task(
     """
 
     def measure(engine: Engine, options: ItemOptions, context: MeasureContext) -> Measured:
+        from harness.scoring.multiple_choice import score_questions
+
         questions = load_questions(options, context)
-        return measure_questions(engine, questions, options, context, specs, protocol(questions))
+        scored, cost = score_questions(engine, questions, options.batch_tokens, context)
+        items: dict[str, Any] = {
+            "ids": "subject/number in its data, in order",
+            "subjects": dict(Counter(question.subject for question in questions)),
+            "chosen": mark_items(scored, LETTERS, lambda s: s.chosen or 0),
+            "right": mark_items(scored, "01", lambda s: s.right),
+            "tied": "".join("01"[s.tied] for s in scored),
+            # For reading; what is chosen was chosen before they were shortened.
+            "log_likelihoods": [
+                None if s.log_likelihoods is None else [round(x, 5) for x in s.log_likelihoods]
+                for s in scored
+            ],
+        }
+        if "acc_norm" in specs:
+            items["chosen_norm"] = mark_items(scored, LETTERS, lambda s: s.chosen_norm or 0)
+            items["right_norm"] = mark_items(scored, "01", lambda s: s.right_norm)
+        return record_scored(engine, options, specs, scored, cost, items, protocol(questions))
 
     return Metric(
         help=doc or "",
@@ -109,7 +120,7 @@ def build_questions(
     asked = [make_question(row) for row in rows]
     keys = [(question.prompts or question.prompt, question.options) for question in asked]
     refuse_duplicates(rows, keys, "prompt and options")
-    answered = {example.where: make_question(example).render_answered() for example in examples}
+    answered = {example.where: render_answered(make_question(example)) for example in examples}
     questions = []
     for i, (row, question) in enumerate(zip(rows, asked, strict=True)):
         others = leave_out(row, examples, shots)[:shots]
@@ -126,45 +137,18 @@ def build_questions(
     return questions
 
 
-def measure_questions(
-    engine: Engine,
-    questions: Sequence[Question],
-    options: ItemOptions,
-    context: MeasureContext,
-    specs: Mapping[str, ValueSpec],
-    protocol: Mapping[str, Any],
-) -> Measured:
-    """Score the questions and summarise them, by subject where there are several."""
-    from harness.scoring.multiple_choice import score_questions
-
-    scored, cost = score_questions(engine, questions, options.batch_tokens, context)
-    subjects: dict[str, int] = {}
-    for question in questions:
-        subjects[question.subject] = subjects.get(question.subject, 0) + 1
-    items: dict[str, Any] = {
-        "ids": "subject/number in its data, in order",
-        "subjects": subjects,
-        "chosen": mark_items(scored, LETTERS, lambda s: s.chosen or 0),
-        "right": mark_items(scored, "01", lambda s: s.right),
-        "tied": "".join("01"[s.tied] for s in scored),
-        # For reading; what is chosen was chosen before they were shortened.
-        "log_likelihoods": [
-            None if s.log_likelihoods is None else [round(x, 5) for x in s.log_likelihoods]
-            for s in scored
-        ],
-    }
-    if "acc_norm" in specs:
-        items["chosen_norm"] = mark_items(scored, LETTERS, lambda s: s.chosen_norm or 0)
-        items["right_norm"] = mark_items(scored, "01", lambda s: s.right_norm)
-    return record_scored(engine, questions, options, specs, (scored, cost), items, protocol)
+def render_answered(question: Question) -> str:
+    """The question as an example: with its right answer, and the blank line that ends it."""
+    right = question.answer
+    return f"{question.prompt_of(right)}{question.delimiter}{question.options[right]}\n\n"
 
 
 def record_scored(
     engine: Engine,
-    questions: Sequence[Question],
     options: ItemOptions,
     specs: Mapping[str, ValueSpec],
-    found: tuple[Sequence[Scored], Cost],
+    scored: Sequence[Scored],
+    cost: Cost,
     items: Mapping[str, Any],
     protocol: Mapping[str, Any],
 ) -> Measured:
@@ -173,7 +157,7 @@ def record_scored(
     ``protocol`` is what else the numbers depend on. Raises `InputError` where no prompt fits into
     the model's context.
     """
-    scored, cost = found
+    questions = [s.question for s in scored]
     too_long = sum(s.log_likelihoods is None for s in scored)
     if too_long == len(scored):
         raise InputError(
@@ -196,7 +180,11 @@ def record_scored(
         KEY: keep_questions(question.for_reader() for question in questions),
         "cost": {name: getattr(cost, name) for name in _COSTS},
     }
-    protocol = {**protocol, "items_sha256": hash_questions(questions)}
+    hashed = hash_items(
+        (q.id, q.subject, q.prompts or q.prompt, q.delimiter, q.options, q.answer)
+        for q in questions
+    )
+    protocol = {**protocol, "items_sha256": hashed}
     return make_measured(engine, options, values, {**items, **stored}, protocol, reasons)
 
 

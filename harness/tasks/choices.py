@@ -15,11 +15,11 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from harness.descriptions import MeasureContext
-from harness.errors import InputError
 from harness.metrics.choice_values import NORMED_VALUES, headline
+from harness.records.questions import Question
 from harness.tasks.choice_task import build_questions, question_task
-from harness.tasks.questions import LETTERS, Question, RowOptions
 from harness.tasks.rows import Row, check_options, load_examples, load_rows
+from harness.tasks.shared import LETTERS, RowOptions
 
 FieldName = Annotated[str, Field(min_length=1)]
 FieldNames = Annotated[tuple[FieldName, ...], Field(min_length=2, strict=False)]
@@ -64,8 +64,13 @@ def load_questions(options: Options, context: MeasureContext) -> list[Question]:
     examples = load_examples(options, context, options.shots + 1)
     make = partial(make_question, options=options)
     asked = build_questions(rows, examples, options.shots, make)
-    if not options.unequal_options:
-        check_counts(rows, asked)
+    counts = [len(question.options) for question in asked]
+    for row, count in zip(rows, counts, strict=True):
+        if count != counts[0] and not options.unequal_options:
+            raise row.error(
+                f"{count} options, and {counts[0]} in {rows[0].where}; if that is meant, set "
+                "`unequal_options: true`"
+            )
     subjects = list(dict.fromkeys(question.subject for question in asked))
     return sorted(asked, key=lambda question: subjects.index(question.subject))
 
@@ -107,7 +112,7 @@ def fill_template(template: str, row: Row) -> str:
     parts = parse_template(template)
     fields = {name: row.text(name) for _, name in parts if name is not None}
     if row.own and not any(text.strip() for text in fields.values()):
-        raise InputError(f"{row.where}: field {', '.join(map(repr, fields))} is empty")
+        raise row.error(f"field {', '.join(map(repr, fields))} is empty")
     return "".join(text + (fields[name] if name is not None else "") for text, name in parts)
 
 
@@ -138,9 +143,9 @@ def read_answer(row: Row, options: Options, texts: Sequence[str]) -> int:
         "letter": list(LETTERS[: len(texts)]),
         "text": [option.strip() for option in texts],
     }
-    found = f"{row.where}: field {options.answer!r} holds {given!r}"
+    found = f"field {options.answer!r} holds {given!r}"
     if way is None and text.isdigit():
-        raise InputError(
+        raise row.error(
             f"{found}: set `answer_is: index` if answers count from 0, `answer_is: number` if from "
             "1, `answer_is: text` if it is the text of an option"
         )
@@ -148,25 +153,14 @@ def read_answer(row: Row, options: Options, texts: Sequence[str]) -> int:
     spelled = {each: text.upper() if each == "letter" else text for each in ways}
     places = {known[each].index(name) for each, name in spelled.items() if name in known[each]}
     if not places:
-        raise InputError(
-            f"{found}, which is the {' or '.join(ways)} of none of its {len(texts)} options"
-        )
+        kinds = " or ".join(ways)
+        raise row.error(f"{found}, which is the {kinds} of none of its {len(texts)} options")
     if len(places) > 1:
-        raise InputError(
+        raise row.error(
             f"{found}, which is the letter of one option and the text of another: set `answer_is:` "
             "to letter or text"
         )
     return places.pop()
-
-
-def check_counts(rows: Sequence[Row], questions: Sequence[Question]) -> None:
-    """Raise `InputError` for unequal numbers of options."""
-    for row, question in zip(rows, questions, strict=True):
-        if len(question.options) != len(questions[0].options):
-            raise InputError(
-                f"{row.where}: {len(question.options)} options, and {len(questions[0].options)} "
-                f"in {rows[0].where}; if that is meant, set `unequal_options: true`"
-            )
 
 
 TASK = question_task(__doc__, Options, load_questions, NORMED_VALUES, headline("choices"))

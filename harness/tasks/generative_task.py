@@ -6,7 +6,6 @@ Unlike there, a prompt that leaves no room for its answer is left out and counte
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +27,11 @@ from harness.metrics.choice_values import (
 from harness.records.questions import KEY, Item, keep_questions
 from harness.records.record import Measured, Value
 from harness.records.values import make_values
-from harness.tasks.questions import RowOptions, make_measured
 from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
+from harness.tasks.shared import RowOptions, hash_items, make_measured
 
 if TYPE_CHECKING:
-    from harness.engines.base import Answer, Engine
+    from harness.engines.base import Engine
     from harness.scoring.answers import Answers
 
 # lm-evaluation-harness's seed for drawing examples.
@@ -52,9 +51,7 @@ COUNTS = {
 class GenerativeOptions(RowOptions):
     """``shots`` examples are drawn anew for each question, from all of ``examples``.
 
-    They are by default the hub dataset's train split. ``limit`` keeps the first n questions.
-    ``max_new_tokens`` is the longest answer; as many prompts go together as fit into
-    ``batch_tokens`` with their answers, fewer where memory runs out.
+    ``max_new_tokens`` is the longest answer; ``batch_tokens`` holds prompts and their answers.
     """
 
     max_new_tokens: int = Field(256, ge=1)
@@ -113,8 +110,21 @@ def generative_task(
     specs = describe_values(rules)
 
     def measure(engine: Engine, options: GenerativeOptions, context: MeasureContext) -> Measured:
+        from harness.scoring.answers import generate_texts
+
         problems = load_problems(options, context, make_problem, split)
-        return measure_problems(engine, problems, options, context, rules, title)
+        prompts = [problem.prompt for problem in problems]
+        answers = generate_texts(
+            engine, prompts, options.max_new_tokens, rules.stop, options.batch_tokens, context
+        )
+        values, items = score_answers(problems, answers, rules)
+        items[KEY] = keep_questions(
+            Item(f"{title}/{i}", problem.question, (), problem.answer)
+            for i, problem in enumerate(problems)
+        )
+        hashed = hash_items((problem.prompt, problem.answer) for problem in problems)
+        protocol = {"decoding": "greedy", "stop": list(rules.stop), "items_sha256": hashed}
+        return make_measured(engine, options, values, items, protocol, list_doubts(values))
 
     return Metric(
         help=doc or "",
@@ -125,6 +135,18 @@ def generative_task(
         needs=frozenset({"answer"}),
         compare=partial(compare_items, specs, normalise=rules.normalise),
     )
+
+
+def list_doubts(values: Mapping[str, Value]) -> list[str]:
+    """Why the shares of right answers may mean little."""
+    counts = {name: int(values[name].value or 0) for name in COUNTS}
+    reasons = []
+    if counts["too_long"]:
+        reasons.append(f"{counts['too_long']} prompts exceed the model's context; not answered")
+    for name, what in (("no_answer", "hold no answer"), ("unfinished", "were cut off")):
+        if counts[name] > counts["items"] / 2:
+            reasons.append(f"{counts[name]} of {counts['items']} answers {what}")
+    return reasons
 
 
 def describe_values(rules: Rules) -> dict[str, ValueSpec]:
@@ -165,74 +187,40 @@ def load_problems(
     return problems
 
 
-def measure_problems(
-    engine: Engine,
-    problems: Sequence[Problem],
-    options: GenerativeOptions,
-    context: MeasureContext,
-    rules: Rules,
-    title: str,
-) -> Measured:
-    """Let the model write each answer greedily and compare what is read from it."""
-    from harness.scoring.answers import generate_texts
-
-    prompts = [problem.prompt for problem in problems]
-    answers = generate_texts(
-        engine, prompts, options.max_new_tokens, rules.stop, options.batch_tokens, context
-    )
-    values, items = score_answers(problems, answers, rules)
-    items[KEY] = keep_questions(
-        Item(f"{title}/{i}", problem.question, (), problem.answer)
-        for i, problem in enumerate(problems)
-    )
-    too_long = answers.too_long
-    reasons = [f"{too_long} prompts exceed the model's context; not answered"] if too_long else []
-    answered = len(problems) - too_long
-    for name, what in (("no_answer", "hold no answer"), ("unfinished", "were cut off")):
-        count = values[name].value or 0
-        if count > answered / 2:  # then the shares of right answers mean little
-            reasons.append(f"{count} of {answered} answers {what}")
-    protocol = {
-        "decoding": "greedy",
-        "stop": list(rules.stop),
-        "items_sha256": hash_problems(problems),
-    }
-    return make_measured(engine, options, values, items, protocol, reasons)
-
-
 def score_answers(
     problems: Sequence[Problem], generated: Answers, rules: Rules
 ) -> tuple[dict[str, Value], dict[str, Any]]:
     """The values and the outcomes by item of a record."""
+    from harness.scoring.scores import ExactMatch
+
     answers = generated.answers
+    given = [(i, answer) for i, answer in enumerate(answers) if answer is not None]
     items: dict[str, Any] = {"ids": "number in its data, in order"}
     found: list[str | None] = []
     for ending, reading in rules.readings.items():
-        found = [None if answer is None else reading.find(answer.text) for answer in answers]
-        items[f"right{ending}"] = _mark(problems, answers, found, rules)
-        items[f"answers{ending}"] = found
+        found = [reading.find(answer.text) for _, answer in given]
+        outcome = ExactMatch().compute(
+            predictions=[text or _NO_ANSWER for text in found],
+            references=[problems[i].answer for i, _ in given],
+            regexes_to_ignore=rules.ignored,
+            ignore_case=True,
+        )
+        marks, texts = iter(outcome["matches"]), iter(found)
+        items[f"right{ending}"] = "".join("-" if a is None else "01"[next(marks)] for a in answers)
+        items[f"answers{ending}"] = [None if a is None else next(texts) for a in answers]
     items |= {
         "stopped": "".join("-" if a is None else a.stopped[0] for a in answers),
         "texts": [None if a is None else shorten(a.text) for a in answers],
         "cost": {"batch_tokens": generated.batch_tokens},
     }
-    given = [(a, answer) for a, answer in zip(answers, found, strict=True) if a is not None]
     counts = {
         "items": len(given),
-        "no_answer": sum(answer is None or not rules.is_answer(answer) for _, answer in given),
-        "unfinished": sum(a.stopped == "length" for a, _ in given),
+        "no_answer": sum(text is None or not rules.is_answer(text) for text in found),
+        "unfinished": sum(answer.stopped == "length" for _, answer in given),
         "too_long": generated.too_long,
-        "new_tokens": sum(len(a.tokens) for a, _ in given),
+        "new_tokens": sum(len(answer.tokens) for _, answer in given),
     }
     return summarise_rows(describe_values(rules), items, {}) | make_values(COUNTS, counts), items
-
-
-def hash_problems(problems: Sequence[Problem]) -> str:
-    """One hash of every prompt and answer: equal hashes mean the same items."""
-    digest = hashlib.sha256()
-    for problem in problems:
-        digest.update(repr((problem.prompt, problem.answer)).encode())
-    return digest.hexdigest()
 
 
 def shorten(text: str) -> str:
@@ -240,25 +228,3 @@ def shorten(text: str) -> str:
     if len(text) <= _SHOWN:
         return text
     return f"{text[: _SHOWN // 4]} … {text[-(_SHOWN - _SHOWN // 4) :]}"
-
-
-def _mark(
-    problems: Sequence[Problem],
-    answers: Sequence[Answer | None],
-    found: Sequence[str | None],
-    rules: Rules,
-) -> str:
-    """One character per item: 1 right, 0 wrong, - not answered."""
-    from harness.scoring.scores.exact_match import ExactMatch
-
-    scored = [i for i, answer in enumerate(answers) if answer is not None]
-    outcome = ExactMatch().compute(
-        predictions=[found[i] or _NO_ANSWER for i in scored],
-        references=[problems[i].answer for i in scored],
-        regexes_to_ignore=rules.ignored,
-        ignore_case=True,
-    )
-    marks = ["-"] * len(answers)
-    for i, match in zip(scored, outcome["matches"], strict=True):
-        marks[i] = "01"[match]
-    return "".join(marks)

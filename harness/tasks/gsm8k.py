@@ -4,13 +4,10 @@ Cobbe et al. 2021, https://arxiv.org/abs/2110.14168; 1,319 test items. Prompts, 
 strings, filters and the comparison are those of lm-evaluation-harness's task `gsm8k`, version 3.
 """
 
-from __future__ import annotations
-
 import re
 
 from pydantic import Field
 
-from harness.errors import InputError
 from harness.suite.data_source import DataSource
 from harness.tasks.generative_task import (
     GenerativeOptions,
@@ -34,7 +31,7 @@ def make_problem(row: Row) -> Problem:
     """``Question: …``, ``Answer:``; the answer is the published one, reasoning included."""
     question, answer = row.filled("question"), row.text("answer")
     if not has_digit(find_strict(answer) or ""):
-        raise InputError(f"{row.where}: answer {shorten(answer)!r} has no line '#### number'")
+        raise row.error(f"answer {shorten(answer)!r} has no line '#### number'")
     return Problem(f"Question: {question}\nAnswer:", answer, question)
 
 

@@ -4,14 +4,13 @@ Zellers et al. 2019, https://arxiv.org/abs/1905.07830; 10,042 validation items. 
 are cleaned as lm-evaluation-harness does it.
 """
 
-from __future__ import annotations
-
 import re
 
+from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.questions import Question, RowOptions
 from harness.tasks.rows import Row, check_options
+from harness.tasks.shared import RowOptions
 
 
 class Options(RowOptions):
@@ -23,13 +22,9 @@ class Options(RowOptions):
 def make_question(row: Row) -> Question:
     """``Activity: context``, followed by each ending."""
     context = f"{row.filled('ctx_a')} {row.text('ctx_b').capitalize()}"
-    question = Question(
-        id=row.where,
-        subject="hellaswag",
-        prompt=clean_text(f"{row.text('activity_label')}: {context}"),
-        options=tuple(map(clean_text, row.texts("endings", 4))),
-        answer=row.index("label", "0123"),
-    )
+    prompt = clean_text(f"{row.text('activity_label')}: {context}")
+    endings = tuple(map(clean_text, row.texts("endings", 4)))
+    question = Question(row.where, "hellaswag", prompt, endings, row.index("label", "0123"))
     return check_options(row, question, "'endings', cleaned")
 
 

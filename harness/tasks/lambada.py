@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from harness.descriptions import Margin, MeasureContext, Metric, ValueSpec
-from harness.errors import InputError
 from harness.metrics.choice_values import (
     COUNTS,
     compare_items,
@@ -21,13 +20,14 @@ from harness.metrics.choice_values import (
     describe_share,
     headline,
 )
+from harness.records.questions import Question
 from harness.records.record import Measured, Record, Value
 from harness.records.values import make_values, to_value
 from harness.statistics.estimates import clustered_ratio, exp_capped
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import mark_items, record_scored
-from harness.tasks.questions import ItemOptions, Question
 from harness.tasks.rows import Row, load_rows, refuse_duplicates
+from harness.tasks.shared import ItemOptions
 
 if TYPE_CHECKING:
     from harness.engines.base import Engine
@@ -69,7 +69,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         "right": mark_items(scored, "01", lambda s: s.greedy[0]),
         "log_likelihoods": words,
     }
-    measured = record_scored(engine, questions, options, VALUES, (scored, cost), items, {})
+    measured = record_scored(engine, options, VALUES, scored, cost, items, {})
     perplexity = exp_mean("perplexity", [-word for word in words if word is not None])
     return measured.model_copy(update={"values": measured.values | perplexity})
 
@@ -81,7 +81,7 @@ def make_question(row: Row, number: int) -> Question:
     """
     prompt, _, word = row.text("text").rpartition(" ")
     if not word:
-        raise InputError(f"{row.where}: field 'text' ends with a space: which word is the last?")
+        raise row.error("field 'text' ends with a space: which word is the last?")
     return Question(f"lambada/{number}", "lambada", prompt, (f" {word}",), 0, delimiter="")
 
 

@@ -5,8 +5,6 @@ twice and have some options that are the same (us_foreign_policy, business_ethic
 https://github.com/hendrycks/test/issues/29): they are scored as they are, as other tools do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +15,11 @@ from pydantic import Field
 from harness.descriptions import MeasureContext
 from harness.errors import InputError
 from harness.metrics.choice_values import CHOICE_VALUES, headline
+from harness.records.questions import Question
 from harness.suite.data_source import DataSource
-from harness.tasks.choice_task import question_task
-from harness.tasks.questions import LETTERS, ItemOptions, Question
+from harness.tasks.choice_task import question_task, render_answered
 from harness.tasks.rows import Row, check_options, load_rows
+from harness.tasks.shared import LETTERS, ItemOptions
 
 
 class Options(ItemOptions):
@@ -44,17 +43,13 @@ class Options(ItemOptions):
 def load_questions(options: Options, context: MeasureContext) -> list[Question]:
     """Every question after its subject's dev examples, subjects in alphabetical order."""
     dev, test = (load_subjects(options.data, context, split) for split in ("dev", "test"))
-    wanted = sorted(options.subjects or test)
-    for subject in wanted:
+    questions = []
+    for subject in sorted(options.subjects or test):
         if subject not in test:
             raise InputError(f"mmlu: no subject {subject!r}; there are {', '.join(sorted(test))}")
-    return [
-        question
-        for subject in wanted
-        for question in build_questions(
-            subject, dev.get(subject, []), test[subject][: options.limit], options
-        )
-    ]
+        asked = test[subject][: options.limit]
+        questions += build_questions(subject, dev.get(subject, []), asked, options)
+    return questions
 
 
 def build_questions(
@@ -68,7 +63,7 @@ def build_questions(
     title = subject.replace("_", " ")
     shown = f"The following are multiple choice questions (with answers) about {title}.\n\n"
     for row in dev[: options.shots]:
-        shown += make_question(row, options.form).render_answered()
+        shown += render_answered(make_question(row, options.form))
     asked = [make_question(row, options.form) for row in test]
     return [
         replace(question, id=f"{subject}/{i}", subject=subject, prompt=shown + question.prompt)
@@ -97,24 +92,22 @@ def load_subjects(source: DataSource, context: MeasureContext, split: str) -> di
     heading: question, A, B, C, D, answer.
     """
     kind, place = source.locate(context.suite_folder)
+    found: dict[str, list[Row]] = {}
     if kind == "hub":
-        found: dict[str, list[Row]] = {}
         for row in load_rows(source.model_copy(update={"split": split}), context, split):
             found.setdefault(row.text("subject"), []).append(row)
         return found
     from harness.scoring.data import read_csv
 
     suffix, columns = f"_{split}.csv", ("question", *LETTERS[:4], "answer")
-    files = {path.name.removesuffix(suffix): path for path in Path(place, split).glob(f"*{suffix}")}
-    if not files:
-        raise InputError(f"mmlu: no {split}/<subject>_{split}.csv files in {place}")
-    return {
-        subject: [
-            Row({**fields, "choices": [fields[letter] for letter in "ABCD"]}, where)
+    for path in Path(place, split).glob(f"*{suffix}"):
+        found[path.name.removesuffix(suffix)] = [
+            Row({**fields, "choices": [fields[letter] for letter in LETTERS[:4]]}, where)
             for fields, where in read_csv(path, columns)
         ]
-        for subject, path in files.items()
-    }
+    if not found:
+        raise InputError(f"mmlu: no {split}/<subject>_{split}.csv files in {place}")
+    return found
 
 
 TASK = question_task(

@@ -4,12 +4,11 @@ Mihaylov et al. 2018, https://arxiv.org/abs/1809.02789; 500 test items. The book
 shown, as in lm-evaluation-harness.
 """
 
-from __future__ import annotations
-
+from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.questions import Question, RowOptions
 from harness.tasks.rows import Row, check_options
+from harness.tasks.shared import RowOptions
 
 
 class Options(RowOptions):

@@ -3,12 +3,11 @@
 Bisk et al. 2020, https://arxiv.org/abs/1911.11641; 1,838 validation items.
 """
 
-from __future__ import annotations
-
+from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.questions import Question, RowOptions
 from harness.tasks.rows import Row, check_options
+from harness.tasks.shared import RowOptions
 
 
 class Options(RowOptions):

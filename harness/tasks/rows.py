@@ -5,8 +5,6 @@ item twice. Published sets from the hub are scored as they are, oddities include
 do; only what could not be scored is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,24 +13,32 @@ from typing import Any
 from harness.catalog import describe_unknown
 from harness.descriptions import MeasureContext
 from harness.errors import InputError
+from harness.records.questions import Question
 from harness.suite.data_source import DataSource
-from harness.tasks.questions import LETTERS, Question, RowOptions
+from harness.tasks.shared import LETTERS, RowOptions
 
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of one item; ``where`` names its file and row; ``own``: of a local file."""
+    """The fields of one item; ``where`` names its file and row; ``own``: of a local file.
+
+    Its methods raise `InputError` for a field that is missing, null or not of the wanted kind.
+    """
 
     fields: Mapping[str, Any]
     where: str
     own: bool = True
 
+    def error(self, problem: str) -> InputError:
+        """The error that names file and row."""
+        return InputError(f"{self.where}: {problem}")
+
     def value(self, name: str) -> Any:
-        """A field as it is; raises `InputError` where it is missing or null."""
+        """A field as it is."""
         if name not in self.fields:
-            raise InputError(f"{self.where}: {describe_unknown('field', name, self.fields)}")
+            raise self.error(describe_unknown("field", name, self.fields))
         if self.fields[name] is None:
-            raise InputError(f"{self.where}: field {name!r} is missing")
+            raise self.error(f"field {name!r} is missing")
         return self.fields[name]
 
     def text(self, name: str) -> str:
@@ -43,25 +49,23 @@ class Row:
         """`text` that must not be empty in a local file."""
         text = self.text(name)
         if self.own and not text.strip():
-            raise InputError(f"{self.where}: field {name!r} is empty")
+            raise self.error(f"field {name!r} is empty")
         return text
 
     def texts(self, name: str, count: int | None = None) -> tuple[str, ...]:
         """A field that holds a list of texts, ``count`` of them unless it is None."""
         value = self.value(name)
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{self.where}: field {name!r} holds {value!r}, expected a list")
-        if count is not None and len(value) != count:
-            raise InputError(
-                f"{self.where}: field {name!r} holds {len(value)} options, expected {count}"
-            )
+            raise self.error(f"field {name!r} holds {value!r}, expected a list")
+        if count not in (None, len(value)):
+            raise self.error(f"field {name!r} holds {len(value)} options, expected {count}")
         return tuple(self._as_text(x, f"field {name!r}, option {i}") for i, x in enumerate(value))
 
     def index(self, name: str, known: Sequence[str]) -> int:
         """The index in ``known`` of what a field holds."""
         given = self.value(name)
         if isinstance(given, bool) or str(given).strip() not in tuple(known):
-            raise InputError(f"{self.where}: {name} {given!r} is not one of {', '.join(known)}")
+            raise self.error(f"{name} {given!r} is not one of {', '.join(known)}")
         return tuple(known).index(str(given).strip())
 
     def labelled(self, count: int | None = None) -> tuple[tuple[str, ...], int]:
@@ -71,23 +75,21 @@ class Row:
         """
         choices = self.value("choices")
         if not isinstance(choices, Mapping):
-            raise InputError(
-                f"{self.where}: field 'choices' holds {choices!r}, expected lists 'text' and "
-                "'label'"
+            raise self.error(
+                f"field 'choices' holds {choices!r}, expected lists 'text' and 'label'"
             )
         inside = Row(choices, f"{self.where}, choices", self.own)
         labels = inside.texts("label", count)
         if len(set(labels)) < len(labels):
-            raise InputError(
-                f"{inside.where}: field 'label' holds {', '.join(labels)}: two labels are the same"
-            )
+            shown = ", ".join(labels)
+            raise inside.error(f"field 'label' holds {shown}: two labels are the same")
         return inside.texts("text", len(labels)), self.index("answerKey", labels)
 
     def _as_text(self, value: Any, what: str) -> str:
         if type(value) is int:
             return str(value)
         if not isinstance(value, str):
-            raise InputError(f"{self.where}: {what} holds {value!r}, expected a text")
+            raise self.error(f"{what} holds {value!r}, expected a text")
         return value
 
 
@@ -130,9 +132,8 @@ def leave_out(row: Row, examples: Sequence[Row], shots: int) -> list[Row]:
     """The examples that are not the question itself; raises `InputError` for too few."""
     others = [example for example in examples if example.fields != row.fields]
     if len(others) < shots:
-        raise InputError(
-            f"{row.where}: there are {len(others)} examples besides this question, "
-            f"{shots} shots were asked for"
+        raise row.error(
+            f"there are {len(others)} examples besides this question, {shots} shots were asked for"
         )
     return others
 
@@ -145,21 +146,15 @@ def check_options(row: Row, question: Question, field: str, distinct: bool = Tru
     """
     count = len(question.options)
     if not 2 <= count <= len(LETTERS):
-        raise InputError(
-            f"{row.where}: field {field} gives {count} options, expected 2 to {len(LETTERS)}"
-        )
-    if not row.own:
-        return question
+        raise row.error(f"field {field} gives {count} options, expected 2 to {len(LETTERS)}")
     seen: dict[tuple[str, str], int] = {}
-    for i, option in enumerate(question.options):
+    for i, option in enumerate(question.options if row.own else (), 1):
         if not option.strip():
-            raise InputError(f"{row.where}: field {field}: option {i + 1} is empty")
-        first = seen.setdefault((question.prompt_of(i), option), i)
+            raise row.error(f"field {field}: option {i} is empty")
+        first = seen.setdefault((question.prompt_of(i - 1), option), i)
         if distinct and first != i:
-            raise InputError(
-                f"{row.where}: field {field}: options {first + 1} and {i + 1} are the same"
-                + (f": {option!r}" if question.prompts is None else "")
-            )
+            shown = f": {option!r}" if question.prompts is None else ""
+            raise row.error(f"field {field}: options {first} and {i} are the same{shown}")
     return question
 
 
@@ -169,7 +164,6 @@ def refuse_duplicates(rows: Sequence[Row], keys: Sequence[Hashable], what: str) 
     for row, key in zip(rows, keys, strict=True):
         first = seen.setdefault(key, row)
         if row.own and first is not row:
-            raise InputError(
-                f"{row.where}: the same {what} as in {first.where}; each item counts "
-                "once, remove one"
+            raise row.error(
+                f"the same {what} as in {first.where}; each item counts once, remove one"
             )

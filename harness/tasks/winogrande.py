@@ -5,13 +5,11 @@ Sakaguchi et al. 2019, https://arxiv.org/abs/1907.10641; 1,267 validation items.
 begun with either option in the blank, and its end, the same for both, is scored.
 """
 
-from __future__ import annotations
-
-from harness.errors import InputError
+from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.questions import Question, RowOptions
 from harness.tasks.rows import Row, check_options
+from harness.tasks.shared import RowOptions
 
 
 class Options(RowOptions):
@@ -25,16 +23,16 @@ def make_question(row: Row) -> Question:
     sentence = row.text("sentence")
     start, blank, end = sentence.partition("_")
     if not blank:
-        raise InputError(f"{row.where}: field 'sentence' has no blank, '_': {start!r}")
+        raise row.error(f"field 'sentence' has no blank, '_': {start!r}")
     if row.own and "_" in end:
-        raise InputError(f"{row.where}: field 'sentence' has more than one blank, '_'")
+        raise row.error("field 'sentence' has more than one blank, '_'")
     if row.own and not end.strip():
-        raise InputError(f"{row.where}: field 'sentence' has nothing after its blank to score")
+        raise row.error("field 'sentence' has nothing after its blank to score")
     choices = (row.filled("option1"), row.filled("option2"))
     question = Question(
-        id=row.where,
-        subject="winogrande",
-        prompt=start,
+        row.where,
+        "winogrande",
+        start,
         options=(end.strip(),) * 2,
         answer=row.index("answer", "12"),
         prompts=(start + choices[0], start + choices[1]),

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from harness.records.questions import Question
 from harness.scoring.multiple_choice import Scored
-from harness.tasks.questions import Question
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))

@@ -18,7 +18,7 @@ from harness.metrics.side_by_side import (
     measure,
 )
 from harness.records.record import Measured, Record
-from harness.scoring.scores.repetition import repeated_share
+from harness.scoring.scores import repeated_share
 from harness.verdicts.pairing import complete_record, is_noise
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.records import make_record

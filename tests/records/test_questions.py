@@ -13,15 +13,15 @@ import pytest
 from harness.engines.base import Engine
 from harness.records.questions import (
     Item,
-    Questions,
+    Question,
     fetch_questions,
     keep_questions,
     open_questions,
+    read_items,
 )
 from harness.records.record import Record
 from harness.suite.data_source import DataSource
 from harness.tasks import choices, gsm8k, hellaswag, lambada, mmlu, winogrande
-from harness.tasks.questions import Question
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.records import make_record
 
@@ -53,9 +53,7 @@ def reader(folder: Path) -> Any:
 
 def test_items_come_back_as_they_were(cache: Path) -> None:
     name = keep_questions(ITEMS)
-    questions = Questions(name, (cache / name).read_bytes())
-    assert tuple(questions) == ITEMS
-    assert len(questions) == 2
+    assert tuple(read_items(name, (cache / name).read_bytes())) == ITEMS
 
 
 def test_the_same_items_are_the_same_file_byte_for_byte_and_others_another(
@@ -77,7 +75,7 @@ def test_a_run_keeps_them_when_the_cache_is_gone(cache: Path, tmp_path: Path) ->
     shutil.rmtree(cache)
     fetch_questions(record, folder)
     found = open_questions(record, reader(folder))
-    assert isinstance(found, Questions)
+    assert not isinstance(found, str), found
     assert tuple(found) == ITEMS
     assert [path.name for path in (folder / "items").iterdir()] == [record.items["questions"]]
 
@@ -92,7 +90,7 @@ def test_a_damaged_file_in_the_cache_is_not_copied_and_is_replaced(
     assert not (tmp_path / "runs").exists()
     keep_questions(ITEMS)
     fetch_questions(record, tmp_path / "runs")
-    assert isinstance(open_questions(record, reader(tmp_path / "runs")), Questions)
+    assert not isinstance(open_questions(record, reader(tmp_path / "runs")), str)
 
 
 def test_a_damaged_file_next_to_a_run_is_replaced_by_the_next_run(tmp_path: Path) -> None:
@@ -102,7 +100,7 @@ def test_a_damaged_file_next_to_a_run_is_replaced_by_the_next_run(tmp_path: Path
     place.write_bytes(b"")
     assert isinstance(open_questions(record, reader(tmp_path)), str)
     fetch_questions(record, tmp_path)
-    assert isinstance(open_questions(record, reader(tmp_path)), Questions)
+    assert not isinstance(open_questions(record, reader(tmp_path)), str)
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(cache: Path, tmp_path: Path) -> None:
@@ -171,9 +169,9 @@ def measure(task: Any, cell: Engine, folder: Path, cache: Path, **given: Any) ->
             given[name] = DataSource(path=given[name])
     measured = task.TASK.measure(cell, task.Options(**given), make_context(folder))
     name = measured.items["questions"]
-    questions = Questions(name, (cache / name).read_bytes())
-    assert len(questions) == len(measured.items["right"])
-    return list(questions)
+    items = read_items(name, (cache / name).read_bytes())
+    assert len(items) == len(measured.items["right"])
+    return items
 
 
 def test_mmlu_keeps_the_question_and_the_texts_of_its_letters(

@@ -12,9 +12,9 @@ import torch
 from harness.engines.base import Engine
 from harness.engines.transformers import forward as _forward
 from harness.errors import InputError
+from harness.records.questions import Question
 from harness.scoring.multiple_choice import Scored, score_questions
 from harness.scoring.prompts import prompt_protocol, render_prompt
-from harness.tasks.questions import Question
 from tests.support.cells_in_process import (
     load,
     make_context,

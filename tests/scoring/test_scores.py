@@ -14,8 +14,7 @@ import evaluate
 import numpy as np
 import pytest
 
-from harness.scoring.scores.exact_match import ExactMatch
-from harness.scoring.scores.repetition import Repetition
+from harness.scoring.scores import ExactMatch, Repetition
 from tests.support.projects import ROOT
 
 CLASSES = (ExactMatch, Repetition)
@@ -157,7 +156,7 @@ def test_unequal_numbers_of_predictions_and_references_are_refused() -> None:
 def test_a_score_needs_no_hub_and_leaves_nothing_in_the_users_folders(tmp_path: Path) -> None:
     """In a process of its own: `evaluate` decides on its folders when it is imported."""
     code = (
-        "from harness.scoring.scores.exact_match import ExactMatch\n"
+        "from harness.scoring.scores import ExactMatch\n"
         "print(ExactMatch().compute(predictions=['x'], references=['x'])['exact_match'])\n"
     )
     home = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -15,12 +15,7 @@ from harness.errors import InputError
 from harness.records.record import Measured, Record
 from harness.scoring.answers import Answers
 from harness.suite.data_source import DataSource
-from harness.tasks.generative_task import (
-    Problem,
-    hash_problems,
-    load_problems,
-    score_answers,
-)
+from harness.tasks.generative_task import Problem, load_problems, score_answers
 from harness.tasks.gsm8k import RULES, TASK, Options, find_flexible, find_strict, make_problem
 from tests.support.cells_in_process import load as load_cell
 from tests.support.cells_in_process import make_context, write_checkpoint
@@ -166,13 +161,6 @@ def test_no_question_is_among_its_own_examples(tmp_path: Path) -> None:
         assert one.prompt.count("Question:") == 4
     with pytest.raises(InputError, match=r"there are 3 examples besides this question, 4 shots"):
         load(options(rows, examples=rows, shots=4), make_context(tmp_path))
-
-
-def test_the_hash_of_the_items_changes_with_prompt_answer_and_order() -> None:
-    one, two = problem("#### 1"), problem("#### 2", "q")
-    variants = [[one, two], [two, one], [one], [one, problem("#### 3", "q")]]
-    assert len({hash_problems(v) for v in variants}) == 4
-    assert hash_problems([one, two]) == hash_problems([problem("#### 1"), two])
 
 
 # Bad input

@@ -19,11 +19,12 @@ import pytest
 from harness.descriptions import Metric
 from harness.engines.base import Engine
 from harness.errors import InputError
+from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks import arc_challenge, arc_easy, hellaswag, openbookqa, piqa, winogrande
 from harness.tasks.choice_task import build_questions
-from harness.tasks.questions import Question, RowOptions
 from harness.tasks.rows import Row, load_examples, load_rows
+from harness.tasks.shared import RowOptions
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 from tests.support.hub_server import client_environment, serve_hub
 
@@ -577,7 +578,7 @@ def test_a_pair_of_escaped_halves_is_one_character(tmp_path: Path) -> None:
         ),
         pytest.param("rows.json", DEEP, r"rows\.json: lists or objects lie too deep", id="long5"),
         ("rows.jsonl", b'{"a": "\xe9"}', r"rows\.jsonl is not UTF-8: "),
-        ("rows.csv", "a,b\n", r"rows\.csv has a heading line and no rows"),
+        ("rows.csv", "a,b\n", r"'rows\.csv' holds no rows"),
         ("rows.csv", "", r"rows\.csv is empty"),
         ("rows.csv", "a,a\nx,y\n", r"rows\.csv: two columns have the same heading: a, a"),
         ("rows.csv", "a,b\nx\n", r"rows\.csv, row 2: expected 2 columns, found 1"),
@@ -648,3 +649,19 @@ def test_shots_and_examples_belong_to_the_protocol(cell: Engine, tmp_path: Path)
     measured = piqa.TASK.measure(cell, options, make_context(tmp_path))
     assert measured.protocol["shots"] == 1
     assert measured.protocol["items_sha256"] != plain.protocol["items_sha256"]
+
+
+def test_the_hash_of_the_items_changes_with_prompt_option_answer_and_order(
+    cell: Engine, tmp_path: Path
+) -> None:
+    def measure(rows: list[dict[str, Any]]) -> str:
+        options = piqa.Options(data=write_rows(tmp_path / "rows.jsonl", rows))
+        measured = piqa.TASK.measure(cell, options, make_context(tmp_path))
+        return measured.protocol["items_sha256"]
+
+    first, second = PIQA[:2]
+    changes = ({"goal": "Dry a coat"}, {"sol1": "use the wind"}, {"label": 0})
+    variants = [[first, second], [second, first], [first]]
+    variants += [[first, {**second, **change}] for change in changes]
+    assert len({measure(rows) for rows in variants}) == len(variants)
+    assert measure(variants[0]) == measure([first, {**second, "note": "another field"}])
