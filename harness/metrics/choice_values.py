@@ -24,13 +24,14 @@ from harness.statistics.shares import (
 )
 
 _MARGIN = Margin(absolute=0.01)
-_MAIN_ROW = "right"
 
 
 def describe_share(text: str, row: str, answers: str | None, per: str | None = None) -> ValueSpec:
     """A share of items: the mean of ``row``, what was answered being in ``answers``."""
-    more: dict[str, Any] = {"per": per, "total": per is not None, "row": row, "answers": answers}
-    return ValueSpec("", "higher", text, sampled="items", margin=_MARGIN, **more)
+    total = per is not None
+    return ValueSpec(
+        "", "higher", text, per, total, sampled="items", margin=_MARGIN, row=row, answers=answers
+    )
 
 
 def describe_pairs(of: str, ending: str = "", per: str | None = None) -> dict[str, ValueSpec]:
@@ -102,17 +103,15 @@ def summarise_rows(
     ``subjects`` maps each to its number of items, in the items' order; with more than one there
     is also a share per subject, and ``acc_macro``, the mean of theirs.
     """
-    groups: dict[str, str] = {}
+    shares: dict[str, Estimate] = {}
     for name, spec in specs.items():
-        if spec.row:
-            groups[name] = rows[spec.row].replace("-", "")
-            parts = split_subjects(rows[spec.row], subjects) if len(subjects) > 1 else {}
-            groups |= {qualify(name, s): part.replace("-", "") for s, part in parts.items()}
-    shares = {
-        name: share_interval(group.count("1"), len(group))
-        for name, group in groups.items()
-        if group
-    }
+        groups = {name: rows[spec.row]} if spec.row else {}
+        if spec.row and len(subjects) > 1:
+            parts = split_subjects(rows[spec.row], subjects)
+            groups |= {qualify(name, subject): part for subject, part in parts.items()}
+        for full, group in groups.items():
+            if scored := group.replace("-", ""):
+                shares[full] = share_interval(scored.count("1"), len(scored))
     values = {name: to_value(specs[base_name(name)], share) for name, share in shares.items()}
     if "acc_macro" not in specs:
         return values
@@ -136,26 +135,22 @@ def compare_items(
     makes the same text of them.
     """
     ours, theirs = candidate.items, reference.items
-    marks = [side.get(_MAIN_ROW, "") for side in (ours, theirs)]
-    if not _pair_up(*marks):
-        return {}
     found: dict[str, Value] = {}
-    for spec in specs.values():
-        if spec.row and (pairs := _pair_up(ours.get(spec.row, ""), theirs.get(spec.row, ""))):
-            found |= _compare_pairs(specs, pairs, spec.row.removeprefix(_MAIN_ROW))
-        if spec.row == _MAIN_ROW and spec.answers in ours and spec.answers in theirs:
+    for row, answers in [(spec.row, spec.answers) for spec in specs.values() if spec.row]:
+        marks = [side.get(row, "") for side in (ours, theirs)]
+        if pairs := _pair_up(*marks):
+            found |= _compare_pairs(specs, pairs, row.removeprefix("right"))
+        if pairs and row == "right" and answers in ours and answers in theirs:
             changed = [
                 normalise(a or "") != normalise(b or "")
-                for a, b, *outcomes in zip(
-                    ours[spec.answers], theirs[spec.answers], *marks, strict=True
-                )
+                for *outcomes, a, b in zip(*marks, ours[answers], theirs[answers], strict=True)
                 if "-" not in outcomes
             ]
             rate = flip_rate_interval(sum(changed), len(changed))
             found["answer_change_rate"] = to_value(specs["answer_change_rate"], rate)
     subjects = ours.get("subjects", {})
     if len(subjects) > 1 and subjects == theirs.get("subjects"):
-        own, other = (split_subjects(row, subjects) for row in marks)
+        own, other = (split_subjects(side["right"], subjects) for side in (ours, theirs))
         for subject in subjects:
             if pairs := _pair_up(own[subject], other[subject]):
                 drop = _compare_pairs(specs, pairs)["accuracy_drop"]
@@ -170,18 +165,16 @@ def _compare_pairs(
     lost, won, both = (pairs.count(one) for one in (("0", "1"), ("1", "0"), ("1", "1")))
     n, kept, had = len(pairs), both + won, both + lost
     drop = paired_difference(lost, won, n)
-    name = f"accuracy{ending}_drop"
+    name, ratio = f"accuracy{ending}_drop", f"retention{ending}"
     values = {name: to_value(specs[name], drop)}
-    name = f"retention{ending}"
     wide, narrow = (share_ratio_interval(both, won, lost, level) for level in (0.95, 0.9))
     if wide is None or narrow is None:
-        values |= make_values(specs, {name: kept / had if had else None}, n={name: n})
+        values |= make_values(specs, {ratio: kept / had if had else None}, n={ratio: n})
     else:
-        ratio = Estimate(kept / had, *wide, *narrow, None, n, drop.p)
-        values[name] = to_value(specs[name], ratio)
+        estimate = Estimate(kept / had, *wide, *narrow, None, n, drop.p)
+        values[ratio] = to_value(specs[ratio], estimate)
     if not ending:
-        rate = flip_rate_interval(lost + won, n)
-        values["flip_rate"] = to_value(specs["flip_rate"], rate)
+        values["flip_rate"] = to_value(specs["flip_rate"], flip_rate_interval(lost + won, n))
         counts = {"right_to_wrong": lost, "wrong_to_right": won}
         values |= make_values(specs, counts, n=dict.fromkeys(counts, n))
     return values
