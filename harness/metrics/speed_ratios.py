@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import takewhile
+from typing import Any
 
 from harness.descriptions import ValueSpec
+from harness.metrics.speed_values import VALUES
 from harness.records.record import Record, Value
 from harness.records.values import (
     base_name,
@@ -30,9 +32,7 @@ def name_workload(batch: int, prompt_tokens: int | None) -> str:
     return str(batch) if prompt_tokens is None else f"{batch}x{prompt_tokens}"
 
 
-def compare_speeds(
-    candidate: Record, reference: Record, specs: Mapping[str, ValueSpec]
-) -> dict[str, Value]:
+def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     """Ratios of values that both have, and per prompt length the batch from which decoding pays.
 
     A ratio has an interval where either side was measured in several processes.
@@ -42,27 +42,27 @@ def compare_speeds(
         for measured, ours in candidate.values.items():
             theirs = reference.values.get(measured)
             if base_name(measured) == of and theirs is not None:
-                ratio = _divide(ours, theirs, specs[name])
+                ratio = _divide(ours, theirs, VALUES[name])
                 if ratio is not None:
                     found[name + measured.removeprefix(of)] = ratio
     for prompt, speedups in _by_prompt(found, "decode_speedup").items():
         name = qualify("pays_from_batch", prompt) if prompt else "pays_from_batch"
-        pays = pays_from({batch: each.value or 0.0 for batch, each in speedups.items()})
-        found |= make_values(specs, {name: pays})
+        found |= make_values(VALUES, {name: pays_from(speedups)})
     return found
 
 
-def pays_from(speedups: Mapping[int, float]) -> int | None:
+def pays_from(speedups: Mapping[int, Value]) -> int | None:
     """The smallest batch size from which on every speedup is at least 1; None for none."""
-    paying = list(takewhile(lambda batch: speedups[batch] >= 1, sorted(speedups, reverse=True)))
+    by_size = sorted(speedups, reverse=True)
+    paying = list(takewhile(lambda batch: (speedups[batch].value or 0) >= 1, by_size))
     return paying[-1] if paying else None
 
 
-def find_smaller_but_slower(record: Record) -> list[str]:
-    """A sentence per prompt length at which a smaller cell decodes slower than the reference.
+def remarks(record: Record) -> list[str]:
+    """Where a smaller cell decodes slower; shares of a peak above 1 that have an explanation.
 
     Slower by more than 2 %, and by more than the reference's own noise where that was measured;
-    of several processes with 97.5 % confidence.
+    of several processes with 97.5 % confidence. A sentence per prompt length.
     """
     sizes = _by_prompt(record.paired, "step_bytes_ratio")
     sentences = []
@@ -75,31 +75,31 @@ def find_smaller_but_slower(record: Record) -> list[str]:
         ]
         if slower:
             at = f" after {prompt} tokens" if prompt else ""
-            pays = pays_from({batch: each.value or 0.0 for batch, each in speedups.items()})
+            pays = pays_from(speedups)
             sentences.append(
                 f"{record.cell.precision} is smaller than the reference but slower at batch "
                 f"{', '.join(slower)}{at}; it pays "
                 + ("at no measured batch size" if pays is None else f"from batch {pays}")
             )
-    return sentences
+    return [*sentences, *explain_shares(record.values, record.protocol.get("method", {}))[1]]
 
 
 def explain_shares(
-    numbers: Mapping[str, int | float | None], cache_bytes: int | None, int8: bool
+    values: Mapping[str, Value], method: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
     """Sentences on shares of a peak above 1: mistakes, and those that have an explanation.
 
-    ``cache_bytes`` is the last-level cache: weights that fit are read from there, faster than from
-    the memory whose bandwidth was measured. ``int8`` products are faster than those of the peak.
+    Weights that fit into the last-level cache are read from there, faster than from the memory
+    whose bandwidth was measured. int8 products are faster than those of the peak.
     """
     mistakes, explained = [], []
-    for name, number in numbers.items():
+    for name, value in values.items():
+        number, batch = value.value, qualifier(name)
         if number is None or number <= 1:
             continue
-        batch = qualifier(name)
         if base_name(name) == "mbu":
-            read = numbers.get(qualify("step_bytes", batch))
-            if read is not None and cache_bytes is not None and read <= cache_bytes:
+            read = values.get(qualify("step_bytes", batch), Value(value=None)).value
+            if read is not None and read <= (method.get("last_level_cache_bytes") or 0):
                 explained.append(
                     f"MBU above 1 at batch {batch}: all fits into the last-level cache"
                 )
@@ -109,7 +109,7 @@ def explain_shares(
                     "a step, the copy or the clock is wrong; or reading alone outruns copying"
                 )
         elif base_name(name) == "prefill_flop_utilisation":
-            if int8:
+            if method.get("products") == "int8":
                 explained.append(
                     f"prefill above the peak at batch {batch}: int8 products, and a peak of floats"
                 )

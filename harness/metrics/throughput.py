@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.descriptions import Metric, OptionsBase, Series
 from harness.errors import InputError
-from harness.metrics.speed_ratios import (
-    compare_speeds,
-    explain_shares,
-    find_smaller_but_slower,
-    name_workload,
-)
+from harness.metrics.speed_ratios import compare, explain_shares, name_workload, remarks
 from harness.metrics.speed_repeats import merge_speeds
 from harness.metrics.speed_values import DETAILS, HEADLINE, VALUES
 from harness.records.record import LEFT_OUT, Measured, Record, Validity, Value
@@ -111,86 +105,64 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     limits = RoundLimits(
         options.min_rounds, options.min_time_s, options.max_time_s, options.warmup_s
     )
-    work = engine.count_work()
-    timer = WorkloadTimer(engine, work, limits, options.cache == "static", options.compile)
-    found = _Findings(options, {"load_s": engine.seconds.get("load")})
-    found.reasons += [why for why in excess.values() if why is not None]
+    work, static = engine.count_work(), options.cache == "static"
+    timer = WorkloadTimer(engine, work, limits, options.new_tokens, static, options.compile)
+    values = make_values(VALUES, {"load_s": engine.seconds.get("load")})
+    samples: dict[str, Any] = {}
+    reasons = list(filter(None, excess.values()))
+    method: dict[str, Any] = {"clock": "perf_counter_ns, device synchronised"}
+
+    def as_measured() -> Measured:
+        """What is measured so far."""
+        found = (*reasons, *explain_shares(values, method)[0])
+        return Measured(
+            values=dict(values),
+            protocol={
+                **options.model_dump(mode="json"),
+                "prompt": "random token ids, seed 0",
+                "method": dict(method),
+            },
+            samples=dict(samples),
+            validity=Validity(status="flagged" if found else "ok", reasons=found),
+        )
+
     workloads = [each for each in options.workloads() if excess[each[2]] is None]
     full: dict[int, str] = {}  # prompt length -> the qualifier that did not fit
     for done, (qualifier, batch, prompt_tokens) in enumerate(workloads):
-        if found.samples:
-            context.keep(found.as_measured(), f"batch {qualifier}")
+        if samples:
+            context.keep(as_measured(), f"batch {qualifier}")
         context.progress(done, len(workloads), "batch sizes")
         if prompt_tokens in full:
-            smaller = full[prompt_tokens]
-            found.reasons.append(f"batch {qualifier} not tried: batch {smaller} did not fit")
+            reasons.append(f"batch {qualifier} not tried: batch {full[prompt_tokens]} did not fit")
             continue
-        timed = timer.time(batch, prompt_tokens, options.new_tokens)
+        timed = timer.time(batch, prompt_tokens)
         if isinstance(timed, str):
-            found.reasons.append(f"out of memory at batch {qualifier}: {timed}")
+            reasons.append(f"out of memory at batch {qualifier}: {timed}")
             full[prompt_tokens] = qualifier
-        else:
-            found.add(qualifier, timed)
-    if not found.samples:
-        raise InputError("no batch size fits: " + "; ".join(found.reasons))
-    if options.roofline:
-        context.keep(found.as_measured(), "the roofline")
-        peaks = compare_with_peaks(engine, work, found.numbers, found.samples)
-        if isinstance(peaks, str):
-            found.reasons.append(f"out of memory at the roofline: {peaks}")
-        else:
-            found.numbers |= peaks
-        found.method |= describe_peaks(engine)
-    return found.as_measured()
-
-
-@dataclass
-class _Findings:
-    """What is measured so far."""
-
-    options: Options
-    numbers: dict[str, int | float | None]
-    counts: dict[str, int] = field(default_factory=dict)
-    samples: dict[str, Any] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-    method: dict[str, Any] = field(
-        default_factory=lambda: {"clock": "perf_counter_ns, device synchronised"}
-    )
-
-    def add(self, qualifier: str, timed: TimedWorkload) -> None:
-        """Values and rounds of one workload."""
+            continue
         if not timed.settled:
-            self.reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
-        values = {**timed.from_rounds, **timed.others}
-        self.numbers |= {qualify(name, qualifier): value for name, value in values.items()}
-        self.counts |= {qualify(name, qualifier): timed.rounds for name in timed.from_rounds}
-        self.samples[qualifier] = timed.samples
-
-    def as_measured(self) -> Measured:
-        """A measurement of its own, whatever is found later."""
-        reasons = (*self.reasons, *_explain(self.numbers, self.method)[0])
-        return Measured(
-            values=make_values(VALUES, self.numbers, n=self.counts),
-            protocol={
-                **self.options.model_dump(mode="json"),
-                "prompt": "random token ids, seed 0",
-                "method": dict(self.method),
-            },
-            samples=dict(self.samples),
-            validity=Validity(status="flagged" if reasons else "ok", reasons=reasons),
-        )
+            reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
+        samples[qualifier] = timed.samples
+        values |= _make_values(qualifier, timed)
+    if not samples:
+        raise InputError("no batch size fits: " + "; ".join(reasons))
+    if options.roofline:
+        context.keep(as_measured(), "the roofline")
+        peaks = compare_with_peaks(engine, work, values, samples)
+        if isinstance(peaks, str):
+            reasons.append(f"out of memory at the roofline: {peaks}")
+        else:
+            values |= make_values(VALUES, peaks)
+        method |= describe_peaks(engine)
+    return as_measured()
 
 
-def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """Ratios of the medians, per batch size that both have, and from which one it pays."""
-    return compare_speeds(candidate, reference, VALUES)
-
-
-def remarks(record: Record) -> list[str]:
-    """Cells that are smaller but slower; shares of a peak above 1 that have an explanation."""
-    numbers = {name: value.value for name, value in record.values.items()}
-    explained = _explain(numbers, record.protocol.get("method", {}))[1]
-    return [*find_smaller_but_slower(record), *explained]
+def _make_values(qualifier: str, timed: TimedWorkload) -> dict[str, Value]:
+    """The values of one workload; ``n`` counts the rounds of those that are medians."""
+    numbers = timed.of_rounds | timed.once
+    rounds = dict.fromkeys(timed.of_rounds, len(timed.samples["ttft_s"]))
+    made = make_values(VALUES, numbers, n=rounds)
+    return {qualify(name, qualifier): value for name, value in made.items()}
 
 
 def list_series(record: Record) -> list[Series]:
@@ -216,21 +188,13 @@ def list_series(record: Record) -> list[Series]:
     return series
 
 
-def _explain(
-    numbers: Mapping[str, int | float | None], method: Mapping[str, Any]
-) -> tuple[Sequence[str], Sequence[str]]:
-    return explain_shares(
-        numbers, method.get("last_level_cache_bytes"), method.get("products") == "int8"
-    )
-
-
 METRIC = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
-    details=DETAILS,
+    __doc__ or "",
+    Options,
+    VALUES,
+    measure,
+    HEADLINE,
+    DETAILS,
     needs=frozenset({"open_generator", "count_work", "meter"}),
     compare=compare,
     remarks=remarks,

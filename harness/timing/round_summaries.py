@@ -36,15 +36,14 @@ def summarise_rounds(
 
 
 def summarise_device(
-    rounds: Sequence[tuple[float, float] | None], new_tokens: int
+    rounds: Sequence[tuple[float, float]], new_tokens: int
 ) -> dict[str, float | None]:
     """Medians of TTFT and TPOT by the device's own clock; each round's first and last token."""
-    timed = [pair for pair in rounds if pair is not None]
-    if not timed:
+    if not rounds:
         return {"ttft_device_s": None, "tpot_device_s": None}
     return {
-        "ttft_device_s": median(first for first, _ in timed),
-        "tpot_device_s": median((last - first) / (new_tokens - 1) for first, last in timed),
+        "ttft_device_s": median(first for first, _ in rounds),
+        "tpot_device_s": median((last - first) / (new_tokens - 1) for first, last in rounds),
     }
 
 

@@ -5,12 +5,13 @@ The values of a workload are named after those of `harness.metrics.throughput`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.engines.base import Engine, TimedTokens, Work
 from harness.engines.shared.board import read_energy_j
+from harness.records.record import Value
 from harness.records.values import qualify
 from harness.timing.memory_limits import least_bytes, within_memory
 from harness.timing.prompts import make_prompt
@@ -24,15 +25,14 @@ Numbers = dict[str, int | float | None]
 
 @dataclass(frozen=True)
 class TimedWorkload:
-    """``from_rounds`` are values of ``rounds`` rounds, ``others`` are not; ``samples`` every round.
+    """Values of all rounds and others that are measured ``once``; ``samples`` holds every round.
 
     ``settled``: the warm-up ended because the speed no longer changed.
     """
 
-    from_rounds: Numbers
-    others: Numbers
+    of_rounds: Numbers
+    once: Numbers
     samples: dict[str, Any]
-    rounds: int
     settled: bool
 
 
@@ -47,22 +47,21 @@ class WorkloadTimer:
     engine: Engine
     work: Work
     limits: RoundLimits
-    static_cache: bool = False
-    compiled: bool = False
+    new_tokens: int
+    static_cache: bool
+    compiled: bool
 
-    def time(self, batch: int, prompt_tokens: int, new_tokens: int) -> TimedWorkload | str:
+    def time(self, batch: int, prompt_tokens: int) -> TimedWorkload | str:
         """Warm-up and rounds; a sentence where memory runs out or cannot suffice."""
-        engine = self.engine
-        if engine.device == "cpu":  # what the C library keeps for later would not count as free
-            engine.meter.release_unused()
-            engine.meter.reuse_freed()
-        least = least_bytes(self.work, batch, prompt_tokens, new_tokens)
-        return within_memory(
-            engine.device, least, lambda: self._time(batch, prompt_tokens, new_tokens)
-        )
+        device, meter = self.engine.device, self.engine.meter
+        if device == "cpu":  # what the C library keeps for later would not count as free
+            meter.release_unused()
+            meter.reuse_freed()
+        least = least_bytes(self.work, batch, prompt_tokens, self.new_tokens)
+        return within_memory(device, least, lambda: self._time(batch, prompt_tokens))
 
-    def _time(self, batch: int, prompt_tokens: int, new_tokens: int) -> TimedWorkload:
-        engine, limits = self.engine, self.limits
+    def _time(self, batch: int, prompt_tokens: int) -> TimedWorkload:
+        engine, new_tokens = self.engine, self.new_tokens
         prompt = make_prompt(engine, batch, prompt_tokens)
         length = prompt_tokens + new_tokens if self.static_cache else None
         generator = engine.open_generator(length, self.compiled)
@@ -70,29 +69,40 @@ class WorkloadTimer:
         def run() -> TimedTokens:
             return generator.run(prompt, new_tokens)
 
-        others: Numbers = {"step_bytes": step_bytes(self.work, batch, prompt_tokens, new_tokens)}
+        once: Numbers = {"step_bytes": step_bytes(self.work, batch, prompt_tokens, new_tokens)}
         try:
             if self.compiled:
-                others["compile_s"] = generator.compile(prompt, new_tokens)
-            settled = warm_up(lambda: run().ready[-1], limits)
+                once["compile_s"] = generator.compile(prompt, new_tokens)
+            settled = warm_up(lambda: run().ready[-1], self.limits)
             before = read_energy_j(engine.device)
-            rounds = take_rounds(run, limits)
+            rounds = take_rounds(run, self.limits)
             after = read_energy_j(engine.device)
         finally:
             generator.release()
         tokens = batch * new_tokens * len(rounds)
         energy = None if before is None or after is None else (after - before) / tokens
-        from_rounds: Numbers = {
-            **summarise_rounds([one.ready for one in rounds], batch, prompt_tokens),
-            **summarise_device([one.device_s for one in rounds], new_tokens),
+        ready = [one.ready for one in rounds]
+        on_device = [one.device_s for one in rounds if one.device_s is not None]
+        of_rounds: Numbers = {
+            **summarise_rounds(ready, batch, prompt_tokens),
+            **summarise_device(on_device, new_tokens),
             "energy_j_per_token": energy,
         }
-        samples = {"batch_size": batch, "prompt_tokens": prompt_tokens, **_keep(rounds)}
-        return TimedWorkload(from_rounds, others, samples, len(rounds), settled)
+        samples: dict[str, Any] = {
+            "batch_size": batch,
+            "prompt_tokens": prompt_tokens,
+            "ttft_s": [times[0] for times in ready],
+            "decode_s": [times[-1] - times[0] for times in ready],
+            "itl_s": [gaps_of(times) for times in ready],
+        }
+        if on_device:
+            samples["ttft_device_s"] = [first for first, _ in on_device]
+            samples["decode_device_s"] = [last - first for first, last in on_device]
+        return TimedWorkload(of_rounds, once, samples, settled)
 
 
 def compare_with_peaks(
-    engine: Engine, work: Work, numbers: Mapping[str, int | float | None], samples: dict[str, Any]
+    engine: Engine, work: Work, values: Mapping[str, Value], samples: Mapping[str, Any]
 ) -> Numbers | str:
     """MBU and FLOP utilisation of every workload in ``samples``, and the peaks that they refer to.
 
@@ -105,7 +115,8 @@ def compare_with_peaks(
         found: Numbers = {"bandwidth_bytes_per_s": bandwidth, "matmul_flop_per_s": peak}
         for qualifier, timed in samples.items():
             step, tpot, ttft = (
-                numbers[qualify(name, qualifier)] for name in ("step_bytes", "tpot_s", "ttft_s")
+                values[qualify(name, qualifier)].value
+                for name in ("step_bytes", "tpot_s", "ttft_s")
             )
             flop = prefill_flop(work, timed["batch_size"], timed["prompt_tokens"])
             found[qualify("mbu", qualifier)] = share(step, tpot, bandwidth)
@@ -123,17 +134,3 @@ def describe_peaks(engine: Engine) -> dict[str, Any]:
         "products": attested.get("product_dtype", dtype),
         "last_level_cache_bytes": last_level_cache_bytes(engine.device),
     }
-
-
-def _keep(rounds: Sequence[TimedTokens]) -> dict[str, list[Any]]:
-    """Every round's seconds; by the device's clock where it has one."""
-    kept: dict[str, list[Any]] = {
-        "ttft_s": [one.ready[0] for one in rounds],
-        "decode_s": [one.ready[-1] - one.ready[0] for one in rounds],
-        "itl_s": [gaps_of(one.ready) for one in rounds],
-    }
-    on_device = [one.device_s for one in rounds if one.device_s is not None]
-    if on_device:
-        kept["ttft_device_s"] = [first for first, _ in on_device]
-        kept["decode_device_s"] = [last - first for first, last in on_device]
-    return kept

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.metrics.speed_ratios import explain_shares, pays_from
-from harness.metrics.throughput import compare, remarks
+from harness.metrics.speed_ratios import compare, explain_shares, pays_from, remarks
 from harness.records.record import Record, Value
 from tests.support.records import make_record, make_run
 from tests.support.summaries import finish, make_suite, show_section, show_tables
@@ -58,7 +57,8 @@ def test_ratios_are_given_for_the_batch_sizes_of_both() -> None:
     ],
 )
 def test_from_which_batch_size_on_it_pays(speedups: dict[int, float], expected: int | None) -> None:
-    assert pays_from(speedups) == expected
+    values = {batch: Value(value=speedup) for batch, speedup in speedups.items()}
+    assert pays_from(values) == expected
 
 
 def test_each_prompt_length_pays_from_its_own_batch_size() -> None:
@@ -159,7 +159,10 @@ def test_a_share_above_one_is_a_mistake_unless_it_is_explained(
     mistakes: list[str],
     explained: list[str],
 ) -> None:
-    for found, expected in zip(explain_shares(numbers, cache_bytes, int8), (mistakes, explained)):
+    values = make_record("throughput", values=numbers).values
+    products = "int8" if int8 else "bfloat16"
+    method = {"last_level_cache_bytes": cache_bytes, "products": products}
+    for found, expected in zip(explain_shares(values, method), (mistakes, explained)):
         assert len(found) == len(expected)
         assert all(part in text for part, text in zip(expected, found))
 
