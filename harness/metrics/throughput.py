@@ -100,8 +100,6 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     from harness.timing.workloads import WorkloadTimer, compare_with_peaks, describe_peaks
 
     excess = {p: explain_excess(engine, p, options.new_tokens) for p in options.prompt_lengths}
-    if all(excess.values()):
-        raise InputError("; ".join(filter(None, excess.values())))
     limits = RoundLimits(
         options.min_rounds, options.min_time_s, options.max_time_s, options.warmup_s
     )
@@ -145,7 +143,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         samples[qualifier] = timed.samples
         values |= _make_values(qualifier, timed)
     if not samples:
-        raise InputError("no batch size fits: " + "; ".join(reasons))
+        raise InputError("no workload fits: " + "; ".join(reasons))
     if options.roofline:
         context.keep(as_measured(), "the roofline")
         peaks = compare_with_peaks(engine, work, values, samples)

@@ -147,7 +147,7 @@ def test_a_batch_that_does_not_fit_is_reported_and_smaller_ones_keep_their_numbe
         "batch 4 not tried: batch 2 did not fit",
     ]
     assert set(measured.samples) == {"1"}
-    with pytest.raises(InputError, match="no batch size fits: out of memory at batch 2"):
+    with pytest.raises(InputError, match="no workload fits: out of memory at batch 2"):
         measure(cell, options(batch_sizes=(2,)), CONTEXT)
 
 
