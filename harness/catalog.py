@@ -3,8 +3,6 @@
 Knows nothing of what the files do; imports a folder's only when one of them is asked for.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import pkgutil

@@ -6,8 +6,6 @@ They describe single parts; only `harness.suite.read` checks how parts fit (is t
 listed?).
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

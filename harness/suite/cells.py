@@ -3,8 +3,6 @@
 Pure: decides nothing about devices, skips or where a reference's record comes from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -43,15 +41,12 @@ class Selection:
 def check_selection(suites: Iterable[Suite], selection: Selection) -> None:
     """Raise `UnknownNameError` for a selected name that occurs in none of the suites."""
     suites = tuple(suites)
-    selected = {
-        "precision": (selection.precisions, {p.name for suite in suites for p in suite.precisions}),
-        "model": (selection.models, {m.name for suite in suites for m in suite.models}),
-        "measurement": (
-            selection.measures,
-            {m.name for suite in suites for m in suite.measurements},
-        ),
-    }
-    for kind, (names, known) in selected.items():
+    for kind, names in (
+        ("precision", selection.precisions),
+        ("model", selection.models),
+        ("measurement", selection.measures),
+    ):
+        known = {entry.name for suite in suites for entry in getattr(suite, f"{kind}s")}
         for name in names:
             if name not in known:
                 raise UnknownNameError(describe_unknown(kind, name, known))

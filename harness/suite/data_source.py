@@ -1,7 +1,5 @@
 """Where a text or a set of items comes from: embedded, a local path, or a hub dataset."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -87,7 +85,7 @@ class DataSource(OptionsBase, json_schema_extra=_accept_string):
         return {"path": given} if isinstance(given, str) else given
 
     @model_validator(mode="after")
-    def _check_hub_only(self, info: ValidationInfo) -> DataSource:
+    def _check_hub_only(self, info: ValidationInfo) -> "DataSource":
         check_hub_only(self.path, info, revision=self.revision, name=self.name, split=self.split)
         return self
 

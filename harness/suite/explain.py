@@ -3,8 +3,6 @@
 Only words the errors: the rules are the models'. Knows nothing of what the models mean.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 from collections.abc import Iterator

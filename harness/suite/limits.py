@@ -3,18 +3,16 @@
 Decides no verdict: `harness.verdicts` compares limits with records.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     WithJsonSchema,
@@ -58,25 +56,18 @@ def _as_tuple(given: Any) -> Any:
 
 
 def _check_distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ValueError(f"{name!r} is named twice")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]!r} is named twice")
     return names
 
 
+_SEVERAL = {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}
 Names = Annotated[
     tuple[Annotated[str, AfterValidator(check_listed)], ...],
     Field(min_length=1),
     BeforeValidator(_as_tuple),
     AfterValidator(_check_distinct),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True},
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _SEVERAL]}),
 ]
 
 
@@ -91,10 +82,21 @@ def _check_metric(metric: str, info: ValidationInfo) -> str:
         message = describe_unknown("metric family", family, scope.measured)
         raise ValueError(f"{message} (under `measure:`)")
     spec = _find_value(family, value)
-    if spec is not None:
-        _check_qualifier(f"{family}.{value}", spec, parts["qualifier"], scope.measured[family])
-        if spec.paired and scope.reference is None:
-            raise ValueError(f"{metric} compares with a reference: the suite has no `reference:`")
+    if spec is None:
+        return metric
+    if spec.paired and scope.reference is None:
+        raise ValueError(f"{metric} compares with a reference: the suite has no `reference:`")
+    name, qualifier, options = f"{family}.{value}", parts["qualifier"], scope.measured[family]
+    if spec.per is None:
+        if qualifier is not None:
+            raise ValueError(f"{name} takes no [{qualifier}]: it is a single number")
+        return metric
+    known = () if options is None else options.list_qualifiers(spec.per)
+    if qualifier is None and not spec.total:
+        example = " or ".join(f"{name}[{item}]" for item in known) or f"{name}[…]"
+        raise ValueError(f"{name} is reported per {spec.per}: write {example}")
+    if qualifier is not None and known and qualifier not in known:
+        raise ValueError(describe_unknown(f"{spec.per} of {name}", qualifier, known))
     return metric
 
 
@@ -109,30 +111,16 @@ def _find_value(family: str, value: str) -> ValueSpec | None:
     return values[value]
 
 
-def _check_qualifier(
-    name: str, spec: ValueSpec, qualifier: str | None, options: OptionsBase | None
-) -> None:
-    known = () if options is None or spec.per is None else options.list_qualifiers(spec.per)
-    if spec.per is None and qualifier is not None:
-        raise ValueError(f"{name} takes no [{qualifier}]: it is a single number")
-    if spec.per is not None and qualifier is None and not spec.total:
-        example = " or ".join(f"{name}[{item}]" for item in known) or f"{name}[…]"
-        raise ValueError(f"{name} is reported per {spec.per}: write {example}")
-    if spec.per is not None and qualifier is not None and known and qualifier not in known:
-        raise ValueError(describe_unknown(f"{spec.per} of {name}", qualifier, known))
+_BOUNDED: dict[str, Any] = {"anyOf": [{"required": ["max"]}, {"required": ["min"]}]}
 
 
-class LimitEntry(OptionsBase):
+class LimitEntry(OptionsBase, json_schema_extra=_BOUNDED):
     """One promise, ``{precision: nf4, metric: perplexity.ratio, max: 1.1}``.
 
     ``precision`` and ``model`` are a name or a list; without them it holds for all (without
     ``precision``: for all but the reference). ``metric`` is ``family.value`` or
     ``family.value[qualifier]``.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": ["max"]}, {"required": ["min"]}]}
-    )
 
     precision: Names | None = Field(
         default=None, description="name or names; default: all but reference"
@@ -145,7 +133,7 @@ class LimitEntry(OptionsBase):
     min: float | None = Field(default=None, description="the value may not be below this")
 
     @model_validator(mode="after")
-    def _check_fit(self, info: ValidationInfo) -> LimitEntry:
+    def _check_fit(self, info: ValidationInfo) -> "LimitEntry":
         if self.max is None and self.min is None:
             raise ValueError("a limit needs `max`, `min` or both")
         if self.max is not None and self.min is not None and self.min > self.max:
@@ -195,25 +183,21 @@ class Limit(OptionsBase):
 
 def check_contradictions(file: YamlFile, limits: list[tuple[Location, Limit]]) -> None:
     """Report each pair of limits on one cell and value that repeats or excludes the other."""
-    for index, (location, later) in enumerate(limits):
-        for earlier_location, earlier in limits[:index]:
-            models = [name for name in later.model if name in earlier.model]
-            precisions = [name for name in later.precision if name in earlier.precision]
-            clash = _find_clash(earlier, later)
-            if later.metric == earlier.metric and models and precisions and clash:
-                line, column = file.place(earlier_location)
-                file.report(
-                    location,
-                    f"{later.metric} of {models[0]}[{precisions[0]}] {clash}; "
-                    f"the other limit is at {line}:{column}",
-                )
+    for (_, earlier), (location, later) in combinations(limits, 2):
+        models = [name for name in later.model if name in earlier.model]
+        precisions = [name for name in later.precision if name in earlier.precision]
+        clash = _find_clash(earlier, later)
+        if later.metric == earlier.metric and models and precisions and clash:
+            what = f"{later.metric} of {models[0]}[{precisions[0]}]"
+            file.report(location, f"{what} {clash}; the other limit is at {earlier.position}")
 
 
 def _find_clash(earlier: Limit, later: Limit) -> str | None:
     for side in ("max", "min"):
         if getattr(earlier, side) is not None and getattr(later, side) is not None:
             return f"has two limits `{side}`"
-    for low, high in ((earlier.min, later.max), (later.min, earlier.max)):
-        if low is not None and high is not None and low > high:
-            return f"must be at least {low:g} and at most {high:g}: nothing can pass"
-    return None
+    low = later.min if earlier.min is None else earlier.min
+    high = later.max if earlier.max is None else earlier.max
+    if low is None or high is None or low <= high:
+        return None
+    return f"must be at least {low:g} and at most {high:g}: nothing can pass"

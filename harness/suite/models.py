@@ -1,7 +1,5 @@
 """A suite as it was read: frozen models of its parts, and its hash."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -12,7 +10,6 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     ByteSize,
-    ConfigDict,
     Discriminator,
     Field,
     SerializeAsAny,
@@ -70,10 +67,8 @@ class Requires(OptionsBase):
     memory: Memory | None = Field(default=None, description="bytes, such as 6GiB or 500MB")
 
 
-class Architecture(OptionsBase):
+class Architecture(OptionsBase, extra="allow"):
     """A model without trained weights: a transformers model type and its config's fields."""
-
-    model_config = ConfigDict(extra="allow")
 
     architecture: str = Field(min_length=1, description="transformers' model_type, such as llama")
 
@@ -82,23 +77,20 @@ def _source_form(given: Any) -> str:
     return "mapping" if isinstance(given, (dict, Architecture)) else "string"
 
 
+_RANDOM = {
+    "if": {"required": ["source"], "properties": {"source": {"type": "object"}}},
+    "then": {"required": ["weights"], "properties": {"weights": {"const": "random"}}},
+    "else": {"properties": {"weights": {"type": "null"}}},
+}
 AttentionName = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
-class ModelSpec(Named):
+class ModelSpec(Named, json_schema_extra=_RANDOM):
     """A model: where its weights come from and what it needs.
 
     ``source`` is ``builtin:…``, a hub id, a local path relative to the suite, or an `Architecture`
     with ``weights: random``, which is for speed and memory only.
     """
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "if": {"required": ["source"], "properties": {"source": {"type": "object"}}},
-            "then": {"required": ["weights"], "properties": {"weights": {"const": "random"}}},
-            "else": {"properties": {"weights": {"type": "null"}}},
-        }
-    )
 
     source: Annotated[
         Annotated[Source, Tag("string")] | Annotated[Architecture, Tag("mapping")],
@@ -122,13 +114,13 @@ class ModelSpec(Named):
     )
 
     @model_validator(mode="after")
-    def _check_weights(self, info: ValidationInfo) -> ModelSpec:
+    def _check_weights(self, info: ValidationInfo) -> "ModelSpec":
         if isinstance(self.source, Architecture):
             if self.weights is None:
                 raise ValueError("source is a mapping, which has no weights: add `weights: random`")
             if self.revision is not None:
                 raise ValueError("revision is only for hub ids; this source is a mapping")
-        elif self.weights == "random":
+        elif self.weights is not None:
             raise ValueError(
                 f"weights: random needs a mapping such as {{architecture: llama, …}} as source, "
                 f"found {self.source!r}, which has weights of its own"
@@ -191,24 +183,13 @@ def resolved(suite: Suite) -> dict[str, Any]:
 
     A home folder in a path is written as ``~``.
     """
-    plain = suite.model_dump(
-        mode="json", exclude={"path": True, "limits": {"__all__": {"position"}}}
-    )
-    home = str(Path.home()).rstrip("/")
-    return _hide_home(plain, f"{home}/") if home else plain
+    text = suite.model_dump_json(exclude={"path": True, "limits": {"__all__": {"position"}}})
+    home = json.dumps(str(Path.home()), ensure_ascii=False)[:-1].rstrip("/")
+    plain: dict[str, Any] = json.loads(text.replace(f"{home}/", '"~/') if len(home) > 1 else text)
+    return plain
 
 
 def suite_sha256(suite: Suite) -> str:
     """The hash of `resolved`, whatever the order of keys in the file."""
     text = json.dumps(resolved(suite), sort_keys=True, ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _hide_home(plain: Any, home: str) -> Any:
-    if isinstance(plain, dict):
-        return {key: _hide_home(value, home) for key, value in plain.items()}
-    if isinstance(plain, list):
-        return [_hide_home(value, home) for value in plain]
-    if isinstance(plain, str) and plain.startswith(home):
-        return "~/" + plain.removeprefix(home)
-    return plain

@@ -4,8 +4,6 @@ Reaches no network and imports nothing heavy. Every mistake of a file is reporte
 file:line:column; whether a hub id exists is found out when the model is loaded.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

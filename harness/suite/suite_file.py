@@ -3,8 +3,6 @@
 Short forms (``nf4`` for ``{name: nf4}``, nothing for no options) are written out before.
 """
 
-from __future__ import annotations
-
 from functools import cache, reduce
 from operator import or_
 from typing import Annotated, Any, ClassVar, Literal
@@ -52,7 +50,7 @@ class _UnknownPrecision(PrecisionEntry, extra="ignore"):
     use: Annotated[str, AfterValidator(_check_known)] | None = None
 
     @model_validator(mode="after")
-    def _refuse(self) -> _UnknownPrecision:
+    def _refuse(self) -> "_UnknownPrecision":
         try:
             _check_known(self.name)
         except ValueError as error:
@@ -66,7 +64,7 @@ class Measure(OptionsBase):
     KEYS: ClassVar[str] = "metric or task"
 
     @model_validator(mode="after")
-    def _check_not_empty(self) -> Measure:
+    def _check_not_empty(self) -> "Measure":
         if not self.model_fields_set:
             raise ValueError("expected a mapping of metrics and tasks, found an empty one")
         return self

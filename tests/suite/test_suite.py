@@ -109,13 +109,15 @@ def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
         models:
           - &first {name: a, source: org/a, requires: &gpu {device: cuda, memory: 1GiB}}
           - {<<: *first, name: b}
-          - {name: c, source: org/c, requires: {<<: [{memory: 2GiB}, *gpu]}}
+          - {name: c, source: org/c, requires: &both {<<: [{device: cpu}, *gpu], memory: 2GiB}}
+          - {name: d, source: org/d, requires: *both}
         precisions: [fp32]
         measure: {footprint: }
         """)
-    first, second, third = load(tmp_path, text).models
+    first, second, third, fourth = load(tmp_path, text).models
     assert second == first.model_copy(update={"name": "b"})
-    assert (third.requires.device, third.requires.memory) == ("cuda", 2 * 2**30)
+    assert (third.requires.device, third.requires.memory) == ("cpu", 2 * 2**30)
+    assert fourth.requires == third.requires
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_accepted(tmp_path: Path) -> None:
