@@ -4,8 +4,6 @@ Exits with 0 where all is well and 4 for wrong input; a command's help lists its
 command's file is imported when that command is asked for, so that the others start quickly.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Sequence
 

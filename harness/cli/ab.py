@@ -1,7 +1,5 @@
 """`harness ab`: check what was asked for, measure both sides, print the ratios."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone

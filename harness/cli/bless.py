@@ -1,7 +1,5 @@
 """`harness bless`: make thresholds of run files, and print what changes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`harness cache`: what the harness keeps, and how to remove it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import click

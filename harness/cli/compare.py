@@ -1,28 +1,19 @@
 """`harness compare`: find both sides' runs, compare those that belong together, print it."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.records.find_runs import Found, find_runs, name_device
-from harness.report.comparison import (
-    NamedComparison,
-    dump_comparison,
-    show_comparison,
-    show_judged,
-)
-from harness.report.document import Document
+from harness.report.comparison import dump_comparison, show_comparison, show_judged
 from harness.report.ledger import dump_ledger, open_ledger, show_ledger
 from harness.verdicts.baseline import NOT_AS_WRITTEN, find_baseline, names_thresholds, pick_run
 from harness.verdicts.compare import Comparison, compare_runs, is_identical
 
-_STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
+_STATUS = {"FAIL": 1, "INCOMPARABLE": 3, "INCONCLUSIVE": 2}  # the first that applies
 
 
 @click.command(name="compare")
@@ -31,20 +22,10 @@ _STATUS = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 2, "INCOMPARABLE": 3}
 @click.option("--allow", multiple=True, metavar="FIELD", help="a field that may differ: flagged")
 @format_option
 @click.option("--on-inconclusive", default="warn", type=click.Choice(["warn", "fail"]))
-@click.option(
-    "--flips", default=0, type=click.IntRange(min=0), help="show so many items that B lost"
-)
-@click.option(
-    "--root", default=".", type=click.Path(path_type=Path), help="the repository of revisions"
-)
+@click.option("--flips", default=0, type=click.IntRange(min=0), help="so many items that B lost")
+@click.option("--root", default=".", type=click.Path(path_type=Path), help="of the repository")
 def command(
-    a: str,
-    b: str,
-    allow: Sequence[str],
-    form: str,
-    on_inconclusive: str,
-    flips: int,
-    root: Path,
+    a: str, b: str, allow: Sequence[str], form: str, on_inconclusive: str, flips: int, root: Path
 ) -> int:
     """Compare B with A, each a run file, a folder of them, or a git revision.
 
@@ -56,28 +37,25 @@ def command(
         raise InputError(f"{b} holds thresholds: they go first, and the run that they judge second")
     if names_thresholds(a, root):
         if allow:
-            raise InputError(
-                "--allow is for two runs: thresholds hold for what they were blessed of"
-            )
+            raise InputError("--allow is for two runs: thresholds hold only for what was blessed")
         return _judge_by_thresholds(a, find_runs(b, root), form, on_inconclusive, root)
     pairs = _pair(find_runs(a, root), find_runs(b, root))
-    data: list[Any] = []
-    shown: list[Document] = []
-    named = [NamedComparison(x.name, y.name, _compare(x, y, allow)) for x, y in pairs]
-    _check_allowed(allow, named)
-    for (x, y), one in zip(pairs, named, strict=True):
-        ledgers = [
-            page
-            for before, after in one.comparison.pairs
+    compared = [_compare(x, y, allow) for x, y in pairs]
+    _check_allowed(allow, compared)
+    data, shown = [], []
+    for (x, y), one in zip(pairs, compared, strict=True):
+        pages = [
+            open_ledger(before, after, x.read_beside, y.read_beside)
+            for before, after in one.pairs
             if flips and not is_identical(before, after)
-            for page in [open_ledger(before, after, x.read_beside, y.read_beside)]
-            if page is not None
         ]
-        data.append(dump_comparison(one, [dump_ledger(page, flips) for page in ledgers]))
+        ledgers = [page for page in pages if page is not None]
+        dumped = [dump_ledger(page, flips) for page in ledgers]
         parts = [show_ledger(page, flips, ("A", "B")) for page in ledgers]
-        shown.append(show_comparison(one, parts))
+        data.append(dump_comparison(x.name, y.name, one, dumped))
+        shown.append(show_comparison(x.name, y.name, one, parts))
     print_report(shown, data, form)
-    return _find_status({one.comparison.verdict for one in named}, on_inconclusive)
+    return _find_status({one.verdict for one in compared}, on_inconclusive)
 
 
 def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
@@ -114,21 +92,15 @@ def _judge_by_thresholds(
 
 
 def _find_status(verdicts: Collection[str], on_inconclusive: str) -> int:
-    if "FAIL" in verdicts:
-        return _STATUS["FAIL"]
-    if "INCOMPARABLE" in verdicts:
-        return _STATUS["INCOMPARABLE"]
-    undecided = "INCONCLUSIVE" in verdicts and on_inconclusive == "fail"
-    return _STATUS["INCONCLUSIVE"] if undecided else 0
+    found = next((verdict for verdict in _STATUS if verdict in verdicts), "PASS")
+    is_allowed = found == "INCONCLUSIVE" and on_inconclusive == "warn"
+    return 0 if is_allowed else _STATUS.get(found, 0)
 
 
 def _pair(a: Sequence[Found], b: Sequence[Found]) -> list[tuple[Found, Found]]:
     """Runs of the same suite, the newest of the same device where there is one."""
-    pairs = []
-    for ours in b:
-        theirs = pick_run(a, str(ours.run.suite.get("name")), name_device(ours.run))
-        if theirs is not None:
-            pairs.append((theirs, ours))
+    picked = [pick_run(a, str(y.run.suite.get("name")), name_device(y.run)) for y in b]
+    pairs = [(x, y) for x, y in zip(picked, b, strict=True) if x is not None]
     if not pairs:
         names = [sorted({str(f.run.suite.get("name")) for f in side}) for side in (a, b)]
         raise InputError(
@@ -137,9 +109,9 @@ def _pair(a: Sequence[Found], b: Sequence[Found]) -> list[tuple[Found, Found]]:
     return pairs
 
 
-def _check_allowed(allow: Sequence[str], named: Sequence[NamedComparison]) -> None:
+def _check_allowed(allow: Sequence[str], compared: Sequence[Comparison]) -> None:
     """A field that nothing differs in was probably misspelt: say so, once, on stderr."""
-    flags = [flag for one in named for flag in one.comparison.flags]
+    flags = [flag for one in compared for flag in one.flags]
     for name in allow:
         if not any(flag.startswith((f"{name} ", f"{name}.")) for flag in flags):
             click.echo(f"warning: --allow {name}: both sides have the same", err=True)

@@ -1,7 +1,5 @@
 """`harness history`: make series of the values in a folder of run files, and print them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`harness list`: the names that a suite may use."""
 
-from __future__ import annotations
-
 import click
 
 from harness import catalog

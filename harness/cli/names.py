@@ -1,7 +1,5 @@
 """Names that a person typed, checked against the known ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from harness.catalog import describe_unknown

@@ -1,7 +1,5 @@
 """How a command's result is printed: for a person, for a pull request, or for a program."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

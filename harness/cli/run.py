@@ -1,7 +1,5 @@
 """`harness run`: pytest with the plugin loaded and the working folder as its root."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 

@@ -244,7 +244,7 @@ METRIC = Metric(
     Options,
     DIVERGENCE_VALUES,
     measure,
-    (Column("KL", "kl_mean", ".4f"), Column("top-1", "top1_agreement", ".3f")),
+    (Column("KL\nnats", "kl_mean", ".4f"), Column("top-1", "top1_agreement", ".3f")),
     needs=frozenset({"open_outputs"}),
     compare=compare,
     is_intact=is_intact,

@@ -124,7 +124,7 @@ METRIC = Metric(
     measure,
     (
         Column("same\ntext", "identical_rate", ".0%"),
-        Column("1st diff", "first_difference_median", "g"),
+        Column("1st diff\ntoken", "first_difference_median", "g"),
     ),
     needs=frozenset({"answer"}),
     compare=compare,

@@ -59,9 +59,9 @@ VALUES = {
     ),
 }  # fmt: skip
 HEADLINE = (
-    Column("prefill\ntok/s b{}", "prefill_tokens_per_s", ",.0f"),
-    Column("decode\ntok/s b{}", "decode_tokens_per_s", ",.1f"),
-    Column("decode\n×ref b{}", "decode_speedup", ".2f", stderr=True),
+    Column("prefill\ntok/s\nbatch {}", "prefill_tokens_per_s", ",.0f"),
+    Column("decode\ntok/s\nbatch {}", "decode_tokens_per_s", ",.1f"),
+    Column("decode\n×ref\nbatch {}", "decode_speedup", ".2f", stderr=True),
 )
 DETAILS = (
     Column("load\ns", "load_s", ".2f"),

@@ -4,8 +4,6 @@ A folder and a revision give the newest run of each suite and device. A revision
 git's objects: the work tree is never touched.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """The result of an A/B comparison, for a person and for a program."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -29,30 +27,24 @@ def show_ratios(plan: Plan, ratios: Sequence[Ratio], notes: Sequence[str], pairs
         )
         for row in ratios
     ]
-    nothing = Lines(
-        ("no ratio: an interval needs 2 whole pairs, and a value that both sides have",)
-    )
-    table: Part = make_table(_TITLES, rows, _WORDS) if rows else nothing
+    table: Part = make_table(_TITLES, rows, _WORDS)
     facts = [f"{pairs} of {plan.pairs} pairs of fresh processes, in the order A B, B A, …"]
-    if ratios and pairs < ENOUGH_PAIRS:
+    if not rows:
+        table = Lines(("no ratio: an interval needs 2 whole pairs, and a value of both sides",))
+    elif pairs < ENOUGH_PAIRS:
         facts.append(
             f"warning: a comparison that must hold uses at least {ENOUGH_PAIRS} pairs (--pairs)"
         )
-    return Document("", (_describe_sides(plan), table, Lines((*facts, *notes))))
+    is_one_python = len({side.python for side in plan.sides}) == 1
+    sides = (
+        f"{side.name} = {plan.model}[{side.precision}]"
+        f"{'' if is_one_python else f' in {side.python}'}"
+        for side in plan.sides
+    )
+    return Document("", (Lines(tuple(sides)), table, Lines((*facts, *notes))))
 
 
 def dump_ratios(ratios: Sequence[Ratio], notes: Sequence[str]) -> dict[str, Any]:
     """The same as plain data."""
     rows = [{**asdict(row), "better_side": row.better_side} for row in ratios]
     return {"ratios": rows, "notes": list(notes)}
-
-
-def _describe_sides(plan: Plan) -> Lines:
-    a, b = plan.sides
-    same = a.python == b.python
-    return Lines(
-        tuple(
-            f"{side.name} = {plan.model}[{side.precision}]{'' if same else f' in {side.python}'}"
-            for side in (a, b)
-        )
-    )

@@ -4,21 +4,11 @@ The rounds were timed next to the device; pytest-benchmark only replays them on 
 advances by the durations measured there, so the pipe between the processes costs nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from harness.descriptions import Series
-
-
-@dataclass(frozen=True)
-class _Node:
-    """What pytest-benchmark asks of a test."""
-
-    name: str
-    nodeid: str
 
 
 def replay(session: Any, nodeid: str, series: Sequence[Series], warn: Callable[..., Any]) -> None:
@@ -37,8 +27,9 @@ def replay(session: Any, nodeid: str, series: Sequence[Series], warn: Callable[.
             nonlocal now
             now += next(durations)  # noqa: B023
 
+        name = f"{nodeid}::{one.name.rpartition('::')[2]}"
         fixture = BenchmarkFixture(
-            _Node(one.name, f"{nodeid}::{one.name.rpartition('::')[2]}"),
+            SimpleNamespace(name=one.name, nodeid=name),  # what it asks of a test
             add_stats=session.benchmarks.append,
             logger=session.logger,
             warner=warn,

@@ -1,10 +1,8 @@
 """Two runs compared, or a run judged by thresholds: for a person, and for a program."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from harness.records.record import Verdict
@@ -16,34 +14,29 @@ _WORDS = ("cell", "value", "verdict")
 _ORDER = ("FAIL", "INCONCLUSIVE", "PASS")
 
 
-@dataclass(frozen=True)
-class NamedComparison:
-    """A comparison and what its two sides are called."""
+def show_comparison(
+    a: str, b: str, comparison: Comparison, ledgers: Iterable[Part] = ()
+) -> Document:
+    """A row per value that is not identical, the worst first; then reasons, and the sum of it.
 
-    a: str
-    b: str
-    comparison: Comparison
-
-
-def show_comparison(named: NamedComparison, ledgers: Iterable[Part] = ()) -> Document:
-    """A row per value that is not identical, the worst first; then reasons, and the sum of it."""
-    comparison = named.comparison
+    ``a`` and ``b`` are what the two runs are called.
+    """
     shown = [one for one in comparison.compared if one.verdict != "IDENTICAL"]
     rows = [_make_row(one) for one in sorted(shown, key=lambda one: _ORDER.index(one.verdict))]
-    paragraphs: list[Part] = [
-        Lines(tuple(lines)) for lines in (*_explain(comparison), [_summarise(comparison)]) if lines
-    ]
     table = [make_table(_TITLES, rows, _WORDS, keys=2)] if rows else []
-    heading = Lines((f"A: {named.a}", f"B: {named.b}"))
-    return Document("", (heading, *table, *paragraphs, *ledgers))
+    counted = _count(one.verdict for one in comparison.compared) or "nothing was comparable"
+    paragraphs = [*_explain(comparison), [f"{comparison.verdict}: {counted}"]]
+    explained = [Lines(tuple(lines)) for lines in paragraphs if lines]
+    return Document("", (Lines((f"A: {a}", f"B: {b}")), *table, *explained, *ledgers))
 
 
-def dump_comparison(named: NamedComparison, flips: Sequence[object]) -> dict[str, Any]:
+def dump_comparison(
+    a: str, b: str, comparison: Comparison, flips: Sequence[object]
+) -> dict[str, Any]:
     """The same as plain data, with the ledgers of flips."""
-    comparison = named.comparison
     return {
-        "a": named.a,
-        "b": named.b,
+        "a": a,
+        "b": b,
         "verdict": comparison.verdict,
         "compared": [{**asdict(one), "improved": one.improved} for one in comparison.compared],
         "refused": [asdict(one) for one in comparison.refused],
@@ -55,8 +48,8 @@ def dump_comparison(named: NamedComparison, flips: Sequence[object]) -> dict[str
 
 def show_judged(thresholds: str, run: str, verdicts: Sequence[Verdict]) -> Document:
     """A sentence for each value that is worse or open, and the number of verdicts of each kind."""
-    counts = _count(Counter(verdict.verdict for verdict in verdicts))
     worse = [verdict.text for verdict in verdicts if verdict.verdict != "PASS"]
+    counts = _count(verdict.verdict for verdict in verdicts)
     return Document("", (Lines((f"thresholds: {thresholds}", f"run: {run}", *worse, counts)),))
 
 
@@ -72,58 +65,49 @@ def _make_row(one: Compared) -> tuple[str, ...]:
         _show(one.b),
         _show_change(change, one.is_ratio),
         "—" if ends is None else " to ".join(_show_change(end, one.is_ratio) for end in ends),
-        f"{one.margin:.2%}" if one.is_ratio else f"{one.margin:.4g}",
+        _show_size(one.margin, one.is_ratio),
         "PASS, better" if one.verdict == "PASS" and one.improved else one.verdict,
     )
 
 
 def _explain(comparison: Comparison) -> list[list[str]]:
     """What the table does not hold: reasons, refusals, gaps and what was allowed."""
-    reasons: dict[str, list[Compared]] = {}
+    reasons: dict[str, list[str]] = {}
     for one in comparison.compared:
         if one.reason:
-            reasons.setdefault(one.reason + _show_detectable(one), []).append(one)
+            reason, smallest = one.reason, one.smallest_detectable
+            if smallest is not None:
+                least = _show_size(smallest, one.is_ratio)
+                reason += f"; harm is seen with 80 % power from {least} on"
+            reasons.setdefault(reason, []).append(f"{one.cell} {one.measurement}.{one.value}")
+    why = [
+        f"{first}{f' and {len(others)} more' if others else ''}: {reason}"
+        for reason, (first, *others) in reasons.items()
+    ]
     refused = [
         f"{one.cell} {one.measurement} is incomparable: "
-        + ", ".join(map(str, one.differences))
-        + "; --allow FIELD compares all the same"
+        f"{', '.join(map(str, one.differences))}; --allow FIELD compares all the same"
         for one in comparison.refused
     ]
     gaps: dict[tuple[str, str], list[str]] = {}
     for gap in comparison.missing:
         gaps.setdefault((gap.cell, f"{gap.reason} ({gap.verdict})"), []).append(gap.measurement)
-    missing = [f"{cell} {', '.join(names)}: {why}" for (cell, why), names in gaps.items()]
-    why = [f"{_name(alike)}: {reason}" for reason, alike in reasons.items()]
+    missing = [f"{cell} {', '.join(names)}: {reason}" for (cell, reason), names in gaps.items()]
     return [why, refused, missing, list(comparison.flags)]
 
 
-def _summarise(comparison: Comparison) -> str:
-    total = _count(Counter(one.verdict for one in comparison.compared))
-    return f"{comparison.verdict}: {total or 'nothing was comparable'}"
-
-
-def _count(counts: Counter[Any]) -> str:
-    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-
-
-def _name(alike: Sequence[Compared]) -> str:
-    """The value that a sentence is about, or how many."""
-    first = alike[0]
-    name = f"{first.cell} {first.measurement}.{first.value}"
-    return name if len(alike) == 1 else f"{name} and {len(alike) - 1} more"
-
-
-def _show_detectable(one: Compared) -> str:
-    if one.smallest_detectable is None:
-        return ""
-    share = f"{one.smallest_detectable:.2%}" if one.is_ratio else f"{one.smallest_detectable:.4g}"
-    return f"; harm is seen with 80 % power from {share} on"
+def _count(verdicts: Iterable[str]) -> str:
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(Counter(verdicts).items()))
 
 
 def _show(number: float | None) -> str:
     if number is None:
         return "—"
     return f"{number:,}" if isinstance(number, int) else f"{number:,.6g}"
+
+
+def _show_size(size: float, is_ratio: bool) -> str:
+    return f"{size:.2%}" if is_ratio else f"{size:.4g}"
 
 
 def _show_change(change: float, is_ratio: bool) -> str:

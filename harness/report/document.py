@@ -1,10 +1,8 @@
-"""A report as data: sections, tables, lines and pictures, which a writer draws.
+"""A report as data: sections, tables and lines, which a writer draws.
 
 Builders make a `Document` from records once. Texts are as the data has them: a writer makes them
 harmless for the place where they are shown.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -58,23 +56,15 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An SVG image, and the text that stands for it where no image can be shown."""
-
-    svg: str
-    alternative: str
-
-
-@dataclass(frozen=True)
 class Section:
     """Parts under a title. An ``entry`` is one of a list: set close together and indented."""
 
     title: str
-    parts: tuple[Part, ...]
+    parts: "tuple[Part, ...]"
     entry: bool = False
 
 
-Part = Table | Lines | Paragraph | Picture | Section
+Part = Table | Lines | Paragraph | Section
 
 
 @dataclass(frozen=True)
@@ -86,17 +76,14 @@ class Document:
 
 
 def make_table(
-    titles: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    words: Collection[str],
-    keys: int = 1,
+    titles: Sequence[str], rows: Sequence[Sequence[str]], words: Collection[str], keys: int = 1
 ) -> Table:
     """A table of plain texts. ``words`` are the titles of columns that hold no numbers."""
-    columns = [
+    columns = tuple(
         TableColumn(title, tuple(Cell(row[i]) for row in rows), numbers=title not in words)
         for i, title in enumerate(titles)
-    ]
-    return Table(tuple(columns[:keys]), (tuple(columns[keys:]),))
+    )
+    return Table(columns[:keys], (columns[keys:],))
 
 
 def list_lines(title: str, lines: Sequence[str]) -> tuple[Section, ...]:
@@ -110,10 +97,9 @@ def split_columns(
     """The columns of each table to draw, so that each ``fits`` where that is possible at all."""
     tables = [list(table.keys)]
     for block in table.blocks:
-        if len(tables[-1]) > len(table.keys) and not fits([*tables[-1], *block]):
-            tables.append(list(table.keys))
-        for column in block:
-            if len(tables[-1]) > len(table.keys) and not fits([*tables[-1], column]):
+        for i, column in enumerate(block):
+            more = [column] if i else block
+            if len(tables[-1]) > len(table.keys) and not fits([*tables[-1], *more]):
                 tables.append(list(table.keys))
             tables[-1].append(column)
     return tables

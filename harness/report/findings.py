@@ -1,11 +1,7 @@
 """What does not pass in a run: records without usable numbers, and verdicts other than PASS."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.records.record import Record
 from harness.records.run_file import Run
 
 FAILING = frozenset({"FAIL", "failed", "invalid"})
@@ -34,8 +30,18 @@ class Finding:
 
 
 def list_findings(run: Run) -> list[Finding]:
-    """Every finding in the order of the records; what one reason did to a cell is one finding."""
+    """What broke, by cell and reason, then the verdicts in the order of the records."""
     records = [record for record in run.records if not record.noise]
+    broken: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        if not record.usable:
+            why = "; ".join(record.validity.reasons) or "no reason was given"
+            key = (record.cell.id, record.validity.status, why)
+            broken.setdefault(key, []).append(record.measurement)
+    without_numbers = [
+        Finding(status, f"{cell} {', '.join(measurements)}", why)
+        for (cell, status, why), measurements in broken.items()
+    ]
     verdicts = [
         Finding(
             v.verdict,
@@ -47,17 +53,4 @@ def list_findings(run: Run) -> list[Finding]:
         for v in r.verdicts
         if v.verdict != "PASS"
     ]
-    return [*_list_without_numbers(records), *verdicts]
-
-
-def _list_without_numbers(records: Iterable[Record]) -> list[Finding]:
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for record in records:
-        if not record.usable:
-            why = "; ".join(record.validity.reasons) or "no reason was given"
-            key = (record.cell.id, record.validity.status, why)
-            groups.setdefault(key, []).append(record.measurement)
-    return [
-        Finding(status, f"{cell} {', '.join(measurements)}", why)
-        for (cell, status, why), measurements in groups.items()
-    ]
+    return [*without_numbers, *verdicts]

@@ -4,13 +4,11 @@ The formats are those of https://docs.github.com/actions/reference/workflow-comm
 undoes what the runner's own ActionCommand.cs unescapes. Nothing here can fail a run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.records.run_file import Run
-from harness.report.findings import FAILING, Finding, list_findings
+from harness.report.findings import FAILING, list_findings
 from harness.report.markdown import write_markdown
 from harness.report.summary import summarise_run
 
@@ -30,7 +28,7 @@ def publish(
     ``runs`` are runs with the names of their files, read only under GitHub Actions; ``root`` is the
     folder that their suites' files are relative to. ``also_failing`` as in `format_annotations`.
     """
-    if not environ.get("GITHUB_STEP_SUMMARY") and not _annotates(environ):
+    if not environ.get("GITHUB_STEP_SUMMARY") and environ.get("GITHUB_ACTIONS") != "true":
         return []
     runs = list(runs)
     pages = [write_markdown(summarise_run(run, file)) + "\n" for run, file in runs]
@@ -55,7 +53,9 @@ def write_step_summary(environ: Mapping[str, str], markdown: str) -> str | None:
             if len(data) <= room:
                 file.write(data)
                 return None
-            file.write(_cut(data, room))
+            end = _CUT.encode()
+            if room >= len(end):  # the whole lines that fit
+                file.write(data[: room - len(end)].rpartition(b"\n")[0] + end)
     except OSError as error:
         return f"warning: no job summary: GITHUB_STEP_SUMMARY cannot be written: {error}"
     return "warning: the job summary is cut: GitHub holds 1 MiB of a step"
@@ -72,41 +72,28 @@ def format_annotations(
     Errors are what failed: FAIL verdicts, failed and invalid records, and the outcomes in
     ``also_failing`` ("skipped", "INCONCLUSIVE"). Other INCONCLUSIVE verdicts are warnings.
     """
-    if not _annotates(environ):
+    if environ.get("GITHUB_ACTIONS") != "true":
         return []
-    errors, warnings = [], []
+    lines: dict[str, list[str]] = {"error": [], "warning": []}
     for run in runs:
         file = _show_file(environ, root, run)
         for finding in list_findings(run):
-            if finding.outcome in FAILING or finding.outcome in also_failing:
-                errors.append(_format("error", file, finding))
-            elif finding.outcome == "INCONCLUSIVE":
-                warnings.append(_format("warning", file, finding))
-    return [*_first("error", errors), *_first("warning", warnings)]
+            fails = finding.outcome in FAILING or finding.outcome in also_failing
+            if fails or finding.outcome == "INCONCLUSIVE":
+                kind = "error" if fails else "warning"
+                properties = {"file": file, "line": finding.line}
+                title = f"{finding.about}: {finding.outcome}"
+                lines[kind].append(_format(kind, {**properties, "title": title}, finding.text))
+    return [line for kind, found in lines.items() for line in _first(kind, found)]
 
 
-def _annotates(environ: Mapping[str, str]) -> bool:
-    return environ.get("GITHUB_ACTIONS") == "true"
-
-
-def _cut(data: bytes, room: int) -> bytes:
-    """The whole lines that fit into ``room`` bytes with a sentence behind them."""
-    end = _CUT.encode()
-    if room < len(end):
-        return b""
-    kept, _, _ = data[: room - len(end)].rpartition(b"\n")
-    return kept + end
-
-
-def _format(kind: str, file: str | None, finding: Finding) -> str:
-    title = f"{finding.about}: {finding.outcome}"
-    properties = {"file": file, "line": finding.line, "title": title}
+def _format(kind: str, properties: Mapping[str, object], text: str) -> str:
     given = ",".join(
-        f"{name}={_escape_property(str(value))}"
+        f"{name}={_escape(str(value)).replace(':', '%3A').replace(',', '%2C')}"
         for name, value in properties.items()
         if value is not None
     )
-    return f"::{kind} {given}::{_escape(finding.text)}"
+    return f"::{kind} {given}::{_escape(text)}"
 
 
 def _first(kind: str, lines: Sequence[str]) -> list[str]:
@@ -115,7 +102,7 @@ def _first(kind: str, lines: Sequence[str]) -> list[str]:
         return list(lines)
     left = len(lines) - (SHOWN - 1)
     counted = f"{left} more of {len(lines)} {kind}s: the job's summary and the run file have them"
-    return [*lines[: SHOWN - 1], f"::{kind} title=precision-harness::{_escape(counted)}"]
+    return [*lines[: SHOWN - 1], _format(kind, {"title": "precision-harness"}, counted)]
 
 
 def _show_file(environ: Mapping[str, str], root: Path, run: Run) -> str | None:
@@ -130,7 +117,3 @@ def _show_file(environ: Mapping[str, str], root: Path, run: Run) -> str | None:
 
 def _escape(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _escape_property(text: str) -> str:
-    return _escape(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,7 +1,5 @@
 """Values over time: for a person, for a pull request and for a program. Pure."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,7 +13,6 @@ from harness.verdicts.history_files import Group, History
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40
-_BREAK = "│"
 _TITLES = ("cell", "value", "runs", "first → last")
 
 
@@ -41,7 +38,7 @@ def dump_history(history: History) -> dict[str, Any]:
 def draw_trend(series: Series) -> str:
     """A bar per run, each segment on a scale of its own; medians where there are too many."""
     count = sum(len(segment.observations) for segment in series.segments)
-    return _BREAK.join(
+    return "│".join(
         _draw_bars([one.value for one in segment.observations], _WIDEST / max(count, _WIDEST))
         for segment in series.segments
     )
@@ -62,43 +59,41 @@ def _show_group(group: Group, named: bool) -> Section:
     quiet = [series for series in group.series if series not in shown]
     noun = "run" if group.runs == 1 else "runs"
     dirty = f" ({group.dirty} of a changed work tree, marked +)" if group.dirty else ""
-    days = " to ".join(dict.fromkeys((_day(group.first), _day(group.last))))
-    parts: list[Part] = []
-    if shown:
-        rows = [(s.cell, s.metric, draw_trend(s), _describe_ends(s)) for s in shown]
-        parts.append(make_table(_TITLES, rows, words=_TITLES, keys=2))
+    days = " to ".join(dict.fromkeys((group.first[:10], group.last[:10])))
+    title = f"{group.suite} on {group.device}: {group.runs} {noun}, {days}{dirty}"
+    rows = [(s.cell, s.metric, draw_trend(s), _describe_ends(s)) for s in shown]
+    parts: list[Part] = [make_table(_TITLES, rows, words=_TITLES, keys=2)] if rows else []
     changes = [
         f"{series.cell} {series.metric} at {_describe_change(series, point)}"
         for series in shown
-        for point in _list_changes(series)
+        for segment in series.segments
+        for point in segment.change_points
     ]
-    notes = [*_count_quiet(quiet), *_list_new_segments(group)]
-    parts += [*list_lines("Changes of level", changes), *([Lines(tuple(notes))] if notes else [])]
-    title = f"{group.suite} on {group.device}: {group.runs} {noun}, {days}{dirty}"
-    return Section(title, tuple(parts))
-
-
-def _list_changes(series: Series) -> Iterator[ChangePoint]:
-    for segment in series.segments:
-        yield from segment.change_points
+    notes = (*_count_quiet(quiet), *_list_new_segments(group))
+    return Section(
+        title,
+        (*parts, *list_lines("Changes of level", changes), *([Lines(notes)] if notes else [])),
+    )
 
 
 def _describe_ends(series: Series) -> str:
     """The first and last value of the newest segment; earlier ones are not comparable."""
     newest = series.segments[-1].observations
-    unit = f" {series.unit}" if series.unit else ""
     outliers = sum(len(segment.outliers) for segment in series.segments)
-    noun = "outlier" if outliers == 1 else "outliers"
-    more = f" ({outliers} {noun})" if outliers else ""
-    return f"{_number(newest[0].value)} → {_number(newest[-1].value)}{unit}{more}"
+    more = f"({outliers} outlier{'s' if outliers > 1 else ''})" if outliers else ""
+    ends = f"{_number(newest[0].value)} → {_number(newest[-1].value)}"
+    return " ".join(filter(None, (ends, series.unit, more)))
 
 
 def _describe_change(series: Series, point: ChangePoint) -> str:
-    change = "" if point.change is None else f"{_percent(point.change)}, "
-    levels = f"{_number(point.before)} → {_number(point.after)}"
+    change = ""
+    if point.change is not None:
+        percent = 100 * point.change
+        change = f"{percent:{'+.0f' if abs(percent) >= 100 else '+.2g'}} %, "
     moved = abs(point.after - point.before)
     within = series.margin is not None and moved <= series.margin.of(point.before)
     meaning = series.judge(point) + (" within the margin" if within else "")
+    levels = f"{_number(point.before)} → {_number(point.after)}"
     text = f"{_where(point.observation)}: {change}{meaning} ({levels})"
     if point.same_commit:
         text += "; the same commit as before"
@@ -136,23 +131,13 @@ def _list_new_segments(group: Group) -> Iterator[str]:
 
 
 def _to_json(series: Series) -> dict[str, Any]:
-    segments = [
-        {
-            **asdict(segment, dict_factory=_leave_out_facts),
-            "change_points": [
-                {
-                    **asdict(point, dict_factory=_leave_out_facts),
-                    "change": point.change,
-                    "meaning": series.judge(point),
-                    "new_conditions": _list_news(point),
-                }
-                for point in segment.change_points
-            ],
-        }
-        for segment in series.segments
-    ]
     whole = asdict(series, dict_factory=_leave_out_facts)
-    return {**whole, "notable": series.is_notable, "segments": segments}
+    for segment, data in zip(series.segments, whole["segments"], strict=True):
+        for point, described in zip(segment.change_points, data["change_points"], strict=True):
+            described["change"] = point.change
+            described["meaning"] = series.judge(point)
+            described["new_conditions"] = _list_news(point)
+    return {**whole, "notable": series.is_notable}
 
 
 def _leave_out_facts(fields: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -170,19 +155,11 @@ def _commit(one: Observation) -> str:
 
 
 def _where(one: Observation) -> str:
-    return f"{_commit(one)} {_day(one.utc)}"
-
-
-def _day(utc: str) -> str:
-    return utc[:10]
+    return f"{_commit(one)} {one.utc[:10]}"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.0f} %" if abs(share) >= 1 else f"{100 * share:+.2g} %"
 
 
 def _short(value: Any) -> str:

@@ -1,7 +1,5 @@
 """A record as the properties of its test case in a JUnit report: values, verdicts, validity."""
 
-from __future__ import annotations
-
 from harness.records.record import Record
 
 UNAVAILABLE = "unavailable"

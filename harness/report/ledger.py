@@ -1,7 +1,5 @@
 """The ledger of harmful flips for a reader: the items that B lost, with their questions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from string import ascii_uppercase

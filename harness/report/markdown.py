@@ -3,8 +3,6 @@
 Every text is escaped, so that a model's name or an error's message is shown and never rendered.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 
@@ -14,7 +12,6 @@ from harness.report.document import (
     Lines,
     Paragraph,
     Part,
-    Picture,
     Section,
     Table,
     TableColumn,
@@ -57,8 +54,6 @@ def _write(part: Part) -> str:
             return "\n".join(f"- {escape(line)}" for line in lines)
         case Paragraph(text):
             return _break_lines(text)
-        case Picture():
-            return escape(part.alternative)
         case Section(title, parts, entry):
             heading = f"**{escape(title)}**" if entry else f"### {escape(title)}"
             return "\n\n".join([heading, *map(_write, parts)])

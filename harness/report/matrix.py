@@ -3,8 +3,6 @@
 Also the tables of ``-v``, of the values that a description lists under ``details``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness.catalog import load_measurement

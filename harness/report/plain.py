@@ -1,7 +1,5 @@
 """Text of data and models made harmless to show: nothing in it acts, nothing is endless. Pure."""
 
-from __future__ import annotations
-
 CUT = " […] "
 LONGEST = 1000  # characters of a sentence; what is longer was not written by us
 # Persian, Indic scripts and emoji cannot be read without the two joiners.

@@ -1,7 +1,5 @@
 """A `Document` as text for a terminal or a log."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from textwrap import indent, wrap
@@ -15,14 +13,13 @@ from harness.report.document import (
     Lines,
     Paragraph,
     Part,
-    Picture,
     Section,
     Style,
     Table,
     TableColumn,
     split_columns,
 )
-from harness.report.plain import LONGEST, clean, on_one_line
+from harness.report.plain import clean, on_one_line
 
 WIDTH = 140  # where the terminal's own is not asked for
 _PROSE_WIDTH = 100
@@ -49,17 +46,15 @@ def _write(part: Part, width: int, colour: bool) -> str:
         case Table():
             return _draw(part, max(width, _NARROWEST), colour)
         case Lines(lines):
-            return "\n".join(on_one_line(line, LONGEST) for line in lines)
+            return "\n".join(on_one_line(line) for line in lines)
         case Paragraph(text, long):
             given = clean(text).split("\n")
             folded = (row for line in given for row in wrap(line, _PROSE_WIDTH) or [""])
             return "\n".join(folded if long else given)
-        case Picture():
-            return clean(part.alternative)
         case Section(title, parts, entry):
             shown = [_write(part, width, colour) for part in parts]
             body = indent("\n".join(shown), "   ") if entry else "\n\n".join(shown)
-            return "\n".join(filter(None, (on_one_line(title, LONGEST), body)))
+            return "\n".join(filter(None, (on_one_line(title), body)))
 
 
 def _draw(table: Table, width: int, colour: bool) -> str:
@@ -69,15 +64,14 @@ def _draw(table: Table, width: int, colour: bool) -> str:
     def fits(columns: Sequence[TableColumn]) -> bool:
         return unbounded.measure(_make_grid(columns)).maximum <= width
 
+    output = io.StringIO()
     console = Console(
-        file=io.StringIO(), width=width, force_terminal=colour, no_color=not colour, highlight=False
+        file=output, width=width, force_terminal=colour, no_color=not colour, highlight=False
     )
     for number, columns in enumerate(split_columns(table, fits)):
         if number:
             console.print()
         console.print(_make_grid(columns), crop=False)
-    output = console.file
-    assert isinstance(output, io.StringIO)
     return "\n".join(line.rstrip() for line in output.getvalue().rstrip("\n").split("\n"))
 
 
@@ -92,5 +86,5 @@ def _make_grid(columns: Sequence[TableColumn]) -> Grid:
         )
     for cells in zip(*(column.cells for column in columns)):
         # Text: a name with [8] in it is not rich's markup.
-        grid.add_row(*(Text(on_one_line(c.text, LONGEST), style=_STYLES[c.style]) for c in cells))
+        grid.add_row(*(Text(on_one_line(c.text), style=_STYLES[c.style]) for c in cells))
     return grid

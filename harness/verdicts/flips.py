@@ -5,8 +5,6 @@ are within 1e-3 nats on either side, the batch size alone can flip the item: suc
 separate. Which rows of a record say what was right and what was answered, its description says.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass

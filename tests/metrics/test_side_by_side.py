@@ -196,5 +196,5 @@ def test_only_a_difference_in_answers_is_measured_against_the_noise_floor(
 def test_the_headline_shows_both_comparisons() -> None:
     assert [(c.title, format(0.5, c.format)) for c in METRIC.headline] == [
         ("same\ntext", "50%"),
-        ("1st diff", "0.5"),
+        ("1st diff\ntoken", "0.5"),
     ]

@@ -181,7 +181,7 @@ def test_remarks_are_among_the_notes_with_their_cells() -> None:
     records = [speeds("fp32", b1=20.0), speeds("int8", 50, b1=10.0), speeds("nf4", 25, b1=30.0)]
     assert show_section(finish(suite, records), "Notes") == [
         "int8 is smaller than the reference but slower at batch 1 (×0.50); "
-        "it pays at no measured batch size (m[int8] throughput)"
+        "it pays at no measured batch size (throughput of m[int8])"
     ]
     failed = make_record("throughput", "nf4", status="failed", reasons=("gone",))
     assert show_section(make_run(failed), "Notes") == []
@@ -190,9 +190,10 @@ def test_remarks_are_among_the_notes_with_their_cells() -> None:
 def test_both_kinds_of_names_are_readable_in_the_matrix() -> None:
     suite = make_suite("throughput")
     records = [speeds(p, **{"b1x64": 20.0, "b8x512": 30.0}) for p in ("fp32", "nf4")]
-    heading = show_tables(finish(suite, records))[0][:2]
-    titles = [f"{unit} {b}" for unit in ("tok/s", "×ref") for b in ("b1×64", "b8×512")]
+    heading = show_tables(finish(suite, records))[0][:3]
+    titles = ["batch 1×64", "batch 8×512"] * 2
     assert [re.split(r"  +", line.strip()) for line in heading] == [
         ["decode", "decode", "decode", "decode"],
+        ["tok/s", "tok/s", "×ref", "×ref"],
         ["cell", "verdicts", *titles],
     ]

@@ -81,8 +81,9 @@ def test_the_matrix_shows_the_floor_and_marks_values_below_it() -> None:
     assert "1.0010" in again
     assert "noise floor" in again
     assert "~1.0005" in candidate
-    assert "~ noise: no farther from the reference than the reference from itself" in show_section(
-        run, "Notes"
+    assert (
+        "~ within the noise: as close to the reference as the reference measured again"
+        in show_section(run, "Notes")
     )
     wider = finish(make_suite(), [REFERENCE, AGAIN, perplexity("nf4", 1.2)])
     assert "~" not in "".join(show_tables(wider)[0])

@@ -13,7 +13,7 @@ import pytest
 
 from harness.records.record import Record
 from harness.records.run_file import Run
-from harness.report.comparison import NamedComparison, dump_comparison, show_comparison
+from harness.report.comparison import dump_comparison, show_comparison
 from harness.report.markdown import write_markdown
 from harness.report.terminal import write_terminal
 from harness.verdicts.compare import Comparison, compare_runs
@@ -310,7 +310,7 @@ def test_speeds_of_other_boards_or_settings_are_refused(name: str, value: Any) -
 def test_a_refusal_says_what_both_sides_have() -> None:
     before = make_run(make_choices())
     after = with_environment("libraries", "torch", "2.14.0")(before)
-    shown = show_comparison(NamedComparison("a", "b", compare_runs(before, after)))
+    shown = show_comparison("a", "b", compare_runs(before, after))
     text = write_terminal(shown)
     assert "m[nf4] mmlu is incomparable: libraries.torch (2.13.0 → 2.14.0)" in text
     assert "--allow FIELD" in text
@@ -322,15 +322,15 @@ def test_a_refusal_says_what_both_sides_have() -> None:
 def test_the_table_has_the_worst_first_and_counts_what_is_equal() -> None:
     before = make_run(make_choices(n=2000), make_speeds(100.0), make_peaks(1 << 30))
     after = make_run(make_choices(60, 10, 2000), make_speeds(101.0), make_peaks(1 << 30))
-    found = NamedComparison("run 1", "run 2", compare_runs(before, after))
-    lines = write_terminal(show_comparison(found)).splitlines()
+    found = ("run 1", "run 2", compare_runs(before, after))
+    lines = write_terminal(show_comparison(*found)).splitlines()
     assert lines[:2] == ["A: run 1", "B: run 2"]
     assert lines[4].split()[:2] == ["m[nf4]", "mmlu.acc"]
     assert lines[4].endswith("FAIL")
     assert lines[-1] == "FAIL: 1 FAIL, 5 IDENTICAL, 1 PASS"
-    markdown = write_markdown(show_comparison(found))
+    markdown = write_markdown(show_comparison(*found))
     assert "| FAIL |" in markdown
-    data = json.loads(json.dumps(dump_comparison(found, []), allow_nan=False))
+    data = json.loads(json.dumps(dump_comparison(*found, []), allow_nan=False))
     assert data["verdict"] == "FAIL"
     assert {one["verdict"] for one in data["compared"]} == {"FAIL", "IDENTICAL", "PASS"}
 
