@@ -5,8 +5,6 @@ not scored. The rows are named ``right``, ``right_norm`` …; what is computed o
 ending in the name, too (``retention_norm``). Pure; no torch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.descriptions import Margin, ValueSpec
-from harness.metrics.windows import Window
+from harness.metrics.text_windows import Window
 from harness.records.record import Value
 from harness.records.values import make_values, qualify
 from harness.statistics.estimates import clustered_mean

@@ -1,7 +1,5 @@
 """Speeds compared with the reference's and with the device's peaks, and remarks on both. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any

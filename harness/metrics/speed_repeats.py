@@ -1,7 +1,5 @@
 """Several processes' measurements as one: the process is the sample. Pure; no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The values of throughput and how they are shown. Pure; no torch."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from harness.descriptions import Column, Margin, ValueSpec

@@ -96,8 +96,9 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     ones are not tried; the others keep their numbers, also if the process dies later.
     """
     from harness.timing.prompts import explain_excess
+    from harness.timing.roofline import compare_with_peaks, describe_peaks
     from harness.timing.rounds import RoundLimits
-    from harness.timing.workloads import WorkloadTimer, compare_with_peaks, describe_peaks
+    from harness.timing.workloads import WorkloadTimer
 
     excess = {p: explain_excess(engine, p, options.new_tokens) for p in options.prompt_lengths}
     limits = RoundLimits(

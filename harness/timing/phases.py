@@ -1,12 +1,9 @@
 """Run prompts of growing size, each a phase of its own, and read the memory that each took."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from harness.engines.base import Engine, Work
-from harness.timing.memory_limits import least_bytes, within_memory
-from harness.timing.prompts import make_prompt
+from harness.timing.prompts import least_bytes, make_prompt, within_memory
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,26 @@
-"""The most this device can do: bytes copied and matrix products computed per second.
+"""The most this device can do, in bytes copied and products computed per second, and its use.
 
-Measured in the process whose speeds are compared with it, under its threads, clocks and switches;
-once, since it takes about a second.
+The peaks are measured in the process whose speeds are compared with them, under its threads, clocks
+and switches; once, since it takes about a second.
 """
 
-from __future__ import annotations
-
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.engines.base import Engine, Work
 from harness.engines.shared.available_memory import free_bytes
 from harness.engines.shared.batches import free_memory
+from harness.records.record import Value
+from harness.records.values import qualify
+from harness.timing.prompts import within_memory
 
+Numbers = dict[str, int | float | None]
 CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _GIB = 1 << 30
 _REPEATS = 3
@@ -32,8 +36,8 @@ def measure_bandwidth(device: str) -> float | None:
     Of 1 GiB, on a CPU of four times the last-level cache where that is less. None where the two
     buffers do not fit into 80 % of what is free: a smaller copy would stay within the cache.
     """
-    size, free = copy_bytes(device), free_bytes(device)
-    if free is not None and 2 * size > 0.8 * free:
+    size = copy_bytes(device)
+    if not _fits(device, 2 * size):
         return None
     seconds = time_copy(device, size)
     free_memory()
@@ -58,8 +62,7 @@ def measure_matmul_peak(device: str, dtype: str) -> float | None:
     """
     best = 0.0
     for size in MATMUL_SIZES[torch.device(device).type]:
-        free = free_bytes(device)
-        if free is not None and _MATRICES * size**2 * 4 > 0.8 * free:
+        if not _fits(device, _MATRICES * size**2 * 4):
             break
         seconds = time_product(device, dtype, size)
         best = max(best, 2 * size**3 / seconds)
@@ -73,8 +76,9 @@ def last_level_cache_bytes(device: str) -> int | None:
     """The largest cache that a weight is read through; None where that is unknown."""
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).L2_cache_size)
-    sizes = [_read_size(path) for path in CPU_CACHES.glob("index*/size")]
-    return max((size for size in sizes if size is not None), default=None)
+    sizes = [path.read_text().strip() for path in CPU_CACHES.glob("index*/size")]
+    known = [int(size[:-1]) << 10 for size in sizes if re.fullmatch(r"\d+K", size)]
+    return max(known, default=None)
 
 
 def time_copy(device: str, size: int) -> float:
@@ -91,14 +95,9 @@ def time_product(device: str, dtype: str, size: int) -> float:
     return _best_seconds(device, lambda: torch.mm(*numbers, out=out))
 
 
-def _read_size(path: Path) -> int | None:
-    """``491520K`` in bytes."""
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-    try:
-        text = path.read_text().strip()
-        return int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text)
-    except (OSError, ValueError):
-        return None
+def _fits(device: str, size: int) -> bool:
+    free = free_bytes(device)
+    return free is None or size <= 0.8 * free
 
 
 def _best_seconds(device: str, work: Callable[[], Any]) -> float:
@@ -108,18 +107,85 @@ def _best_seconds(device: str, work: Callable[[], Any]) -> float:
     """
     cuda = device.startswith("cuda")
     at_once = 10 if cuda else 1
+    seconds = []
     work()
-    best = float("inf")
     for _ in range(_REPEATS):
-        _synchronise(device)
+        if cuda:
+            torch.cuda.synchronize(device)
         start = time.perf_counter_ns()
         for _ in range(at_once):
             work()
-        _synchronise(device)
-        best = min(best, (time.perf_counter_ns() - start) / 1e9 / at_once)
-    return best
+        if cuda:
+            torch.cuda.synchronize(device)
+        seconds.append((time.perf_counter_ns() - start) / 1e9 / at_once)
+    return min(seconds)
 
 
-def _synchronise(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
+def step_bytes(work: Work, batch: int, prompt_tokens: int, new_tokens: int) -> int | None:
+    """Bytes that a decode step reads: weights, and keys and values at the mean context.
+
+    Step i of the N - 1 reads a context of prompt + i, which is prompt + N/2 on average.
+    """
+    if work.weight_bytes is None or work.kv_bytes is None:
+        return None
+    return work.weight_bytes + round(batch * work.kv_bytes * (prompt_tokens + new_tokens / 2))
+
+
+def prefill_flop(work: Work, batch: int, prompt_tokens: int) -> int | None:
+    """Additions and multiplications of reading the prompt.
+
+    Two per weight and token; causal attention 4·width·T²/2 per sequence: products with the
+    keys and with the values, half of them masked. The head only at the last position, unless
+    the model gives the logits of all.
+    """
+    if work.layer_weights is None or work.attention_width is None:
+        return None
+    heads = prompt_tokens if work.head_everywhere else 1
+    per_sequence = (
+        2 * work.layer_weights * prompt_tokens
+        + 2 * work.attention_width * prompt_tokens**2
+        + 2 * work.head_weights * heads
+    )
+    return batch * per_sequence
+
+
+def share(work: float | None, seconds: float | None, peak: float | None) -> float | None:
+    """Work per second over what the device can do; None where one of them is unknown."""
+    if work is None or seconds is None or peak is None:
+        return None
+    return work / (seconds * peak)
+
+
+def compare_with_peaks(
+    engine: Engine, work: Work, values: Mapping[str, Value], samples: Mapping[str, Any]
+) -> Numbers | str:
+    """MBU and FLOP utilisation of every workload in ``samples``, and the peaks that they refer to.
+
+    A sentence where memory runs out.
+    """
+
+    def compare() -> Numbers:
+        bandwidth = measure_bandwidth(engine.device)
+        peak = measure_matmul_peak(engine.device, engine.compute_dtype)
+        found: Numbers = {"bandwidth_bytes_per_s": bandwidth, "matmul_flop_per_s": peak}
+        for qualifier, timed in samples.items():
+            step, tpot, ttft = (
+                values[qualify(name, qualifier)].value
+                for name in ("step_bytes", "tpot_s", "ttft_s")
+            )
+            flop = prefill_flop(work, timed["batch_size"], timed["prompt_tokens"])
+            found[qualify("mbu", qualifier)] = share(step, tpot, bandwidth)
+            found[qualify("prefill_flop_utilisation", qualifier)] = share(flop, ttft, peak)
+        return found
+
+    return within_memory(engine.device, 0, compare)
+
+
+def describe_peaks(engine: Engine) -> dict[str, Any]:
+    """What kind of products and which cache the peaks are of, for the record."""
+    attested, dtype = engine.attested, engine.compute_dtype
+    return {
+        "matmul_dtype": "tf32" if dtype == "float32" and attested.get("tf32") else dtype,
+        "products": attested.get("product_dtype", dtype),
+        "last_level_cache_bytes": last_level_cache_bytes(engine.device),
+    }

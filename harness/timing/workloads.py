@@ -1,26 +1,23 @@
-"""Time workloads, each a batch size and prompt length, on a loaded cell; compare with the device.
+"""Time workloads, each a batch size and prompt length, on a loaded cell.
 
 The values of a workload are named after those of `harness.metrics.throughput`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.engines.base import Engine, TimedTokens, Work
 from harness.engines.shared.board import read_energy_j
-from harness.records.record import Value
-from harness.records.values import qualify
-from harness.timing.memory_limits import least_bytes, within_memory
-from harness.timing.prompts import make_prompt
-from harness.timing.roofline import last_level_cache_bytes, measure_bandwidth, measure_matmul_peak
-from harness.timing.round_summaries import gaps_of, summarise_device, summarise_rounds
-from harness.timing.rounds import RoundLimits, take_rounds, warm_up
-from harness.timing.utilisation import prefill_flop, share, step_bytes
-
-Numbers = dict[str, int | float | None]
+from harness.timing.prompts import least_bytes, make_prompt, within_memory
+from harness.timing.roofline import Numbers, step_bytes
+from harness.timing.rounds import (
+    RoundLimits,
+    gaps_of,
+    summarise_device,
+    summarise_rounds,
+    take_rounds,
+    warm_up,
+)
 
 
 @dataclass(frozen=True)
@@ -99,38 +96,3 @@ class WorkloadTimer:
             samples["ttft_device_s"] = [first for first, _ in on_device]
             samples["decode_device_s"] = [last - first for first, last in on_device]
         return TimedWorkload(of_rounds, once, samples, settled)
-
-
-def compare_with_peaks(
-    engine: Engine, work: Work, values: Mapping[str, Value], samples: Mapping[str, Any]
-) -> Numbers | str:
-    """MBU and FLOP utilisation of every workload in ``samples``, and the peaks that they refer to.
-
-    A sentence where memory runs out.
-    """
-
-    def compare() -> Numbers:
-        bandwidth = measure_bandwidth(engine.device)
-        peak = measure_matmul_peak(engine.device, engine.compute_dtype)
-        found: Numbers = {"bandwidth_bytes_per_s": bandwidth, "matmul_flop_per_s": peak}
-        for qualifier, timed in samples.items():
-            step, tpot, ttft = (
-                values[qualify(name, qualifier)].value
-                for name in ("step_bytes", "tpot_s", "ttft_s")
-            )
-            flop = prefill_flop(work, timed["batch_size"], timed["prompt_tokens"])
-            found[qualify("mbu", qualifier)] = share(step, tpot, bandwidth)
-            found[qualify("prefill_flop_utilisation", qualifier)] = share(flop, ttft, peak)
-        return found
-
-    return within_memory(engine.device, 0, compare)
-
-
-def describe_peaks(engine: Engine) -> dict[str, Any]:
-    """What kind of products and which cache the peaks are of, for the record."""
-    attested, dtype = engine.attested, engine.compute_dtype
-    return {
-        "matmul_dtype": "tf32" if dtype == "float32" and attested.get("tf32") else dtype,
-        "products": attested.get("product_dtype", dtype),
-        "last_level_cache_bytes": last_level_cache_bytes(engine.device),
-    }

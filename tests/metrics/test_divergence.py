@@ -15,7 +15,7 @@ from harness.engines.base import Engine
 from harness.errors import InputError
 from harness.metrics.divergence import METRIC, Options, compare, is_intact, measure
 from harness.metrics.divergence_values import find_quarters
-from harness.metrics.windows import Window, plan_windows
+from harness.metrics.text_windows import Window, plan_windows
 from harness.records.record import Measured, Record
 from harness.records.run_file import read_run
 from harness.scoring.compare_logits import compare_logits

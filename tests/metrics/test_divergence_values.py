@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.metrics.divergence_values import find_quarters, summarise
-from harness.metrics.windows import Window
+from harness.metrics.text_windows import Window
 
 
 def test_quarters_go_by_how_much_context_a_token_had() -> None:

@@ -17,8 +17,8 @@ from harness.engines.shared.batches import is_out_of_memory
 from harness.errors import InputError
 from harness.metrics.throughput import Options, measure
 from harness.records.record import Measured
-from harness.timing import memory_limits, workloads
-from harness.timing.round_summaries import summarise_rounds
+from harness.timing import prompts, roofline, workloads
+from harness.timing.rounds import summarise_rounds
 from tests.support.cells_in_process import load, make_context, write_llama
 from tests.support.suite_files import PARTS, check_marked, load_parts, suite_text
 
@@ -132,7 +132,7 @@ def test_a_batch_that_does_not_fit_is_reported_and_smaller_ones_keep_their_numbe
 ) -> None:
     """The error is the CPU allocator's own, of a batch whose prompt alone needs a petabyte."""
     real = workloads.make_prompt
-    monkeypatch.setattr(memory_limits, "free_bytes", lambda device: 2_500_000_000)
+    monkeypatch.setattr(prompts, "free_bytes", lambda device: 2_500_000_000)
 
     def make(model: Any, batch: int, *rest: Any) -> torch.Tensor:
         return torch.empty(1 << 50) if batch == 2 else real(model, batch, *rest)
@@ -170,7 +170,7 @@ def test_after_a_longer_prompt_that_does_not_fit_shorter_ones_are_measured(
     cell: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = 4 * (8 * 16 + 19 * 512 + 264 * 4) - 1
-    monkeypatch.setattr(memory_limits, "free_bytes", lambda device: free)
+    monkeypatch.setattr(prompts, "free_bytes", lambda device: free)
     measured = measure(cell, options(prompt_tokens=(16, 8), batch_sizes=(1, 4, 5)), CONTEXT)
     assert list(measured.samples) == ["1x16", "1x8", "4x8", "5x8"]
     first, second = find_lacks(measured)
@@ -181,8 +181,8 @@ def test_after_a_longer_prompt_that_does_not_fit_shorter_ones_are_measured(
 @pytest.fixture
 def _known_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of which nothing needs to be measured."""
-    monkeypatch.setattr(workloads, "measure_bandwidth", lambda device: 1e12)
-    monkeypatch.setattr(workloads, "measure_matmul_peak", lambda device, dtype: 1e15)
+    monkeypatch.setattr(roofline, "measure_bandwidth", lambda device: 1e12)
+    monkeypatch.setattr(roofline, "measure_matmul_peak", lambda device, dtype: 1e15)
 
 
 @pytest.mark.usefixtures("_known_peaks")
@@ -212,7 +212,7 @@ def test_a_roofline_that_does_not_fit_leaves_the_speeds(
     def fail(device: str) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(workloads, "measure_bandwidth", fail)
+    monkeypatch.setattr(roofline, "measure_bandwidth", fail)
     measured = measure(cell, options(roofline=True, batch_sizes=(1, 2)), CONTEXT)
     assert measured.validity.status == "flagged"
     assert any(r.startswith("out of memory at the roofline: ") for r in measured.validity.reasons)

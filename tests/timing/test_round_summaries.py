@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.timing.round_summaries import summarise_device, summarise_rounds
+from harness.timing.rounds import summarise_device, summarise_rounds
 
 
 def test_speeds_of_three_rounds() -> None:

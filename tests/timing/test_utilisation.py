@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.engines.base import Work
-from harness.timing.utilisation import prefill_flop, share, step_bytes
+from harness.timing.roofline import prefill_flop, share, step_bytes
 from tests.support.cells_in_process import SHAPE, load, write_llama
 
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = (

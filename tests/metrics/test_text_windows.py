@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import InputError
-from harness.metrics.windows import Window, plan_windows, start_token, step_of
+from harness.metrics.text_windows import Window, plan_windows, start_token, step_of
 
 
 def scored_tokens(windows: list[Window]) -> list[int]:
