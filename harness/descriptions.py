@@ -187,6 +187,9 @@ class Metric:
     it. ``timed``: the values are speeds, so telemetry watches the machine and a record is never
     reused in another run. ``needs_reference``: ``measure`` reads ``context.reference``.
 
+    ``how`` names the entries of ``protocol`` and ``items`` that say how, or how often, something
+    was measured (a count of rounds, a file whose hash is there too): records may differ in them.
+
     The other functions are optional, run on the host too and import no torch:
 
     - ``compare(candidate, reference)``: the paired values of two records; {} where the two were not
@@ -206,6 +209,7 @@ class Metric:
     headline: Sequence[Column]
     details: Sequence[Column] = ()
     needs: frozenset[str] = frozenset()
+    how: frozenset[str] = frozenset()
     compare: Callable[[Record, Record], dict[str, Value]] = _no_pairs
     remarks: Callable[[Record], list[str]] = _no_remarks
     series: Callable[[Record], list[Series]] = _no_series

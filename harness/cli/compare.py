@@ -82,7 +82,7 @@ def _judge_by_thresholds(
         if not verdicts:
             raise InputError(f"nothing to compare: {baseline.name} has no threshold of {one.name}")
         found |= {verdict.verdict for verdict in verdicts}
-        if baseline.list_changed(one.run):
+        if baseline.has_changed(one.run):
             found.add("INCOMPARABLE")
         shown.append(show_judged(baseline.name, one.name, verdicts))
         plain = [verdict.model_dump() for verdict in verdicts]

@@ -246,6 +246,7 @@ METRIC = Metric(
     measure,
     (Column("KL\nnats", "kl_mean", ".4f"), Column("top-1", "top1_agreement", ".3f")),
     needs=frozenset({"open_outputs"}),
+    how=frozenset({"text", "distribution", "batch_size"}),
     compare=compare,
     is_intact=is_intact,
     needs_reference=True,

@@ -205,6 +205,7 @@ METRIC = Metric(
     measure=measure,
     headline=HEADLINE,
     needs=frozenset({"open_generator", "count_work", "memory", "meter"}),
+    how=frozenset({"method"}),
     details=DETAILS,
     compare=compare,
     fresh_process=True,

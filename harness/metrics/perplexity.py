@@ -124,5 +124,6 @@ METRIC = Metric(
     measure,
     (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f", stderr=True)),
     needs=frozenset({"score_windows"}),
+    how=frozenset({"text", "batch_size"}),
     compare=compare,
 )

@@ -127,5 +127,6 @@ METRIC = Metric(
         Column("1st diff\ntoken", "first_difference_median", "g"),
     ),
     needs=frozenset({"answer"}),
+    how=frozenset({"cost"}),
     compare=compare,
 )

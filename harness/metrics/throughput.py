@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from harness.engines.base import Engine
     from harness.timing.workloads import TimedWorkload
 
+# How, how often and how many were measured: speeds are compared where both have a value.
+_HOW = frozenset(
+    {"method", "processes", "min_rounds", "min_time_s", "max_time_s", "roofline", "batch_sizes"}
+)
 _Tokens = Annotated[int, Field(ge=1)]
 _OneOrMore = Annotated[
     Annotated[_Tokens, Tag("one")]
@@ -195,6 +199,7 @@ METRIC = Metric(
     HEADLINE,
     DETAILS,
     needs=frozenset({"open_generator", "count_work", "meter"}),
+    how=_HOW,
     compare=compare,
     remarks=remarks,
     series=list_series,

@@ -1,6 +1,4 @@
-"""The journal of a run that goes on: finished records on disk, so that nothing measured is lost."""
-
-from __future__ import annotations
+"""The journal of a run that goes on: finished records on disk."""
 
 import contextlib
 import fcntl
@@ -28,14 +26,11 @@ class Journal:
         hidden = path.with_name(f".{path.name}.{os.getpid()}")
         self._file = hidden.open("x", encoding="utf-8")
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._append(header)
+        self.append(header)
         os.rename(hidden, path)
 
-    def append(self, record: Record) -> None:
+    def append(self, entry: BaseModel) -> None:
         """Write one record through to the disk."""
-        self._append(record)
-
-    def _append(self, entry: BaseModel) -> None:
         self._file.write(dump_json(entry) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())

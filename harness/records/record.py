@@ -3,8 +3,6 @@
 Does not know how a number was measured, judged or shown.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any, Literal
@@ -57,10 +55,9 @@ _BY_SEVERITY: tuple[Status, ...] = ("ok", "flagged", "invalid", "skipped", "fail
 
 def join_validity(*found: Validity) -> Validity:
     """The worst status of all, and every reason once."""
-    statuses = {one.status for one in found}
-    worst = next((s for s in reversed(_BY_SEVERITY) if s in statuses), _BY_SEVERITY[0])
+    worst = max((_BY_SEVERITY.index(one.status) for one in found), default=0)
     reasons = dict.fromkeys(reason for one in found for reason in one.reasons)
-    return Validity(status=worst, reasons=tuple(reasons))
+    return Validity(status=_BY_SEVERITY[worst], reasons=tuple(reasons))
 
 
 LEFT_OUT = "left_out"  # a key of `Measured.samples`

@@ -1,8 +1,7 @@
 """The run file: all records of one suite in one invocation, schema-versioned, read and written."""
 
-from __future__ import annotations
-
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +88,8 @@ def parse_run(content: bytes, where: str) -> Run:
         place = ".".join(map(str, first["loc"]))
         more = f" ({error.error_count()} mistakes)" if error.error_count() > 1 else ""
         raise ValueError(f"{where}: not a valid run file: {place}: {first['msg']}{more}") from error
-    twice = _find_twice(run.records)
-    if twice:
-        raise ValueError(f"{where}: not a valid run file: two records of {twice}")
+    counts = Counter((r.cell.id, r.measurement, r.noise) for r in run.records)
+    for (cell, measurement, _), count in counts.items():
+        if count > 1:
+            raise ValueError(f"{where}: not a valid run file: two records of {cell}::{measurement}")
     return run
-
-
-def _find_twice(records: tuple[Record, ...]) -> str | None:
-    seen = set()
-    for record in records:
-        key = (record.cell.id, record.measurement, record.noise)
-        if key in seen:
-            return f"{record.cell.id}::{record.measurement}"
-        seen.add(key)
-    return None

@@ -1,9 +1,7 @@
 """Small helpers to make, name and combine a record's values. Pure; no torch."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from harness.catalog import UnknownNameError, load_measurement
 from harness.descriptions import ValueSpec
@@ -26,6 +24,16 @@ def qualifier(name: str) -> str:
     return name.partition("[")[2].removesuffix("]")
 
 
+def is_part(name: str, names: Container[str]) -> bool:
+    """Whether ``name`` has a qualifier and its total is among ``names``."""
+    return base_name(name) != name and base_name(name) in names
+
+
+def compared_name(name: str, spec: ValueSpec) -> str:
+    """What the paired value ``name`` compares, with the same qualifier; else the name itself."""
+    return f"{spec.of}{name.removeprefix(base_name(name))}" if spec.of else name
+
+
 def find_spec(measurement: str, name: str) -> ValueSpec | None:
     """The description of a value, whatever its qualifier; None where either name is unknown."""
     try:
@@ -42,18 +50,17 @@ def make_values(
     interval: Mapping[str, tuple[float, float] | None] | None = None,
 ) -> dict[str, Value]:
     """Values with the unit and direction that ``specs`` declare for them."""
-    made = {}
-    for name, number in numbers.items():
-        spec = specs[base_name(name)]
-        made[name] = Value(
+    return {
+        name: Value(
             value=number,
-            unit=spec.unit,
-            better=spec.better,
+            unit=specs[base_name(name)].unit,
+            better=specs[base_name(name)].better,
             stderr=(stderr or {}).get(name),
             n=(n or {}).get(name),
             interval=(interval or {}).get(name),
         )
-    return made
+        for name, number in numbers.items()
+    }
 
 
 def to_value(spec: ValueSpec, estimate: Estimate) -> Value:

@@ -4,8 +4,6 @@ Each function names its formula and source. Intervals of 95 % are for readers; v
 one-sided 95 % bounds (the ends of the 90 % interval). scipy is imported where it is used.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -49,8 +47,8 @@ def geometric_mean_interval(samples: Sequence[float]) -> Estimate:
     if len(samples) < 2:
         raise ValueError(f"an interval needs at least 2 samples, found {len(samples)}")
     logs = _logarithms(samples)
-    spread = stdev(logs) / math.sqrt(len(logs))
-    return _student(fmean(logs), spread, len(logs) - 1, len(logs), exp_capped)
+    n = len(logs)
+    return _student(fmean(logs), stdev(logs) / math.sqrt(n), n - 1, n, exp_capped)
 
 
 def paired_ratio_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
@@ -147,6 +145,14 @@ def clustered_ratio(
     """
     differences = [a - b for a, b in zip(candidate, reference, strict=True)]
     return clustered_interval(differences, counts, exp_capped)
+
+
+def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """The number between from which on ``holds`` is true, to 1e-12."""
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return (low + high) / 2
 
 
 def t_quantile(probability: float, df: float) -> float:

@@ -3,12 +3,10 @@
 scipy is imported where it is used.
 """
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 
-from harness.statistics.estimates import t_quantile
+from harness.statistics.estimates import bisect, t_quantile
 
 # For "detected four times in five"; a little more, as spreads are estimates themselves.
 AIMED_POWER = 0.88
@@ -48,11 +46,7 @@ def smallest_detectable_share(
             math.sqrt(max(rate - drop**2, 0.0) / n), margin, math.inf, confidence, power
         )
 
-    low, high = 0.0, 1.0
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (low, middle) if seen_at(middle) <= middle else (middle, high)
-    return high
+    return bisect(lambda drop: seen_at(drop) <= drop, 0.0, 1.0)
 
 
 def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> float:
@@ -61,11 +55,7 @@ def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> fl
     Solves n = (z(0.975)·sqrt(f) + z(power)·sqrt(f - d²))²/d² (Connor 1987, Biometrics 43). A
     drop cannot exceed the flip rate, which is returned where even that is not detected.
     """
-    low, high = 0.0, flip_rate
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (low, middle) if items_needed(middle, flip_rate, power) <= n else (middle, high)
-    return high
+    return bisect(lambda drop: items_needed(drop, flip_rate, power) <= n, 0.0, flip_rate)
 
 
 def items_needed(drop: float, flip_rate: float, power: float = 0.8) -> float:

@@ -3,12 +3,10 @@
 Each function names its formula and source. scipy is imported where it is used.
 """
 
-from __future__ import annotations
-
 import math
 from statistics import NormalDist
 
-from harness.statistics.estimates import NORMAL_95, Estimate
+from harness.statistics.estimates import NORMAL_95, Estimate, bisect
 
 _NORMAL_975 = NormalDist().inv_cdf(0.975)
 
@@ -130,8 +128,4 @@ def _solve_tango(lost: int, won: int, n: int, z: float) -> float:
             return math.copysign(math.inf, above) if above else 0.0
         return above / math.sqrt(variance)
 
-    low, high = -1.0, 1.0
-    while high - low > 1e-12:
-        middle = (low + high) / 2
-        low, high = (middle, high) if score(middle) > z else (low, middle)
-    return (low + high) / 2
+    return bisect(lambda delta: score(delta) <= z, -1.0, 1.0)

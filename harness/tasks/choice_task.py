@@ -26,7 +26,7 @@ from harness.records.questions import KEY, Question, keep_questions
 from harness.records.record import Measured
 from harness.records.values import make_values
 from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
-from harness.tasks.shared import LETTERS, ItemOptions, RowOptions, hash_items, make_measured
+from harness.tasks.shared import HOW, LETTERS, ItemOptions, RowOptions, hash_items, make_measured
 
 if TYPE_CHECKING:
     from harness.engines.base import Cost, Engine
@@ -102,6 +102,7 @@ def question_task(
         measure=measure,
         headline=columns,
         needs=frozenset({"score_targets"}),
+        how=HOW,
         compare=partial(compare_items, specs),
     )
 

@@ -28,7 +28,7 @@ from harness.records.questions import KEY, Item, keep_questions
 from harness.records.record import Measured, Value
 from harness.records.values import make_values
 from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
-from harness.tasks.shared import RowOptions, hash_items, make_measured
+from harness.tasks.shared import HOW, RowOptions, hash_items, make_measured
 
 if TYPE_CHECKING:
     from harness.engines.base import Engine
@@ -133,6 +133,7 @@ def generative_task(
         measure=measure,
         headline=headline(title, "exact_match"),
         needs=frozenset({"answer"}),
+        how=HOW,
         compare=partial(compare_items, specs, normalise=rules.normalise),
     )
 

@@ -27,7 +27,7 @@ from harness.statistics.estimates import clustered_ratio, exp_capped
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import mark_items, record_scored
 from harness.tasks.rows import Row, load_rows, refuse_duplicates
-from harness.tasks.shared import ItemOptions
+from harness.tasks.shared import HOW, ItemOptions
 
 if TYPE_CHECKING:
     from harness.engines.base import Engine
@@ -110,5 +110,6 @@ TASK = Metric(
     measure=measure,
     headline=headline("lambada"),
     needs=frozenset({"score_targets"}),
+    how=HOW,
     compare=compare,
 )

@@ -15,6 +15,8 @@ from harness.suite.data_source import DataSource
 if TYPE_CHECKING:
     from harness.engines.base import Engine
 
+# Of a task's protocol and items: files whose content is hashed, the cost, the reader's file.
+HOW = frozenset({"data", "examples", "cost", "questions"})
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 

@@ -1,12 +1,10 @@
 """What a run is judged against besides its suite's limits: thresholds, or an earlier run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import InputError
 from harness.records.find_runs import (
@@ -18,7 +16,7 @@ from harness.records.find_runs import (
     read_at_revision,
     resolve_revision,
 )
-from harness.records.record import Outcome, Record, Validity, Verdict
+from harness.records.record import Outcome, Record, Verdict
 from harness.records.run_file import Run
 from harness.verdicts.compare import Compared, compare_pair
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
@@ -59,7 +57,7 @@ class Baseline:
                 f"{record.cell.id} {record.measurement} cannot be judged by {self.name}: a field "
                 f"is not as the harness writes it ({type(error).__name__}: {error})"
             )
-            return (self._without_value(record.measurement, "INCONCLUSIVE", text),)
+            return (self._without_value(record.measurement, text),)
 
     def remarks(self, environment: Mapping[str, Any], records: Sequence[Record]) -> list[str]:
         """What should be blessed anew, and how much of the baseline was not measured."""
@@ -78,31 +76,27 @@ class Baseline:
         if isinstance(self.stored, Run):
             return []
         found = {(r.cell.id, r.measurement): r.validity for r in records if not r.noise}
-        missing = Validity(status="skipped")
         lost = []
         for cell, measurements in self.stored.cells.items():
             for name in measurements:
-                validity = found.get((cell, name), missing)
-                why = "was not measured" if validity is missing else "was skipped"
-                if validity.status == "failed":
-                    why = f"failed: {'; '.join(validity.reasons)}"
-                elif validity.status != "skipped":
+                validity = found.get((cell, name))
+                if validity is not None and validity.status not in ("failed", "skipped"):
                     continue
-                outcome: Outcome = "FAIL" if validity.status == "failed" else "INCONCLUSIVE"
+                why = "was not measured" if validity is None else "was skipped"
+                outcome: Outcome = "INCONCLUSIVE"
+                if validity is not None and validity.status == "failed":
+                    why, outcome = f"failed: {'; '.join(validity.reasons)}", "FAIL"
                 text = f"{cell} {name} {why}; {self.name} has thresholds of it"
-                lost.append(self._without_value(name, outcome, text))
+                lost.append(self._without_value(name, text, outcome))
         return lost
 
-    def list_changed(self, run: Run) -> list[str]:
-        """For thresholds: the cells that differ in what a threshold depends on."""
-        if isinstance(self.stored, Run):
-            return []
-        blessed = ((record, self.stored.find(record)) for record in run.records if not record.noise)
-        return [
-            record.cell.id
-            for record, one in blessed
-            if one is not None and find_changes(one, run.environment, record)
-        ]
+    def has_changed(self, run: Run) -> bool:
+        """Whether a fact that a threshold of one of the records depends on has changed."""
+        return isinstance(self.stored, Thresholds) and any(
+            blessed is not None and find_changes(blessed, run.environment, record)
+            for record in run.records
+            for blessed in [None if record.noise else self.stored.find(record)]
+        )
 
     def _judge_by_run(self, earlier: Run, now: Run, record: Record) -> Iterator[Verdict]:
         """As `harness compare` judges this record, before it adjusts for many."""
@@ -110,26 +104,23 @@ class Baseline:
         alike = [r for r in earlier.records if (r.cell.id, r.measurement) == key and not r.noise]
         if not alike or not record.usable or record.noise:
             return
-        found = compare_pair(earlier, alike[0], now, record, key)
+        found = compare_pair(earlier, now, key, alike[0], record)
         label = " ".join(key)
-        for one in found.compared:
-            yield _to_verdict(self.name, one)
+        yield from (_to_verdict(self.name, one) for one in found.compared)
         for lost in found.missing:
             text = f"{label}: {lost.reason} (A is {self.name})"
-            yield self._without_value(key[1], lost.verdict, text)
+            yield self._without_value(record.measurement, text, lost.verdict)
         for refused in found.refused:
             fields = ", ".join(map(str, refused.differences))
             text = f"{label} is incomparable with {self.name}: {fields}"
-            yield self._without_value(key[1], "INCONCLUSIVE", text)
+            yield self._without_value(record.measurement, text)
 
-    def _without_value(self, metric: str, outcome: Outcome, text: str) -> Verdict:
+    def _without_value(self, metric: str, text: str, outcome: Outcome = "INCONCLUSIVE") -> Verdict:
+        against: Literal["threshold", "run"] = (
+            "run" if isinstance(self.stored, Run) else "threshold"
+        )
         return Verdict(
-            verdict=outcome,
-            metric=metric,
-            bound=self.name,
-            value=None,
-            text=text,
-            against="threshold" if isinstance(self.stored, Thresholds) else "run",
+            verdict=outcome, metric=metric, bound=self.name, value=None, text=text, against=against
         )
 
 
@@ -140,20 +131,16 @@ def find_baseline(against: str | None, suite: str, device: str, root: Path) -> B
     `InputError` for what cannot be found or read.
     """
     own = path_of(root, suite, device)
-    if against is None:
-        if not own.exists():
-            return None
-        shown = str(own.relative_to(root)) if own.is_relative_to(root) else str(own)
-        return _of_thresholds(shown, read_thresholds(own), suite, device)
-    if against == "none":
+    name = str(own.relative_to(root))
+    if against == "none" or (against is None and not own.exists()):
         return None
+    if against is None:
+        return _of_thresholds(name, read_thresholds(own), suite, device)
     path = Path(against)
     if path.is_file() and names_thresholds(against, root):
         return _of_thresholds(against, read_thresholds(path), suite, device)
     if not path.exists():
-        revision = resolve_revision(against, root)
-        name = str(FOLDER / suite / f"{device}.json")
-        content = read_at_revision(root, revision, name)
+        content = read_at_revision(root, resolve_revision(against, root), name)
         if content is not None:
             where = f"{against}:{name}"
             return _of_thresholds(where, parse_thresholds(content, where), suite, device)

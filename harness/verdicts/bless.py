@@ -3,8 +3,6 @@
 Several runs of one commit are A/A runs: their differences are each value's spread.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Records are joined by cell and measurement, and item by item where there are ite
 that makes no sense is refused, with the fields that differ; what only one run has is listed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
@@ -16,8 +14,8 @@ from harness.descriptions import ValueSpec
 from harness.records.identity import Difference, find_differences, identify, list_outcomes
 from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
-from harness.records.values import base_name
-from harness.verdicts.decide import FALSE_DISCOVERY_RATE, adjust_for_many, decide, harm_of
+from harness.records.values import base_name, compared_name, is_part
+from harness.verdicts.decide import FALSE_DISCOVERY_RATE, Decision, adjust_for_many, decide, harm_of
 
 _NUMBER = re.compile(r"\d[\d.,]*")
 _BUSY = "other processes"  # how harness.run.interference begins its flag of a busy machine
@@ -104,7 +102,7 @@ def compare_runs(a: Run, b: Run, allow: Collection[str] = ()) -> Comparison:
         {(r.cell.id, r.measurement): r for r in run.records if not r.noise} for run in (a, b)
     )
     found = [
-        compare_pair(a, before.get(key), b, after.get(key), key, allow)
+        compare_pair(a, b, key, before.get(key), after.get(key), allow)
         for key in dict.fromkeys((*before, *after))
     ]
     return Comparison(
@@ -118,18 +116,16 @@ def compare_runs(a: Run, b: Run, allow: Collection[str] = ()) -> Comparison:
 
 def compare_pair(
     a: Run,
-    before: Record | None,
     b: Run,
-    after: Record | None,
     key: Key,
+    before: Record | None,
+    after: Record | None,
     allow: Collection[str] = (),
 ) -> Comparison:
     """One measurement of both runs by itself, not adjusted for being one of many."""
-    lost = _find_loss(key, before, after)
-    missing = () if lost is None else (lost,)
-    if before is None or after is None or not before.usable or not after.usable:
-        return Comparison(missing=missing)
-    sides = identify(a.environment, before).facts, identify(b.environment, after).facts
+    if before is None or after is None or not (before.usable and after.usable):
+        return Comparison(missing=_find_loss(key, before, after))
+    sides = identify(a.environment, before), identify(b.environment, after)
     differences = find_differences(*sides)
     stopping = tuple(d for d in differences if not {d.field, d.field.partition(".")[0]} & {*allow})
     flags = tuple(f"{d} was allowed to differ" for d in differences if d not in stopping)
@@ -137,29 +133,28 @@ def compare_pair(
     if not stopping and not values and compare_records(before, before):
         stopping = (Difference("items", _count_items(before), _count_items(after)),)
     if stopping:
-        return Comparison(refused=(Refused(*key, stopping),), missing=missing, flags=flags)
-    lost_values = _find_lost_values(before, after)
-    return Comparison(tuple(values), (), (*missing, *lost_values), flags, ((before, after),))
+        return Comparison(refused=(Refused(*key, stopping),), flags=flags)
+    lost = tuple(_find_lost_values(before, after))
+    return Comparison(tuple(values), (), lost, flags, ((before, after),))
 
 
 def compare_records(before: Record, after: Record) -> list[Compared]:
     """The judged values of one measurement of both runs; ``q`` is still unknown."""
     metric = load_measurement(before.measurement)
     paired = metric.compare(after, before)
-    specs = {name: metric.values[base_name(name)] for name in paired}
     same = is_identical(before, after)
-    return [
-        _compare_value(before, after, name, value, specs[name], same)
-        for name, value in paired.items()
-        if specs[name].margin is not None and specs[name].neutral is not None
-        if value.value is not None
-        if base_name(name) == name or base_name(name) not in paired  # not a part of a total
-    ]
+    compared = []
+    for name, value in paired.items():
+        spec = metric.values[base_name(name)]
+        judged = spec.margin is not None and spec.neutral is not None and value.value is not None
+        if judged and not is_part(name, paired):
+            compared.append(_compare_value(before, after, name, value, spec, same))
+    return compared
 
 
 def is_identical(before: Record, after: Record) -> bool:
     """Whether every item has the same outcome in both; a record without items never is."""
-    ours, theirs = (list_outcomes(record.items) for record in (before, after))
+    ours, theirs = (list_outcomes(record) for record in (before, after))
     return bool(ours) and ours == theirs
 
 
@@ -169,23 +164,22 @@ def _compare_value(
     assert value.value is not None
     assert spec.neutral is not None
     assert spec.margin is not None
-    of = f"{spec.of}{name.removeprefix(base_name(name))}" if spec.of else name
+    of = compared_name(name, spec)
     a, b = (record.values.get(of, Value(value=None)) for record in (before, after))
     is_ratio = spec.neutral == 1
     margin = spec.margin.of(a.value or 0.0)
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
     harm = harm_of(value, spec, 1 if spec.better == "lower" else -1, spec.neutral)
-    if same or (harm.is_exact and harm.estimate == 0):
-        decision = None
-    else:
-        doubt = find_doubt(before, after) if spec.sampled == "processes" else ""
-        decision = decide(harm, margin, 1 - FALSE_DISCOVERY_RATE / 2, doubt=doubt)
+    same = same or (harm.is_exact and harm.estimate == 0)
+    doubt = _find_doubt(before, after) if spec.sampled == "processes" else ""
+    confidence = 1 - FALSE_DISCOVERY_RATE / 2
+    decision = Decision("PASS") if same else decide(harm, margin, confidence, doubt=doubt)
     return Compared(
         cell=after.cell.id,
         measurement=after.measurement,
         value=of,
-        verdict=decision.outcome if decision else "IDENTICAL",
+        verdict="IDENTICAL" if same else decision.outcome,
         a=a.value,
         b=b.value,
         unit=a.unit,
@@ -196,12 +190,12 @@ def _compare_value(
         margin=margin,
         p=value.p,
         n=value.n,
-        smallest_detectable=decision.smallest_detectable if decision else None,
-        reason=decision.why if decision else "",
+        smallest_detectable=decision.smallest_detectable,
+        reason=decision.why,
     )
 
 
-def find_doubt(before: Record, after: Record) -> str:
+def _find_doubt(before: Record, after: Record) -> str:
     """The flags that only one of two timings has, and those of a busy machine on either.
 
     A GPU with a power cap on both sides is as good as one without; a busy machine is not.
@@ -229,18 +223,18 @@ def _adjust(compared: list[Compared]) -> tuple[Compared, ...]:
     return tuple(compared)
 
 
-def _find_loss(key: Key, before: Record | None, after: Record | None) -> Missing | None:
-    """What one side lacks; None where both have numbers, or neither has any."""
-    if before is not None and before.usable and (after is None or not after.usable):
+def _find_loss(key: Key, before: Record | None, after: Record | None) -> tuple[Missing, ...]:
+    """What the other side lacks, of two that do not both have numbers; empty where neither has."""
+    if before is not None and before.usable:
         if after is None:
-            return Missing(*key, "B", "not in B", "INCONCLUSIVE")
+            return (Missing(*key, "B", "not in B", "INCONCLUSIVE"),)
         reason = f"{after.validity.status} in B: {'; '.join(after.validity.reasons)}"
         skipped = after.validity.status == "skipped"
-        return Missing(*key, "B", reason, "INCONCLUSIVE" if skipped else "FAIL")
-    if after is not None and after.usable and (before is None or not before.usable):
+        return (Missing(*key, "B", reason, "INCONCLUSIVE" if skipped else "FAIL"),)
+    if after is not None and after.usable:
         reason = "not in A" if before is None else f"{before.validity.status} in A"
-        return Missing(*key, "A", reason, "INCONCLUSIVE")
-    return None
+        return (Missing(*key, "A", reason, "INCONCLUSIVE"),)
+    return ()
 
 
 def _find_lost_values(before: Record, after: Record) -> Iterable[Missing]:
@@ -256,6 +250,6 @@ def _find_lost_values(before: Record, after: Record) -> Iterable[Missing]:
 
 
 def _count_items(record: Record) -> str:
-    rows = (v for v in list_outcomes(record.items).values() if isinstance(v, list))
+    rows = (v for v in list_outcomes(record).values() if isinstance(v, list))
     longest = max(map(len, rows), default=None)
     return "none" if longest is None else f"{longest} items"

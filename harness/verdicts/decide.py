@@ -4,8 +4,6 @@ A harm says how much worse a value is, positive for worse, in the unit of its ma
 describes the rule; `judge_harm` is it. Quantities without a spread are judged plainly.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +27,9 @@ FALSE_DISCOVERY_RATE = 0.03
 _FEWEST_CHUNKS = 20
 _SAMPLES = {"items": "chunks or items", "processes": "processes"}
 _BY_CHANCE = "equal runs differ this much by chance (p = {:.2g})"
-_ONE_PROCESS = (
-    "one process does not show how much the next would differ: measure in several, with "
-    "`processes: 3` or more"
-)
-_ONE_CHUNK = "a single chunk has no spread: take a longer text, or a shorter context"
+_AMONG_MANY = "among this many comparisons one differs this much by chance (q = {:.2g})"
+_ONE_PROCESS = "one process does not show how much the next would differ: measure in 3 or more"
+_ONE_CHUNK = "a single chunk has no spread: take a longer text"
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,11 @@ def bounds_of(value: Value, spec: ValueSpec) -> tuple[float, float] | None:
 
 def adjust_for_many(ps: Sequence[float]) -> list[tuple[float, str]]:
     """Each comparison's q-value, and why a FAIL with it is left open ("" where it is kept)."""
-    return [(q, _explain_chance(p, q)) for p, q in zip(ps, benjamini_hochberg(ps), strict=True)]
+    largest = FALSE_DISCOVERY_RATE
+    return [
+        (q, _BY_CHANCE.format(p) if p > largest else _AMONG_MANY.format(q) if q > largest else "")
+        for p, q in zip(ps, benjamini_hochberg(ps), strict=True)
+    ]
 
 
 def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
@@ -177,14 +177,6 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
         least = min(least, ps[index] * len(ps) / rank)
         adjusted[index] = least
     return adjusted
-
-
-def _explain_chance(p: float, q: float) -> str:
-    if p > FALSE_DISCOVERY_RATE:
-        return _BY_CHANCE.format(p)
-    if q > FALSE_DISCOVERY_RATE:
-        return f"among this many comparisons one differs this much by chance (q = {q:.2g})"
-    return ""
 
 
 def _explain_few(harm: Harm, enough: int | None) -> str:
@@ -206,11 +198,10 @@ def _find_smallest(harm: Harm, margin: float, confidence: float) -> float | None
 
 def _count_samples(harm: Harm, bounds: tuple[float, float], margin: float) -> int | None:
     """How many samples would decide, by the distance of the bound that must move."""
-    lower, upper = bounds
     if harm.sampled == "items":  # their bounds may be held at 0 by the test, and would stay there
         reach = NORMAL_95 * harm.stderr
     else:
-        reach = upper - harm.estimate if harm.estimate <= margin else harm.estimate - lower
+        reach = abs(bounds[harm.estimate <= margin] - harm.estimate)
     return samples_to_decide(harm.estimate, reach, harm.n, margin)
 
 

@@ -13,8 +13,6 @@ the likelihood of levels with normal noise of unknown spread less a price per ch
 it has a scale, so its false alarms on noise depend on the number of observations alone.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Every value's observations over time, from the run files in a folder."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence

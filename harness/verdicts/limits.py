@@ -3,13 +3,11 @@
 The unrounded value is judged, with the one-sided 95 % bounds of what it is a sample of.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Record, Value, Verdict
-from harness.records.values import base_name, find_spec, qualify
+from harness.records.values import base_name, compared_name, find_spec, qualify
 from harness.suite.models import Limit
 from harness.verdicts.decide import Decision, bounds_of, decide, harm_of
 
@@ -59,8 +57,7 @@ def _judge(
     found = record.find(name)
     spec = find_spec(record.measurement, name)
     if found is None or found.value is None or spec is None:
-        needs_reference = spec is not None and spec.paired
-        reason = why_not if needs_reference and why_not else f"{name} is unavailable"
+        reason = (why_not if spec and spec.paired else "") or f"{name} is unavailable"
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
         return Verdict(
             verdict="INCONCLUSIVE",
@@ -131,7 +128,7 @@ def _show_exactly(value: float, broken: float | None) -> str:
 
 def _describe_pair(name: str, spec: ValueSpec, record: Record, reference: Record) -> str:
     """Both sides of what the paired value ``name`` compares, at the same batch size."""
-    compared = f"{spec.of}{name.removeprefix(base_name(name))}"
+    compared = compared_name(name, spec)
     ours, theirs = record.values.get(compared), reference.values.get(compared)
     if ours is None or theirs is None or ours.value is None or theirs.value is None:
         return ""

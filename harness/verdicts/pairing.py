@@ -1,12 +1,10 @@
 """Records compared with the reference's: paired values, the noise floor, limits judged. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.records.identity import differing_fields
+from harness.records.identity import list_differing, list_protocol
 from harness.records.record import Record, Value
 from harness.records.values import find_spec
 from harness.suite.models import Suite
@@ -72,7 +70,7 @@ def explain_refusal(record: Record, reference: Record | None, name: str | None) 
         return f"the reference {name} was not measured"
     if not reference.usable:
         return f"the reference {name} has no number ({'; '.join(reference.validity.reasons)})"
-    differing = differing_fields(record.protocol, reference.protocol)
+    differing = list_differing(list_protocol(record), list_protocol(reference))
     if differing:
         return f"incomparable with the reference {name}: {', '.join(differing)} differ"
     return None

@@ -5,8 +5,6 @@ follows from the number of items, and a speed measured in a single process. How 
 a text scatter is known only afterwards.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator
 

@@ -4,8 +4,6 @@ The harm is the distance from the blessed value. Which items were drawn is no pa
 both sides have the same items.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

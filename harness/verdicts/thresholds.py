@@ -4,8 +4,6 @@
 `harness.verdicts.bless` makes it from runs, `harness.verdicts.threshold_verdicts` judges by it.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -55,7 +53,7 @@ class Threshold(_Frozen):
     row: str | None = None
 
     @model_validator(mode="after")
-    def _check_spread(self) -> Threshold:
+    def _check_spread(self) -> "Threshold":
         if self.spread is not None and self.n < 2:
             raise ValueError(f"a spread is of 2 samples or more, found n = {self.n}")
         if self.margin is None and self.spread is None:
@@ -152,7 +150,7 @@ def _sort(blessed: dict[str, Any]) -> dict[str, Any]:
 
 def facts_of(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """What a threshold depends on, as stored: only what is known, long facts as hashes."""
-    facts = identify(environment, record).facts
+    facts = identify(environment, record)
     return {name: _shorten(value) for name, value in facts.items() if value is not None}
 
 
@@ -167,7 +165,7 @@ def _hash(text: str) -> str:
 
 def hash_items(record: Record) -> str | None:
     """One hash of every item's outcome; None for a record without items."""
-    items = list_outcomes(record.items)
+    items = list_outcomes(record)
     return _hash(json.dumps(items, sort_keys=True, ensure_ascii=False)) if items else None
 
 

@@ -190,7 +190,7 @@ def test_another_protocol_begins_a_series_anew_and_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for day in range(12):
-        protocol = {"context": 512 if day < 6 else 1024, "method": {"clock": day}}
+        protocol = {"context": 512 if day < 6 else 1024, "text": {"path": f"{day}.txt"}}
         write_day(tmp_path, day, ppl(5.0 if day < 6 else 4.0, protocol=protocol))
     _, out, _ = history(capsys, tmp_path, "--metric", "perplexity.ppl")
     assert "▄▄▄▄▄▄│▄▄▄▄▄▄  4 → 4" in out

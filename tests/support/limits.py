@@ -52,7 +52,12 @@ def exact(number: float, **fields: Any) -> Value:
 def perplexity(precision: str, nll: float, **fields: Any) -> Record:
     items = {"chunk_nll": [nll * 2, nll * 2], "chunk_tokens": [2, 2]}
     values = {"ppl": exact(math.exp(nll)), "nll": exact(nll), "nonfinite_tokens": 0}
-    given = {"values": values, "items": items, "protocol": {"context": 8, "text": "x"}, **fields}
+    given = {
+        "values": values,
+        "items": items,
+        "protocol": {"context": 8, "text_sha256": "x"},
+        **fields,
+    }
     return make_record("perplexity", precision, **given)
 
 

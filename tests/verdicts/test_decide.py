@@ -58,7 +58,7 @@ def test_an_exact_quantity_is_compared_plainly(harm: float, outcome: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("sampled", "advice"), [("processes", "`processes: 3`"), ("items", "take a longer text")]
+    ("sampled", "advice"), [("processes", "measure in 3 or more"), ("items", "take a longer text")]
 )
 def test_an_unknown_spread_decides_nothing_and_says_what_to_measure(
     sampled: str, advice: str

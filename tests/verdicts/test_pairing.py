@@ -36,11 +36,11 @@ from tests.support.records import make_record
             "the reference fp32 has no number (2 NaN; throttled)",
         ),
         (
-            perplexity("fp32", 1.0, protocol={"context": 16, "text": "y"}),
-            "incomparable with the reference fp32: context, text differ",
+            perplexity("fp32", 1.0, protocol={"context": 16, "text_sha256": "y"}),
+            "incomparable with the reference fp32: context, text_sha256 differ",
         ),
         (
-            perplexity("fp32", 1.0, protocol={"context": 8, "text": "x", "stride": 2}),
+            perplexity("fp32", 1.0, protocol={"context": 8, "text_sha256": "x", "stride": 2}),
             "incomparable with the reference fp32: stride differ",
         ),
         (perplexity("fp32", 1.0, items={}), "ratio is unavailable"),
