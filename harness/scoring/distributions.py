@@ -59,29 +59,24 @@ class DistributionWriter:
     """Takes rows as they are computed; a context manager that leaves nothing unfinished behind."""
 
     def __init__(
-        self,
-        layout: Layout,
-        rows: int,
-        head: PlainHead | None,
-        facts: Mapping[str, Any],
-        what: str,
+        self, layout: Layout, rows: int, head: PlainHead | None, facts: Mapping[str, Any], what: str
     ) -> None:
         """Make room for ``rows`` rows and the ``head``.
 
         ``facts`` are all that determines the rows, as JSON-able values. Raises `InputError` with
         ``what`` is stored where it is too large for the cache or the disk.
         """
-        self._layout, self._rows, self._facts = layout, rows, dict(facts)
-        tensors = {} if head is None else {"weight": head.weight, "bias": head.bias}
-        self._head = {name: t.detach() for name, t in tensors.items() if t is not None}
-        item = getattr(torch, layout.dtype).itemsize
-        self._bytes = rows * layout.width * item
+        self._known: dict[str, Any] = {"layout": layout, "rows": rows, "facts": dict(facts)}
+        tensors = {"weight": head.weight, "bias": head.bias} if head else {}
+        self._head = {k: t.detach().contiguous() for k, t in tensors.items() if t is not None}
+        self._bytes = rows * layout.width * getattr(torch, layout.dtype).itemsize
+        self._header = _make_header(layout, rows, self._bytes)
         make_room(
             self._bytes + sum(tensor.nbytes for tensor in self._head.values()),
             f"the reference's distribution over {what}",
             "score fewer tokens (`limit:`) or a shorter text",
         )
-        key = json.dumps([layout.kind, self._facts], sort_keys=True)
+        key = json.dumps([layout.kind, self._known["facts"]], sort_keys=True)
         self._key = hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def __enter__(self) -> DistributionWriter:
@@ -89,7 +84,7 @@ class DistributionWriter:
             self._partial = folder_of(f".{self._key}-{uuid.uuid4().hex[:8]}")
             self._partial.mkdir(parents=True)
             self._file = (self._partial / ROWS).open("wb")
-            self._file.write(self._make_header())
+            self._file.write(self._header)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,23 +100,19 @@ class DistributionWriter:
     def finish(self) -> tuple[str, int]:
         """Put the distribution in its place; returns its name and its bytes."""
         with _explain_write():
-            size = self._file.tell() - len(self._make_header())
-            assert size == self._bytes, (size, self._bytes)
+            assert self._file.tell() == len(self._header) + self._bytes
             self._file.close()
-            files = [ROWS]
+            files = [self._partial / ROWS]
             if self._head:
-                files.append(HEAD)
-                tensors = {name: tensor.contiguous() for name, tensor in self._head.items()}
-                save_file(tensors, self._partial / HEAD)
+                files.append(self._partial / HEAD)
+                save_file(self._head, files[1])
                 # safetensors lets only the owner read; a cache may be shared.
-                (self._partial / HEAD).chmod((self._partial / ROWS).stat().st_mode & 0o777)
+                files[1].chmod(files[0].stat().st_mode & 0o777)
             manifest = Manifest(
                 created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                layout=self._layout,
-                rows=self._rows,
-                bytes={file: (self._partial / file).stat().st_size for file in files},
-                sha256=hash_files(self._partial / file for file in files),
-                facts=self._facts,
+                bytes={file.name: file.stat().st_size for file in files},
+                sha256=hash_files(files),
+                **self._known,
             )
             (self._partial / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
             name = f"{self._key}-{manifest.sha256[:16]}"
@@ -140,17 +131,6 @@ class DistributionWriter:
             if not place.is_dir():  # else another run was first, with the same content
                 raise
 
-    def _make_header(self) -> bytes:
-        """The beginning of a safetensors file of one tensor: a length, JSON, spaces up to 8."""
-        tensor = {
-            "dtype": _DTYPES[self._layout.dtype],
-            "shape": [self._rows, self._layout.width],
-            "data_offsets": [0, self._bytes],
-        }
-        text = json.dumps({self._layout.kind: tensor}, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
-
 
 class StoredDistribution:
     """Reads a distribution in parts; its output head is held on a device."""
@@ -162,9 +142,8 @@ class StoredDistribution:
             manifest = read_manifest(name)
             file: Any = safe_open(self._folder / ROWS, framework="pt")
             self._rows = file.get_slice(manifest.layout.kind)
-            self._head: dict[str, torch.Tensor] | None = None
-            if HEAD in manifest.bytes:
-                self._head = load_file(self._folder / HEAD, device=device)
+            stored = HEAD in manifest.bytes
+            self._head = load_file(self._folder / HEAD, device=device) if stored else {}
         except (DamagedError, OSError, SafetensorError) as error:
             raise InputError(
                 f"the reference's distribution {name[:8]} is damaged or gone: {error}. Run again: "
@@ -181,7 +160,7 @@ class StoredDistribution:
 
     def logits_of(self, rows: torch.Tensor) -> torch.Tensor:
         """The reference's logits (n, vocabulary) of rows (n, width), as its own cell has them."""
-        if self._head is None:
+        if not self._head:
             return rows
         # A candidate in TF32 must not lend the reference its rounding, nor the other way round.
         before = torch.get_float32_matmul_precision()
@@ -190,6 +169,15 @@ class StoredDistribution:
             return functional.linear(rows[None], self._head["weight"], self._head.get("bias"))[0]
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def _make_header(layout: Layout, rows: int, size: int) -> bytes:
+    """The beginning of a safetensors file of one tensor: a length, JSON, spaces up to 8."""
+    kind, shape = _DTYPES[layout.dtype], [rows, layout.width]
+    tensor = {"dtype": kind, "shape": shape, "data_offsets": [0, size]}
+    text = json.dumps({layout.kind: tensor}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 @contextlib.contextmanager

@@ -28,24 +28,15 @@ class OfflineMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no t
 
     FEATURES: datasets.Features
 
-    def __init__(self, *args: Any, keep_in_memory: bool | None = None, **kwargs: Any) -> None:
-        if keep_in_memory is None:
-            keep_in_memory = kwargs.get("num_process", 1) == 1
-        self._leaves_no_file = keep_in_memory
+    def __init__(self, *args: Any, keep_in_memory: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
 
     def _build_data_dir(self) -> str:
         # evaluate makes a folder in the user's cache even where it keeps everything in memory.
-        return "" if self._leaves_no_file else str(super()._build_data_dir())
+        return "" if self.keep_in_memory else str(super()._build_data_dir())
 
     def _info(self) -> evaluate.MetricInfo:
-        inputs = ", ".join(self.FEATURES)
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="",
-            inputs_description=inputs,
-            features=self.FEATURES,
-        )
+        return evaluate.MetricInfo(self.__doc__, "", self.FEATURES, ", ".join(self.FEATURES))
 
 
 class ExactMatch(OfflineMetric):

@@ -23,13 +23,13 @@ from harness.metrics.choice_values import (
     summarise_rows,
 )
 from harness.records.questions import KEY, Question, keep_questions
-from harness.records.record import Measured
+from harness.records.record import Measured, Record, Value
 from harness.records.values import make_values
 from harness.tasks.rows import Row, leave_out, load_examples, load_rows, refuse_duplicates
 from harness.tasks.shared import HOW, LETTERS, ItemOptions, RowOptions, hash_items, make_measured
 
 if TYPE_CHECKING:
-    from harness.engines.base import Cost, Engine
+    from harness.engines.base import Engine
     from harness.scoring.multiple_choice import Scored
 
 # Of how the items were computed; no number depends on it.
@@ -66,11 +66,17 @@ def question_task(
     load_questions: Callable[[Any, MeasureContext], Sequence[Question]],
     specs: Mapping[str, ValueSpec],
     columns: Sequence[Column],
+    *,
+    list_items: Callable[[Sequence[Scored]], dict[str, Any]] | None = None,
+    more_values: Callable[[Mapping[str, Any]], dict[str, Value]] = lambda items: {},
     protocol: Callable[[Sequence[Question]], Mapping[str, Any]] = lambda questions: {},
+    compare: Callable[[Record, Record], dict[str, Value]] | None = None,
 ) -> Metric:
     """The task that scores what ``load_questions(options, context)`` returns.
 
-    Questions of one subject are in a row. ``protocol`` gives what else the numbers depend on.
+    Questions of one subject are in a row. ``list_items`` gives the record's rows, by default what
+    was chosen; ``more_values`` what follows from them besides the shares that ``specs`` describes;
+    ``protocol`` what else the numbers depend on.
     """
 
     def measure(engine: Engine, options: ItemOptions, context: MeasureContext) -> Measured:
@@ -78,33 +84,69 @@ def question_task(
 
         questions = load_questions(options, context)
         scored, cost = score_questions(engine, questions, options.batch_tokens, context)
-        items: dict[str, Any] = {
-            "ids": "subject/number in its data, in order",
-            "subjects": dict(Counter(question.subject for question in questions)),
-            "chosen": mark_items(scored, LETTERS, lambda s: s.chosen or 0),
-            "right": mark_items(scored, "01", lambda s: s.right),
-            "tied": "".join("01"[s.tied] for s in scored),
-            # For reading; what is chosen was chosen before they were shortened.
-            "log_likelihoods": [
-                None if s.log_likelihoods is None else [round(x, 5) for x in s.log_likelihoods]
-                for s in scored
-            ],
+        too_long = sum(s.log_likelihoods is None for s in scored)
+        if too_long == len(scored):
+            raise InputError(
+                f"every {options.shots}-shot prompt is longer than the {engine.max_context} tokens "
+                f"of {engine.job.model.name}" + ("; use fewer shots" if options.shots else "")
+            )
+        reasons = [f"{too_long} prompts exceed the model's context; not scored"] if too_long else []
+        if cost.unshared:
+            reasons.append(f"shared prefixes computed again for each prompt: {cost.unshared}")
+        counts = {
+            "items": len(scored) - too_long,
+            "ties": sum(s.tied for s in scored),
+            "too_long": too_long,
+            "tokens_forwarded": cost.tokens_forwarded,
+            "tokens_unique": cost.tokens_unique,
         }
-        if "acc_norm" in specs:
-            items["chosen_norm"] = mark_items(scored, LETTERS, lambda s: s.chosen_norm or 0)
-            items["right_norm"] = mark_items(scored, "01", lambda s: s.right_norm)
-        return record_scored(engine, options, specs, scored, cost, items, protocol(questions))
+        items = list_items(scored) if list_items else list_choices(scored, "acc_norm" in specs)
+        values = summarise_rows(specs, items, items.get("subjects", {})) | more_values(items)
+        values |= make_values(specs, {name: n for name, n in counts.items() if name in specs})
+        items[KEY] = keep_questions(question.for_reader() for question in questions)
+        items["cost"] = {name: getattr(cost, name) for name in _COSTS}
+        hashed = hash_items(
+            (q.id, q.subject, q.prompts or q.prompt, q.delimiter, q.options, q.answer)
+            for q in questions
+        )
+        facts = {**protocol(questions), "items_sha256": hashed}
+        return make_measured(engine, options, values, items, facts, reasons)
 
     return Metric(
-        help=doc or "",
-        options=options,
-        values=specs,
-        measure=measure,
-        headline=columns,
+        doc or "",
+        options,
+        specs,
+        measure,
+        columns,
         needs=frozenset({"score_targets"}),
         how=HOW,
-        compare=partial(compare_items, specs),
+        compare=compare or partial(compare_items, specs),
     )
+
+
+def list_choices(scored: Sequence[Scored], normed: bool) -> dict[str, Any]:
+    """What was chosen of each question and whether it is right; ``normed``: per character, too."""
+    items: dict[str, Any] = {
+        "ids": "subject/number in its data, in order",
+        "subjects": dict(Counter(s.question.subject for s in scored)),
+        "chosen": mark_items(scored, LETTERS, lambda s: s.chosen or 0),
+        "right": mark_items(scored, "01", lambda s: s.right),
+        "tied": "".join("01"[s.tied] for s in scored),
+        # For reading; what is chosen was chosen before they were shortened.
+        "log_likelihoods": [
+            None if s.log_likelihoods is None else [round(x, 5) for x in s.log_likelihoods]
+            for s in scored
+        ],
+    }
+    if normed:
+        items["chosen_norm"] = mark_items(scored, LETTERS, lambda s: s.chosen_norm or 0)
+        items["right_norm"] = mark_items(scored, "01", lambda s: s.right_norm)
+    return items
+
+
+def mark_items(scored: Sequence[Scored], letters: str, pick: Callable[[Scored], int]) -> str:
+    """One character of ``letters`` per item, ``-`` where it was not scored."""
+    return "".join("-" if s.log_likelihoods is None else letters[pick(s)] for s in scored)
 
 
 def build_questions(
@@ -142,53 +184,3 @@ def render_answered(question: Question) -> str:
     """The question as an example: with its right answer, and the blank line that ends it."""
     right = question.answer
     return f"{question.prompt_of(right)}{question.delimiter}{question.options[right]}\n\n"
-
-
-def record_scored(
-    engine: Engine,
-    options: ItemOptions,
-    specs: Mapping[str, ValueSpec],
-    scored: Sequence[Scored],
-    cost: Cost,
-    items: Mapping[str, Any],
-    protocol: Mapping[str, Any],
-) -> Measured:
-    """The record of scored questions: the shares of the rows in ``items``, counts, the cost.
-
-    ``protocol`` is what else the numbers depend on. Raises `InputError` where no prompt fits into
-    the model's context.
-    """
-    questions = [s.question for s in scored]
-    too_long = sum(s.log_likelihoods is None for s in scored)
-    if too_long == len(scored):
-        raise InputError(
-            f"every {options.shots}-shot prompt is longer than the {engine.max_context} tokens "
-            f"of {engine.job.model.name}" + ("; use fewer shots" if options.shots else "")
-        )
-    counts = {
-        "items": len(scored) - too_long,
-        "ties": sum(s.tied for s in scored),
-        "too_long": too_long,
-        "tokens_forwarded": cost.tokens_forwarded,
-        "tokens_unique": cost.tokens_unique,
-    }
-    reasons = [f"{too_long} prompts exceed the model's context; not scored"] if too_long else []
-    if cost.unshared:
-        reasons.append(f"shared prefixes computed again for each prompt: {cost.unshared}")
-    values = summarise_rows(specs, items, items.get("subjects", {}))
-    values |= make_values(specs, {name: count for name, count in counts.items() if name in specs})
-    stored = {
-        KEY: keep_questions(question.for_reader() for question in questions),
-        "cost": {name: getattr(cost, name) for name in _COSTS},
-    }
-    hashed = hash_items(
-        (q.id, q.subject, q.prompts or q.prompt, q.delimiter, q.options, q.answer)
-        for q in questions
-    )
-    protocol = {**protocol, "items_sha256": hashed}
-    return make_measured(engine, options, values, {**items, **stored}, protocol, reasons)
-
-
-def mark_items(scored: Sequence[Scored], letters: str, pick: Callable[[Scored], int]) -> str:
-    """One character of ``letters`` per item, ``-`` where it was not scored."""
-    return "".join("-" if s.log_likelihoods is None else letters[pick(s)] for s in scored)

@@ -127,11 +127,11 @@ def generative_task(
         return make_measured(engine, options, values, items, protocol, list_doubts(values))
 
     return Metric(
-        help=doc or "",
-        options=options,
-        values=specs,
-        measure=measure,
-        headline=headline(title, "exact_match"),
+        doc or "",
+        options,
+        specs,
+        measure,
+        headline(title, "exact_match"),
         needs=frozenset({"answer"}),
         how=HOW,
         compare=partial(compare_items, specs, normalise=rules.normalise),

@@ -6,12 +6,13 @@ GPT-2, as lambada_openai of lm-evaluation-harness: right is a word that greedy d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from harness.descriptions import Margin, MeasureContext, Metric, ValueSpec
+from harness.descriptions import Margin, MeasureContext, ValueSpec
 from harness.metrics.choice_values import (
     COUNTS,
     compare_items,
@@ -21,16 +22,16 @@ from harness.metrics.choice_values import (
     headline,
 )
 from harness.records.questions import Question
-from harness.records.record import Measured, Record, Value
+from harness.records.record import Record, Value
 from harness.records.values import make_values, to_value
 from harness.statistics.estimates import clustered_ratio, exp_capped
 from harness.suite.data_source import DataSource
-from harness.tasks.choice_task import mark_items, record_scored
+from harness.tasks.choice_task import mark_items, question_task
 from harness.tasks.rows import Row, load_rows, refuse_duplicates
-from harness.tasks.shared import HOW, ItemOptions
+from harness.tasks.shared import ItemOptions
 
 if TYPE_CHECKING:
-    from harness.engines.base import Engine
+    from harness.scoring.multiple_choice import Scored
 
 _SPREAD: dict[str, Any] = {"sampled": "items", "margin": Margin(relative=0.01)}
 _RATIO = "perplexity / the reference's, same items"
@@ -55,23 +56,12 @@ class Options(ItemOptions):
     shots: int = Field(0, ge=0, le=0)
 
 
-def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
-    """Whether the last word is the likeliest continuation, token by token, and how likely it is."""
-    from harness.scoring.multiple_choice import score_questions
-
+def load_questions(options: Options, context: MeasureContext) -> list[Question]:
+    """Each passage without its last word, and that word."""
     rows = load_rows(options.data, context, "test", options.limit)
     questions = [make_question(row, i) for i, row in enumerate(rows)]
     refuse_duplicates(rows, [(q.prompt, q.options) for q in questions], "field 'text'")
-    scored, cost = score_questions(engine, questions, options.batch_tokens, context)
-    words = [None if s.log_likelihoods is None else s.log_likelihoods[0] for s in scored]
-    items = {
-        "ids": "number in its data, in order",
-        "right": mark_items(scored, "01", lambda s: s.greedy[0]),
-        "log_likelihoods": words,
-    }
-    measured = record_scored(engine, options, VALUES, scored, cost, items, {})
-    perplexity = exp_mean("perplexity", [-word for word in words if word is not None])
-    return measured.model_copy(update={"values": measured.values | perplexity})
+    return questions
 
 
 def make_question(row: Row, number: int) -> Question:
@@ -83,6 +73,15 @@ def make_question(row: Row, number: int) -> Question:
     if not word:
         raise row.error("field 'text' ends with a space: which word is the last?")
     return Question(f"lambada/{number}", "lambada", prompt, (f" {word}",), 0, delimiter="")
+
+
+def list_items(scored: Sequence[Scored]) -> dict[str, Any]:
+    """Whether the last word is the likeliest continuation, token by token, and how likely it is."""
+    return {
+        "ids": "number in its data, in order",
+        "right": mark_items(scored, "01", lambda s: s.greedy[0]),
+        "log_likelihoods": [s.log_likelihoods and s.log_likelihoods[0] for s in scored],
+    }
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
@@ -103,13 +102,15 @@ def exp_mean(name: str, nats: list[float]) -> dict[str, Value]:
     return {name: to_value(VALUES[name], estimate)}
 
 
-TASK = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=headline("lambada"),
-    needs=frozenset({"score_targets"}),
-    how=HOW,
+TASK = question_task(
+    __doc__,
+    Options,
+    load_questions,
+    VALUES,
+    headline("lambada"),
+    list_items=list_items,
+    more_values=lambda items: exp_mean(
+        "perplexity", [-nats for nats in items["log_likelihoods"] if nats is not None]
+    ),
     compare=compare,
 )
