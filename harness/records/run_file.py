@@ -84,12 +84,16 @@ def parse_run(content: bytes, where: str) -> Run:
     try:
         run = Run.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        more = f" ({error.error_count()} mistakes)" if error.error_count() > 1 else ""
-        raise ValueError(f"{where}: not a valid run file: {place}: {first['msg']}{more}") from error
+        raise ValueError(f"{where}: not a valid run file: {describe_mistakes(error)}") from error
     counts = Counter((r.cell.id, r.measurement, r.noise) for r in run.records)
     for (cell, measurement, _), count in counts.items():
         if count > 1:
             raise ValueError(f"{where}: not a valid run file: two records of {cell}::{measurement}")
     return run
+
+
+def describe_mistakes(error: ValidationError) -> str:
+    """Field and message of the first mistake, and how many there are."""
+    first, count = error.errors()[0], error.error_count()
+    more = f" ({count} mistakes)" if count > 1 else ""
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}{more}"

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
 from harness.records.find_runs import name_device
-from harness.records.identity import find_differences
+from harness.records.identity import list_differing
 from harness.records.record import Record, Value
 from harness.records.run_file import Run
 from harness.records.values import processes_of
@@ -33,11 +33,11 @@ from harness.verdicts.thresholds import (
     write_thresholds,
 )
 
-ENOUGH_PROCESSES = 3
+_ENOUGH_PROCESSES = 3
 # Processes farther apart than this do not agree: something disturbed some of them.
-LARGEST_SPREAD = 0.10
+_LARGEST_SPREAD = 0.10
 # A margin that must grow to more than this many times the declared one says nothing any more.
-USELESS = 5.0
+_USELESS = 5.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def bless(
         label = f"{cell} {measurement}"
         left_out += [f"{label}.{name}: {why}" for name, why in lacking.items()]
         old = cells.get(cell, {}).get(measurement)
-        lost = [name for name in lacking if old is not None and name in old.values]
+        lost = [name for name in lacking if old and name in old.values]
         if lost and values:
             left_out.append(
                 f"{label} stays as it was: {', '.join(lost)} would no longer have a threshold; "
@@ -139,35 +139,47 @@ def _bless_records(
     """The thresholds of one measurement, and why its other values have none."""
     latest = found[-1][1]
     facts = [facts_of(run.environment, record) for run, record in found]
-    differing = {d.field for one in facts for d in find_differences(one, facts[-1])}
+    differing = sorted({name for one in facts for name in list_differing(one, facts[-1])})
     if differing:
         label = f"{latest.cell.id} {latest.measurement}"
-        raise InputError(f"{label}: the runs differ in {', '.join(sorted(differing))}")
+        raise InputError(f"{label}: the runs differ in {', '.join(differing)}")
     values: dict[str, Threshold] = {}
     lacking: dict[str, str] = {}
     flags = [why for _, r in found if r.validity.status == "flagged" for why in r.validity.reasons]
     for name, spec, value in list_judged(latest):
-        if flags and spec.sampled == "processes":
-            lacking[name] = f"flagged, and a flagged speed is no anchor: {'; '.join(flags)}"
-            continue
         made = _make_threshold(spec, value, [record.values.get(name) for _, record in found])
         row = find_row(latest, spec)
-        if isinstance(made, str):
+        if flags and spec.sampled == "processes":
+            lacking[name] = f"flagged, and a flagged speed is no anchor: {'; '.join(flags)}"
+        elif isinstance(made, str):
             lacking[name] = made
         elif row is None:
             values[name] = made
         else:  # item by item, compared with the latest run
-            update = {"value": value.value, "row": pack_row(row)}
-            values[name] = made.model_copy(update=update)
+            values[name] = made.model_copy(update={"value": value.value, "row": pack_row(row)})
     return values, lacking
 
 
 def _check_runs(runs: Sequence[Run]) -> None:
     """Raise `InputError` unless all are finished, clean, sound, distinct and of one kind."""
     for place, run in enumerate(runs):
-        _check_run(run)
-        if run in runs[:place]:
-            raise InputError(f"{run.run.id} was given twice: a copy does not show how runs differ")
+        facts = run.run
+        for is_wrong, why in (
+            (facts.interrupted, "was interrupted: run the suite to its end"),
+            (facts.git_sha is None, "is of no commit: thresholds name the commit they are from"),
+            (facts.git_dirty, "is of a dirty tree: commit first, then measure again"),
+            (run in runs[:place], "was given twice: a copy does not show how runs differ"),
+        ):
+            if is_wrong:
+                raise InputError(f"{facts.id} {why}")
+        for record in run.records:
+            status, reasons = record.validity.status, "; ".join(record.validity.reasons)
+            if status in ("invalid", "failed"):
+                label = f"{record.cell.id} {record.measurement}"
+                raise InputError(f"{facts.id}: {label} is {status}: {reasons}")
+            for verdict in record.verdicts:
+                if verdict.verdict == "FAIL" and verdict.against == "limit":
+                    raise InputError(f"{facts.id} breaks a limit of its suite: {verdict.text}")
     for what, found in (
         ("suites", {str(run.suite.get("sha256")) for run in runs}),
         ("commits", {run.run.git_sha for run in runs}),
@@ -175,24 +187,6 @@ def _check_runs(runs: Sequence[Run]) -> None:
     ):
         if len(found) > 1:
             raise InputError(f"the runs are of different {what}: bless runs of one only")
-
-
-def _check_run(run: Run) -> None:
-    name = run.run.id
-    if run.run.interrupted:
-        raise InputError(f"{name} was interrupted: run the suite to its end")
-    if run.run.git_sha is None:
-        raise InputError(f"{name} is of no commit: thresholds name the commit they are from")
-    if run.run.git_dirty:
-        raise InputError(f"{name} is of a dirty tree: commit first, then measure again")
-    for record in run.records:
-        status = record.validity.status
-        if status in ("invalid", "failed"):
-            label = f"{name}: {record.cell.id} {record.measurement}"
-            raise InputError(f"{label} is {status}: {'; '.join(record.validity.reasons)}")
-        for verdict in record.verdicts:
-            if verdict.verdict == "FAIL" and verdict.against == "limit":
-                raise InputError(f"{name} breaks a limit of its suite: {verdict.text}")
 
 
 def _make_threshold(
@@ -206,11 +200,11 @@ def _make_threshold(
         return "unavailable"
     if spec.sampled == "processes":
         processes = _pool([made for one in known if (made := processes_of(one)) is not None])
-        if processes is None or processes.n < ENOUGH_PROCESSES:
+        if processes is None or processes.n < _ENOUGH_PROCESSES:
             found = 0 if processes is None else processes.n
-            return f"{found} processes, {ENOUGH_PROCESSES} are needed: `processes: 3` or more runs"
+            return f"{found} processes, {_ENOUGH_PROCESSES} are needed, of one run or of several"
         spread, n, value = processes.spread or 0.0, processes.n, processes.mean
-        if spread > LARGEST_SPREAD:
+        if spread > _LARGEST_SPREAD:
             return f"its processes differ by {spread:.0%}, which is no agreement"
         sigma = spread / math.sqrt(n / len(samples)) * value  # of a whole run
         kept: float | None = spread
@@ -221,7 +215,7 @@ def _make_threshold(
         sigma = kept or 0.0
     declared = spec.margin.of(value)
     # The larger of what is declared and 3 σ of A/A runs; none where that would say nothing.
-    margin = None if 3 * sigma > USELESS * declared else max(declared, 3 * sigma)
+    margin = None if 3 * sigma > _USELESS * declared else max(declared, 3 * sigma)
     return Threshold(
         value=value, unit=latest.unit, better=spec.better, margin=margin, spread=kept, n=n
     )

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from harness.descriptions import Margin
 from harness.errors import InputError
+from harness.records.identity import list_differing
 
 # At this price 0.4 % (30 observations) to 1.9 % (6) of 10,000 histories of normal noise have a
 # change point.
@@ -133,18 +134,12 @@ def divide(observations: Sequence[Observation], logarithmic: bool) -> tuple[Segm
 
     ``logarithmic`` compares ratios instead of differences, as for speeds; values must be positive.
     """
-    segments = []
-    start = 0
-    changed: tuple[str, ...] = ()
-    for end in range(1, len(observations) + 1):
-        last = end == len(observations)
-        differing: tuple[str, ...] = ()
-        if not last:
-            differing = list_differing(observations[end - 1].identity, observations[end].identity)
-        if differing or last:
-            segments.append(_make_segment(observations[start:end], changed, logarithmic))
-            start, changed = end, differing
-    return tuple(segments)
+    pairs = enumerate(pairwise(observations), start=1)
+    changes = {i: d for i, (a, b) in pairs if (d := list_differing(a.identity, b.identity))}
+    return tuple(
+        _make_segment(observations[start:end], changes.get(start, ()), logarithmic)
+        for start, end in pairwise([0, *changes, len(observations)])
+    )
 
 
 def find_change_points(values: Sequence[float]) -> list[int]:
@@ -161,16 +156,14 @@ def find_change_points(values: Sequence[float]) -> list[int]:
     if total == 0:
         return []
     count = len(values)
-    best: list[int] = []
-    best_gain = 0.0
-    most = max(1, min(_MOST_CHANGES, count // _OBSERVATIONS_PER_CHANGE))
-    for starts in _segment(levelled, most):
+
+    def gain(starts: list[int]) -> float:
         left = math.fsum(_sum_squares(levelled[a:b]) for a, b in pairwise([0, *starts, count]))
         # Values that repeat exactly leave nothing: then the fewest change points win.
-        gain = count * math.log(total / max(left, 1e-12 * total)) - PENALTY * len(starts)
-        if gain > best_gain:
-            best, best_gain = starts, gain
-    return best
+        return count * math.log(total / max(left, 1e-12 * total)) - PENALTY * len(starts)
+
+    most = max(1, min(_MOST_CHANGES, count // _OBSERVATIONS_PER_CHANGE))
+    return max([[], *_segment(levelled, most)], key=gain)
 
 
 def find_outliers(values: Sequence[float]) -> dict[int, float]:
@@ -191,11 +184,6 @@ def find_outliers(values: Sequence[float]) -> dict[int, float]:
         if abs(value - middle) > reach:
             found[i] = middle
     return found
-
-
-def list_differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """The keys, sorted, whose values differ; a missing key counts as None."""
-    return tuple(key for key in sorted({*before, *after}) if before.get(key) != after.get(key))
 
 
 def _make_segment(

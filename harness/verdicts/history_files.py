@@ -1,9 +1,9 @@
 """Every value's observations over time, from the run files in a folder."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from harness.records.record import Record, Value
 from harness.records.run_file import Run, read_run
 from harness.records.values import base_name, find_spec
 from harness.verdicts.history import Observation, Series, divide
+
+_Key = tuple[str, str]  # a suite and a device, or a cell and a metric
+_Observed = tuple[Value, Observation]
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,14 @@ class History:
     known: Mapping[str, set[str]]
 
 
-@dataclass
-class _Runs:
-    """The runs of one suite on one device: when each was and on a clean tree, and its values."""
-
-    seen: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    values: dict[tuple[str, str], list[tuple[Value, Observation]]] = field(default_factory=dict)
-
-
 def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> History:
     """All run files below ``folder``, or the ``last`` of each suite and device.
 
     A second copy of a run counts once, and so does a number that later runs took over.
     """
-    found: dict[tuple[str, str], _Runs] = {}
+    seen: defaultdict[_Key, dict[str, tuple[str, bool]]] = defaultdict(dict)
+    values: defaultdict[_Key, defaultdict[_Key, list[_Observed]]]
+    values = defaultdict(lambda: defaultdict(list))
     left_out: Counter[str] = Counter()
     known: dict[str, set[str]] = {"suite": set(), "cell": set(), "metric": set()}
     unreadable, others = [], 0
@@ -96,23 +93,22 @@ def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> Histo
             continue
         suite = str(run.suite.get("name"))
         known["suite"].add(suite)
-        if not wanted.suites or suite in wanted.suites:
-            runs = found.setdefault((suite, name_device(run)), _Runs())
-            if run.run.id not in runs.seen:
-                runs.seen[run.run.id] = (utc, bool(run.run.git_dirty))
-                _add(runs, run, utc, wanted, left_out, known)
-    groups = tuple(_make_group(*key, runs, last) for key, runs in sorted(found.items()))
+        key = suite, name_device(run)
+        if (not wanted.suites or suite in wanted.suites) and run.run.id not in seen[key]:
+            seen[key][run.run.id] = (utc, bool(run.run.git_dirty))
+            for where, observed in _observe(run, utc, wanted, left_out, known):
+                values[key][where].append(observed)
+    groups = tuple(
+        _make_group(*key, sorted(runs.values())[-(last or 0) :], values[key])
+        for key, runs in sorted(seen.items())
+    )
     return History(groups, left_out, tuple(unreadable), others, known)
 
 
-def _add(
-    runs: _Runs,
-    run: Run,
-    utc: str,
-    wanted: Wanted,
-    left_out: Counter[str],
-    known: dict[str, set[str]],
-) -> None:
+def _observe(
+    run: Run, utc: str, wanted: Wanted, left_out: Counter[str], known: Mapping[str, set[str]]
+) -> Iterator[tuple[_Key, _Observed]]:
+    """Each wanted value of a run; what has no number is counted, every name kept in ``known``."""
     suspects = list_suspects(run.environment)
     for record in (record for record in run.records if not record.noise):
         found = {
@@ -133,39 +129,29 @@ def _add(
             if value.value is None:
                 left_out["values unavailable"] += 1
                 continue
-            observation = Observation(
-                run=record.reused_from or run.run.id,
-                utc=utc,
-                sha=run.run.git_sha,
-                dirty=run.run.git_dirty,
-                value=value.value,
-                identity=identity,
-                conditions=suspects,
-            )
-            key = (record.cell.id, metric)
-            runs.values.setdefault(key, []).append((value, observation))
+            name, facts = record.reused_from or run.run.id, (run.run.git_sha, run.run.git_dirty)
+            observation = Observation(name, utc, *facts, value.value, identity, suspects)
+            yield (record.cell.id, metric), (value, observation)
 
 
-def _make_group(suite: str, device: str, runs: _Runs, last: int | None) -> Group:
-    seen = sorted(runs.seen.values())[-(last or 0) :]
+def _make_group(
+    suite: str,
+    device: str,
+    seen: Sequence[tuple[str, bool]],
+    values: Mapping[_Key, Sequence[_Observed]],
+) -> Group:
+    """``seen``: when each run was, and whether on a changed work tree, oldest first."""
     series = []
-    for (cell, metric), found in runs.values.items():
+    for (cell, metric), found in values.items():
         observations = _order([one for _, one in found], since=seen[0][0])
-        if observations:
-            spec, value = find_spec(*metric.split(".", 1)), found[-1][0]
-            by_ratio = spec is not None and spec.sampled == "processes"
-            series.append(
-                Series(
-                    suite=suite,
-                    device=device,
-                    cell=cell,
-                    metric=metric,
-                    unit=value.unit,
-                    better=value.better,
-                    margin=spec.margin if spec else None,
-                    segments=divide(observations, by_ratio),
-                )
-            )
+        if not observations:
+            continue
+        spec, value = find_spec(*metric.split(".", 1)), found[-1][0]
+        segments = divide(observations, spec is not None and spec.sampled == "processes")
+        margin = spec.margin if spec else None
+        series.append(
+            Series(suite, device, cell, metric, value.unit, value.better, margin, segments)
+        )
     dirty = sum(is_dirty for _, is_dirty in seen)
     return Group(suite, device, len(seen), dirty, seen[0][0], seen[-1][0], tuple(series))
 

@@ -54,7 +54,7 @@ def judge_thresholds(
         return (_verdict(record.measurement, f"threshold of {commit}", text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
     # Bonferroni: an item is judged before the others are measured.
-    largest_p = FALSE_DISCOVERY_RATE / _count_speeds(thresholds)
+    largest_p = FALSE_DISCOVERY_RATE / max(1, _count_speeds(thresholds))
     return tuple(
         _judge(record, name, threshold, commit, same_items, largest_p)
         for name, threshold in blessed.values.items()
@@ -71,13 +71,11 @@ def propose_tighter(
         if blessed is None or not record.usable or find_changes(blessed, environment, record):
             continue
         for name, threshold in blessed.values.items():
-            spec = find_spec(record.measurement, name)
-            if spec is None or _find_flaw(threshold, spec) is not None:
+            spec, margin = find_spec(record.measurement, name), threshold.margin
+            if spec is None or margin is None or _find_flaw(threshold, spec) is not None:
                 continue
             harm = _measure_harm(record, name, threshold, spec)
-            if harm is None or harm.bounds is None or threshold.margin is None:
-                continue
-            if threshold.value and harm.bounds[1] < -threshold.margin:
+            if harm and harm.bounds and threshold.value and harm.bounds[1] < -margin:
                 gain = -harm.estimate / abs(threshold.value)
                 proposals.append(
                     f"{record.cell.id} {record.measurement}.{name} is {gain:.1%} better than its "
@@ -88,13 +86,12 @@ def propose_tighter(
 
 def _count_speeds(thresholds: Thresholds) -> int:
     """How many blessed values vary from process to process: each could fail by chance."""
-    specs = (
-        find_spec(measurement, name)
+    return sum(
+        spec is not None and spec.sampled == "processes"
         for measurements in thresholds.cells.values()
         for measurement, one in measurements.items()
-        for name in one.values
+        for spec in (find_spec(measurement, name) for name in one.values)
     )
-    return max(1, sum(spec is not None and spec.sampled == "processes" for spec in specs))
 
 
 def _measure_harm(record: Record, name: str, threshold: Threshold, spec: ValueSpec) -> Harm | None:
@@ -173,35 +170,32 @@ def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
 def _judge(
     record: Record, name: str, threshold: Threshold, commit: str, same_items: bool, largest_p: float
 ) -> Verdict:
-    metric = f"{record.measurement}.{name}"
+    metric, value = f"{record.measurement}.{name}", threshold.value
     margin = "none" if threshold.margin is None else f"{threshold.margin:.3g}"
-    bound = "no margin" if threshold.margin is None else f"{threshold.value:.6g} ± {margin}"
+    bound = "no margin" if threshold.margin is None else f"{value:.6g} ± {margin}"
     spec = find_spec(record.measurement, name)
     flaw = _find_flaw(threshold, spec)
     if spec is None or flaw is not None:
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
         return _verdict(metric, bound, f"{text}: {flaw}.")
-    found = record.values.get(name, Value(value=None))
-    unit = f" {found.unit}" if found.unit else ""
-    text = f"{record.cell.id}: {metric} is "
-    text += "unavailable" if found.value is None else f"{found.value:.6g}{unit}"
-    text += f", blessed at {commit} were {threshold.value:.6g}{unit}"
-    if found.value is not None and threshold.value:
-        text += f" ({found.value / threshold.value - 1:+.2%})"
-    text += f", the margin is {margin}"
+    now = record.values.get(name, Value(value=None)).value
+    unit = f" {threshold.unit}" if threshold.unit else ""
+    shown = "unavailable" if now is None else f"{now:.6g}{unit}"
+    change = f" ({now / value - 1:+.2%})" if now is not None and value else ""
+    text = f"{record.cell.id}: {metric} is {shown}, blessed at {commit} were {value:.6g}{unit}"
+    text += f"{change}, the margin is {margin}"
     harm = _measure_harm(record, name, threshold, spec)
-    same = same_items and found.value == threshold.value
-    decision = _decide(record, threshold, spec, harm, same, largest_p)
-    bounds, smallest = None, decision.smallest_detectable
+    decision = _decide(record, threshold, spec, harm, same_items and now == value, largest_p)
+    bounds = None
     if harm is not None and harm.bounds is not None and not harm.is_exact:
         sign = 1 if threshold.better == "lower" else -1
-        low, high = sorted(threshold.value + sign * end for end in harm.bounds)
+        low, high = sorted(value + sign * end for end in harm.bounds)
         bounds = (low, high)
         text += f"; 95 % bounds {low:.6g} to {high:.6g}"
-    if smallest is not None:
-        text += f"; harm is seen with 80 % power from {smallest:.3g} on"
+    if decision.smallest_detectable is not None:
+        text += f"; harm is seen with 80 % power from {decision.smallest_detectable:.3g} on"
     text += f"; {decision.why}." if decision.why else "."
-    return _verdict(metric, bound, text, decision, found.value, bounds)
+    return _verdict(metric, bound, text, decision, now, bounds)
 
 
 def _decide(
@@ -215,6 +209,9 @@ def _decide(
     """By the rule, unless it needs none; ``largest_p`` is that of a speed's FAIL."""
     if harm is None:
         return Decision("FAIL", "it is unavailable now")
+    reasons = "; ".join(record.validity.reasons)
+    if not record.usable:
+        return Decision("INCONCLUSIVE", f"this number is {record.validity.status}: {reasons}")
     timed = spec.sampled == "processes"
     largest_p = largest_p if timed else FALSE_DISCOVERY_RATE
     if threshold.margin is None:
@@ -223,14 +220,8 @@ def _decide(
         decision = Decision("INCONCLUSIVE", why)
     else:
         confidence = 0.95 if harm.p is None else 1 - largest_p / 2
-        doubt = "; ".join(record.validity.reasons) if timed else ""
-        decision = decide(harm, threshold.margin, confidence, largest_p, doubt)
-    if not record.usable:
-        why = f"this number is {record.validity.status}: {'; '.join(record.validity.reasons)}"
-        return replace(decision, outcome="INCONCLUSIVE", why=why)
-    if same:
-        return replace(decision, outcome="PASS", why="every item is as it was")
-    return decision
+        decision = decide(harm, threshold.margin, confidence, largest_p, reasons if timed else "")
+    return replace(decision, outcome="PASS", why="every item is as it was") if same else decision
 
 
 def _verdict(

@@ -21,7 +21,8 @@ from harness.errors import InputError
 from harness.machine.files import write_atomically
 from harness.records.identity import Difference, find_differences, identify, list_outcomes
 from harness.records.record import Record, Value
-from harness.records.values import base_name
+from harness.records.run_file import describe_mistakes
+from harness.records.values import base_name, is_part
 
 SCHEMA = 1
 FOLDER = Path("results/thresholds")
@@ -111,18 +112,17 @@ def parse_thresholds(content: bytes, where: str) -> Thresholds:
     try:
         return Thresholds.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{where}: {place}: {first['msg']}") from None
+        raise InputError(f"{where}: {describe_mistakes(error)}") from None
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A merge may leave two entries of one cell, of which JSON would take the last."""
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice!r} is there twice")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is there twice")
+        found[name] = value
+    return found
 
 
 def read_thresholds(path: Path) -> Thresholds:
@@ -136,16 +136,13 @@ def read_thresholds(path: Path) -> Thresholds:
 def write_thresholds(thresholds: Thresholds, path: Path) -> None:
     """Atomically, keys in a stable order, so that a diff shows what was blessed anew."""
     data = thresholds.model_dump(mode="json", by_alias=True)
-    data["cells"] = {
-        cell: {name: _sort(blessed) for name, blessed in sorted(measurements.items())}
-        for cell, measurements in sorted(data["cells"].items())
-    }
+    data["cells"] = dict(sorted(data["cells"].items()))
+    for cell, measurements in data["cells"].items():
+        data["cells"][cell] = dict(sorted(measurements.items()))
+        for blessed in measurements.values():
+            blessed |= {key: dict(sorted(blessed[key].items())) for key in ("facts", "values")}
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
-
-
-def _sort(blessed: dict[str, Any]) -> dict[str, Any]:
-    return {**blessed, **{key: dict(sorted(blessed[key].items())) for key in ("facts", "values")}}
 
 
 def facts_of(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
@@ -193,13 +190,12 @@ def unpack_row(packed: str) -> str:
 def list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:
     """The values that thresholds are kept of: totals rather than their parts."""
     specs = load_measurement(record.measurement).values
-    found = []
-    for name, value in record.values.items():
-        spec = specs.get(base_name(name))
-        part = base_name(name) != name and base_name(name) in record.values
-        if spec is not None and spec.margin is not None and spec.better is not None and not part:
-            found.append((name, spec, value))
-    return found
+    found = ((name, specs.get(base_name(name)), value) for name, value in record.values.items())
+    return [
+        (name, spec, value)
+        for name, spec, value in found
+        if spec and spec.margin and spec.better and not is_part(name, record.values)
+    ]
 
 
 def find_changes(
