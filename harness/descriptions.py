@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 class OptionsBase(BaseModel):
     """Base of everything a suite file sets: unknown keys refused, types strict, frozen.
 
-    ``BATCH`` names the field that says only how much goes through the model at once: one that the
-    numbers must not depend on. ``REPEATS`` names the field that says in how many fresh processes
-    all of it is measured. In messages, ``KEYS`` is what its keys are called and ``WRITTEN_AS``
-    what a suite may hold for it.
+    ``BATCH`` names the field that says only how much goes through the model at once, ``REPEATS``
+    the one that says in how many fresh processes all of it is measured. In messages, ``KEYS`` is
+    what its keys are called and ``WRITTEN_AS`` what a suite may hold for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -44,9 +43,9 @@ class OptionsBase(BaseModel):
 
 @dataclass(frozen=True)
 class Margin:
-    """How much worse still counts as the same: ``absolute``, or ``relative`` times the value.
+    """How much worse still counts as the same: the larger of ``absolute`` and ``relative`` x value.
 
-    The larger of the two. For a paired value, ``relative`` is of the value it compares (``of``).
+    For a paired value, ``relative`` is of the value it compares (``of``).
     """
 
     absolute: float = 0.0
@@ -150,18 +149,6 @@ class MeasureContext:
     keep: Callable[[Measured, str], None] = lambda measured, before: None
 
 
-def _no_pairs(candidate: Record, reference: Record) -> dict[str, Value]:
-    return {}
-
-
-def _no_remarks(record: Record) -> list[str]:
-    return []
-
-
-def _no_series(record: Record) -> list[Series]:
-    return []
-
-
 @dataclass(frozen=True)
 class Metric:
     """What one file of `metrics/` or `tasks/` reports, needs and does.
@@ -210,9 +197,9 @@ class Metric:
     details: Sequence[Column] = ()
     needs: frozenset[str] = frozenset()
     how: frozenset[str] = frozenset()
-    compare: Callable[[Record, Record], dict[str, Value]] = _no_pairs
-    remarks: Callable[[Record], list[str]] = _no_remarks
-    series: Callable[[Record], list[Series]] = _no_series
+    compare: Callable[[Record, Record], dict[str, Value]] = lambda candidate, reference: {}
+    remarks: Callable[[Record], list[str]] = lambda record: []
+    series: Callable[[Record], list[Series]] = lambda record: []
     merge_repeats: Callable[[Sequence[Measured]], Measured] | None = None
     is_intact: Callable[[Record], bool] = lambda record: True
     fresh_process: bool = False

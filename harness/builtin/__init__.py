@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.errors import InputError
+
 FOLDER = Path(__file__).parent
 _PLACES = {
     "builtin:tiny-world": FOLDER / "tiny-world" / "model",
@@ -17,9 +19,9 @@ _PLACES = {
 
 
 def locate_builtin(name: str) -> Path:
-    """The file or folder of an embedded name; raises ValueError listing the known ones."""
+    """The file or folder of an embedded name; raises `InputError` listing the known ones."""
     if name not in _PLACES:
         from harness.catalog import describe_unknown
 
-        raise ValueError(describe_unknown("embedded name", name, _PLACES))
+        raise InputError(describe_unknown("embedded name", name, _PLACES))
     return _PLACES[name]

@@ -1,9 +1,8 @@
 """The JSON Schemas of suites, run files and thresholds: generated from the models that read them.
 
 ``python -m harness.cli.schema`` writes ``harness/suite.schema.json``, with which editors complete a
-suite, ``harness/run.schema.json`` and ``harness/thresholds.schema.json``; ``-`` prints the first.
-They describe single parts; only `harness.suite.read` checks how parts fit (is the reference
-listed?).
+suite, ``run.schema.json`` and ``thresholds.schema.json``; ``-`` prints the first. They describe
+single parts; only `harness.suite.read` checks how parts fit (is the reference listed?).
 """
 
 import json
@@ -20,15 +19,40 @@ from harness.suite.suite_file import suite_file_model
 from harness.verdicts.thresholds import SCHEMA as THRESHOLDS_SCHEMA
 from harness.verdicts.thresholds import Thresholds
 
-SCHEMA_FILE = Path(__file__).parents[1] / "suite.schema.json"
-RUN_SCHEMA_FILE = Path(__file__).parents[1] / "run.schema.json"
-THRESHOLDS_SCHEMA_FILE = Path(__file__).parents[1] / "thresholds.schema.json"
-_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_VERSIONED: dict[str, tuple[type[BaseModel], int]] = {
+    "run": (Run, SCHEMA),
+    "thresholds": (Thresholds, THRESHOLDS_SCHEMA),
+}
+NAMES = ("suite", *_VERSIONED)
 
 
-def suite_json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the YAML as users write it, short forms included."""
-    schema = _describe(suite_file_model())
+def locate_schema(name: str) -> Path:
+    """The shipped file of one of `NAMES`."""
+    return Path(__file__).parents[1] / f"{name}.schema.json"
+
+
+def make_schema(name: str) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of one of `NAMES`: a suite's YAML, a run or thresholds file."""
+    if name in _VERSIONED:
+        model, version = _VERSIONED[name]
+        schema = model.model_json_schema(schema_generator=_Generator)
+        about = "version of this format"
+        schema["properties"]["schema"] = {"const": version, "description": about}
+        schema["required"] = ["schema", *schema["required"]]
+    else:
+        schema = _describe_suite()
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, **schema, "title": f"precision-harness {name}"}
+
+
+def format_schema(name: str) -> str:
+    """The text of a shipped file."""
+    return json.dumps(make_schema(name), indent=1, ensure_ascii=False) + "\n"
+
+
+def _describe_suite() -> dict[str, Any]:
+    """The suite as users write it, short forms included."""
+    schema = suite_file_model().model_json_schema(schema_generator=_Generator)
     definitions = schema["$defs"]
     precisions = list_names("precisions")
     help_lines = [load_precision(name).help.strip().split("\n")[0] for name in precisions]
@@ -41,50 +65,9 @@ def suite_json_schema() -> dict[str, Any]:
     for name, options in measure["properties"].items():
         fields = load_measurement(name).options.model_fields.values()
         if not any(field.is_required() for field in fields):
-            reference = {"$ref": options.pop("$ref")}
-            options["anyOf"] = [reference, {"type": "null"}]
+            options["anyOf"] = [{"$ref": options.pop("$ref")}, {"type": "null"}]
     definitions["LimitEntry"]["properties"]["metric"] |= _list_metrics()
-    return _versioned(schema, "suite")
-
-
-def run_json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a run file; its ``schema`` is the version described."""
-    return _versioned(_describe(Run), "run", SCHEMA)
-
-
-def thresholds_json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a thresholds file."""
-    return _versioned(_describe(Thresholds), "thresholds", THRESHOLDS_SCHEMA)
-
-
-def write_schemas() -> None:
-    """Bring the shipped files up to date."""
-    for path, schema in (
-        (SCHEMA_FILE, suite_json_schema()),
-        (RUN_SCHEMA_FILE, run_json_schema()),
-        (THRESHOLDS_SCHEMA_FILE, thresholds_json_schema()),
-    ):
-        path.write_text(format_schema(schema), encoding="utf-8")
-
-
-def format_schema(schema: dict[str, Any] | None = None) -> str:
-    """The text of a shipped file; the suite's by default."""
-    return json.dumps(schema or suite_json_schema(), indent=1, ensure_ascii=False) + "\n"
-
-
-def _describe(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_json_schema(schema_generator=_Generator)
-
-
-def _versioned(schema: dict[str, Any], title: str, version: int | None = None) -> dict[str, Any]:
-    """A schema of this draft; with a version, files must have it as ``schema``."""
-    if version is not None:
-        schema["properties"]["schema"] = {
-            "const": version,
-            "description": "version of this format",
-        }
-        schema["required"] = ["schema", *schema["required"]]
-    return {"$schema": _DRAFT, **schema, "title": f"precision-harness {title}"}
+    return schema
 
 
 def _list_metrics() -> dict[str, Any]:
@@ -109,6 +92,7 @@ class _Generator(GenerateJsonSchema):
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["-"]:
-        sys.stdout.write(format_schema())
+        sys.stdout.write(format_schema("suite"))
     else:
-        write_schemas()
+        for each in NAMES:
+            locate_schema(each).write_text(format_schema(each), encoding="utf-8")

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from harness.builtin import locate_builtin
 from harness.descriptions import OptionsBase
+from harness.errors import InputError
 
 SourceKind = Literal["builtin", "local", "hub"]
 BUILTIN = "builtin:"
@@ -18,8 +19,7 @@ _FILE_SUFFIXES = {".txt", ".raw", ".csv", ".json", ".jsonl", ".parquet", ".md"}
 def locate_source(source: str, folder: Path) -> tuple[SourceKind, str]:
     """Tell an embedded name, a local path (made absolute) and a hub id apart.
 
-    Raises FileNotFoundError for what can only be a local path and does not exist, ValueError for
-    what is none of the three or an embedded name that does not exist.
+    Raises `InputError` for what is none of the three, or does not exist here.
     """
     if source.startswith(BUILTIN):
         return "builtin", str(locate_builtin(source))
@@ -28,9 +28,9 @@ def locate_source(source: str, folder: Path) -> tuple[SourceKind, str]:
         return "local", str(path)
     looks_local = source[0] in "./~" or source.count("/") > 1
     if looks_local or Path(source).suffix in _FILE_SUFFIXES:
-        raise FileNotFoundError(f"no such file or folder: {source!r} (relative to the suite file)")
+        raise InputError(f"no such file or folder: {source!r} (relative to the suite file)")
     if not _HUB_ID.fullmatch(source):
-        raise ValueError(
+        raise InputError(
             f"{source!r} is neither an existing path, 'builtin:NAME' nor a hub id 'owner/name'"
         )
     return "hub", source
@@ -39,10 +39,7 @@ def locate_source(source: str, folder: Path) -> tuple[SourceKind, str]:
 def _check_exists(source: str, info: ValidationInfo) -> str:
     """Refuse a source that does not exist, where a suite's folder is known; asks no hub."""
     if info.context is not None:
-        try:
-            locate_source(source, info.context.folder)
-        except OSError as error:
-            raise ValueError(str(error)) from error
+        locate_source(source, info.context.folder)
     return source
 
 

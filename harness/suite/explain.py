@@ -41,10 +41,7 @@ def read_as(model: type[Model], value: Any, context: Any = None) -> Model:
 
 
 def validate(model: type[Model], value: Any, file: YamlFile, context: Any) -> Model | None:
-    """The model's instance of a whole file, or None with every mistake reported to ``file``.
-
-    ``value`` is the file's, perhaps with short forms written out.
-    """
+    """The model's instance of a whole file, or None with every mistake reported to ``file``."""
     try:
         return read_as(model, value, context)
     except ValidationError as error:

@@ -94,10 +94,7 @@ def _obtain(
 
     Without ``model`` it is a tokenizer's.
     """
-    try:
-        kind, place = locate_source(source, folder)
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(str(error)) from error
+    kind, place = locate_source(source, folder)
     revision = None if model is None else model.revision
     if kind == "hub":
         from harness.suite.hub import fetch  # imports huggingface_hub, which takes a while

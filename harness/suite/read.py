@@ -9,12 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.catalog import (
-    UnknownNameError,
-    list_measurements,
-    load_measurement,
-    load_precision,
-)
+from harness.catalog import UnknownNameError, list_measurements, load_measurement, load_precision
 from harness.descriptions import OptionsBase
 from harness.suite.data_source import reads_data
 from harness.suite.explain import describe_found, read_as, validate
@@ -60,7 +55,7 @@ def load_suite(path: Path, root: Path | None = None) -> Suite:
 
 
 def _read_suite(file: YamlFile, path: Path, shown: str) -> Suite | None:
-    given = _write_out(file.value)
+    given = file.value
     scope = _read_scope(given, path.parent)
     read = validate(suite_file_model(), given, file, scope)
     _check_distinct_names(file, given)
@@ -84,27 +79,14 @@ def _read_suite(file: YamlFile, path: Path, shown: str) -> Suite | None:
     )
 
 
-def _write_out(given: dict[str, Any]) -> dict[str, Any]:
-    """The file's value with its short forms written out, and the rest as it is."""
-    given = dict(given)
-    precisions, measure = given.get("precisions"), given.get("measure")
-    if isinstance(precisions, list):
-        given["precisions"] = [
-            {"name": entry} if isinstance(entry, str) else entry for entry in precisions
-        ]
-    if isinstance(measure, dict):
-        given["measure"] = {
-            name: {} if options is None else options for name, options in measure.items()
-        }
-    return given
-
-
 def _list_entries(given: dict[str, Any], key: str) -> list[tuple[Location, dict[str, Any]]]:
-    """Location and value of the mappings in a top-level list."""
+    """Location and value of the mappings in a top-level list; a name stands for one with it."""
     entries = given.get(key)
-    if not isinstance(entries, list):
-        return []
-    return [((key, i), entry) for i, entry in enumerate(entries) if isinstance(entry, dict)]
+    named = [
+        {"name": entry} if isinstance(entry, str) else entry
+        for entry in (entries if isinstance(entries, list) else ())
+    ]
+    return [((key, i), entry) for i, entry in enumerate(named) if isinstance(entry, dict)]
 
 
 def _list_names(given: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -129,7 +111,7 @@ def _read_scope(given: dict[str, Any], folder: Path) -> Scope:
 
 def _read_options(name: str, given: Any) -> OptionsBase | None:
     try:
-        return read_as(load_measurement(name).options, given)
+        return read_as(load_measurement(name).options, {} if given is None else given)
     except (UnknownNameError, ValidationError):
         return None
 

@@ -1,7 +1,4 @@
-"""What the YAML of a suite may hold, as one pydantic model made from the catalog.
-
-Short forms (``nf4`` for ``{name: nf4}``, nothing for no options) are written out before.
-"""
+"""What the YAML of a suite may hold, as one pydantic model made from the catalog."""
 
 from functools import cache, reduce
 from operator import or_
@@ -38,6 +35,11 @@ class PrecisionEntry(Named):
     use: str | None = None
     engine: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
 
 def _check_known(name: str) -> str:
     load_precision(name)
@@ -62,6 +64,13 @@ class Measure(OptionsBase):
     """What to measure, by metric or task."""
 
     KEYS: ClassVar[str] = "metric or task"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_nothing(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: {} if options is None else options for name, options in given.items()}
 
     @model_validator(mode="after")
     def _check_not_empty(self) -> "Measure":
@@ -92,14 +101,8 @@ def suite_file_model() -> type[SuiteFile]:
         about = Field(default=None, description=metric.help.strip().split("\n")[0])
         fields[name] = (metric.options, about)
     measure = create_model("Measure", __base__=Measure, __doc__=Measure.__doc__, **fields)
-    precisions: Any = (tuple[entry, ...], Field(min_length=1))
-    return create_model(
-        "SuiteFile",
-        __base__=SuiteFile,
-        __doc__=SuiteFile.__doc__,
-        precisions=precisions,
-        measure=(measure, ...),
-    )
+    parts: Any = {"precisions": (tuple[entry, ...], Field(min_length=1)), "measure": (measure, ...)}
+    return create_model("SuiteFile", __base__=SuiteFile, __doc__=SuiteFile.__doc__, **parts)
 
 
 def _make_entry(name: str) -> type[BaseModel]:
@@ -121,5 +124,5 @@ def _make_entry(name: str) -> type[BaseModel]:
 
 def _name_entry(given: Any) -> str:
     """Which of the union's branches reads an entry of ``precisions:``."""
-    use = given.get("use", given.get("name")) if isinstance(given, dict) else None
+    use = given.get("use", given.get("name")) if isinstance(given, dict) else given
     return use if isinstance(use, str) and use in list_names("precisions") else "unknown"

@@ -10,20 +10,21 @@ import jsonschema
 import pytest
 import yaml
 
-from harness.cli.schema import SCHEMA_FILE, format_schema, suite_json_schema
+from harness.cli.schema import format_schema, locate_schema, make_schema
 from tests.support.suite_files import PERPLEXITY, RANDOM, suite_text
 
 SUITES = Path(__file__).parents[2] / "suites"
+SCHEMA_FILE = locate_schema("suite")
 
 
 @pytest.fixture(scope="module")
 def validator() -> Any:
-    return jsonschema.Draft202012Validator(suite_json_schema())
+    return jsonschema.Draft202012Validator(make_schema("suite"))
 
 
 def test_the_shipped_schema_is_up_to_date() -> None:
     """If this fails, run ``python -m harness.cli.schema``."""
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == format_schema()
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == format_schema("suite")
 
 
 def test_it_is_a_valid_schema_of_its_draft() -> None:

@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from harness.catalog import load_measurement
-from harness.cli.schema import RUN_SCHEMA_FILE, format_schema, run_json_schema
+from harness.cli.schema import format_schema, locate_schema
 from harness.records.journal import Journal, recover_journals
 from harness.records.record import Record, Value, dump_json
 from harness.records.run_file import SCHEMA, Run, RunFacts, read_run, write_run
@@ -287,14 +287,14 @@ def test_a_record_is_frozen() -> None:
 
 @pytest.fixture(scope="module")
 def validator() -> Any:
-    schema = json.loads(RUN_SCHEMA_FILE.read_text(encoding="utf-8"))
+    schema = json.loads(locate_schema("run").read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
 def test_the_shipped_schema_is_up_to_date() -> None:
     """If this fails, run ``python -m harness.cli.schema``."""
-    assert RUN_SCHEMA_FILE.read_text(encoding="utf-8") == format_schema(run_json_schema())
+    assert locate_schema("run").read_text(encoding="utf-8") == format_schema("run")
 
 
 def test_a_run_file_follows_the_schema(validator: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from harness.cli.schema import THRESHOLDS_SCHEMA_FILE, format_schema, thresholds_json_schema
+from harness.cli.schema import format_schema, locate_schema
 from harness.errors import InputError
 from harness.records.record import Record, Value, Verdict
 from harness.records.run_file import Run
@@ -342,8 +342,8 @@ def test_a_damaged_file_is_refused_by_name_and_field(
 
 def test_a_file_follows_the_shipped_schema(tmp_path: Path) -> None:
     """If the schema is not up to date, run ``python -m harness.cli.schema``."""
-    shipped = THRESHOLDS_SCHEMA_FILE.read_text(encoding="utf-8")
-    assert shipped == format_schema(thresholds_json_schema())
+    shipped = locate_schema("thresholds").read_text(encoding="utf-8")
+    assert shipped == format_schema("thresholds")
     validator = jsonschema.Draft202012Validator(json.loads(shipped))
     path = tmp_path / "x.json"
     write_thresholds(blessed(make_run(*EVERYTHING)), path)
