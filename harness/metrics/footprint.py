@@ -77,24 +77,19 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         "bits_per_weight": 8 * counts.linear_bytes / weights if weights else None,
         "bits_per_parameter": 8 * total / counts.parameters,
     }
-    return Measured(
-        values=make_values(VALUES, numbers),
-        protocol={"allocated": counts.allocated_method},
-        validity=_find_validity(total, allocated),
-    )
-
-
-def _find_validity(total: int, allocated: int | None) -> Validity:
+    reasons = []
     if allocated is None:
-        reason = "allocated_bytes is unavailable with this allocator"
+        reasons.append("allocated_bytes is unavailable with this allocator")
     elif abs(allocated - total) > _MAY_DIFFER * total:
-        reason = (
+        reasons.append(
             f"{total:,} bytes are accounted for, but the loaded model holds {allocated:,}: "
             f"{abs(allocated - total) / total:.2%} apart"
         )
-    else:
-        return Validity()
-    return Validity(status="flagged", reasons=(reason,))
+    return Measured(
+        values=make_values(VALUES, numbers),
+        protocol={"allocated": counts.allocated_method},
+        validity=Validity(status="flagged" if reasons else "ok", reasons=tuple(reasons)),
+    )
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
@@ -103,12 +98,12 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 
 METRIC = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
+    __doc__ or "",
+    Options,
+    VALUES,
+    measure,
+    HEADLINE,
+    DETAILS,
     needs=frozenset({"counts"}),
-    details=DETAILS,
     compare=compare,
 )

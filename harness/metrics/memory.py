@@ -19,8 +19,8 @@ from harness.records.values import divide, make_values, qualify
 
 if TYPE_CHECKING:
     from harness.descriptions import MeasureContext
-    from harness.engines.base import Engine
-    from harness.timing.phases import Phase, PhaseReader
+    from harness.engines.base import Engine, Work
+    from harness.timing.phases import Phase, Reading
 
 
 class Options(OptionsBase):
@@ -80,7 +80,7 @@ DETAILS = (
     *(Column(f"context\non {c}", qualify("largest_context", c), ",.0f") for c in ("8GB", "24GB")),
     *(Column(f"batch\non {c}", qualify("largest_batch", c), ",.0f") for c in ("24GB", "80GB")),
 )
-_JUDGED = ("load_peak_bytes", "weights_bytes", "prefill_peak_bytes", "generate_peak_bytes")
+_PEAKS = ("load_peak_bytes", "prefill_peak_bytes", "generate_peak_bytes")
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
@@ -89,7 +89,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     Where memory runs out the record has failed and keeps what was read before, as it does where
     the process dies.
     """
-    from harness.timing.phases import Phase, PhaseReader
+    from harness.timing.phases import Phase, Reading, read_phase
     from harness.timing.prompts import explain_excess
 
     excess = explain_excess(engine, options.prompt_tokens, options.new_tokens)
@@ -103,23 +103,30 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     pair = Phase("prefill", 2, lengths[0])  # what each further sequence takes
     prefill = Phase("prefill", options.batch_size, options.prompt_tokens)
     generate = Phase("generate", options.batch_size, options.prompt_tokens, options.new_tokens)
-    reader = PhaseReader(engine, engine.count_work())
+    work = engine.count_work()
+    readings: dict[Phase, Reading] = {}
+    failure: str | None = None
 
     def as_measured() -> Measured:
         """What is measured so far."""
+        nothing = Reading(None, None)
+        last = next(reversed(readings.values()), nothing)
+        generated = readings.get(generate, nothing)
         numbers: dict[str, int | float | None] = {
             **engine.memory,
-            "prefill_peak_bytes": reader.peaks.get(prefill),
-            "generate_peak_bytes": reader.peaks.get(generate),
+            "prefill_peak_bytes": readings.get(prefill, nothing).peak,
+            "generate_peak_bytes": generated.peak,
             "reserved_peak_bytes": meter.reserved_peak_bytes(),
-            "device_used_bytes": reader.device_used,
+            "device_used_bytes": last.device_used,
             "load_anonymous_bytes": load_anonymous,
-            "generate_anonymous_bytes": reader.anonymous,
-            "kv_bytes_per_token": reader.work.kv_bytes,
-            "kv_bytes_per_token_measured": reader.cache_growth,
-            **find_capacity(reader, prefill, generate, (short[0], pair)),
+            "generate_anonymous_bytes": generated.anonymous,
+            "kv_bytes_per_token": work.kv_bytes,
+            "kv_bytes_per_token_measured": generated.cache_growth,
+            **find_capacity(engine, work, readings, (prefill, generate), (short[0], pair)),
         }
-        numbers["peak_bytes"] = _highest(numbers)
+        peaks = [peak for name in _PEAKS if (peak := numbers[name]) is not None]
+        # What must fit at some time or other; None where a phase is unknown.
+        numbers["peak_bytes"] = max(peaks) if len(peaks) == len(_PEAKS) else None
         return Measured(
             values=make_values(VALUES, numbers),
             protocol={
@@ -127,7 +134,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
                 "method": meter.method,
                 "allocator": meter.allocator,
             },
-            validity=_find_validity(numbers, reader.failure),
+            validity=_find_validity(numbers, failure),
         )
 
     plan = list(dict.fromkeys((short[0], pair, *short, prefill, generate)))
@@ -135,9 +142,11 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         context.progress(done, len(plan), "phases")
         if phase in (prefill, generate):
             context.keep(as_measured(), str(phase))
-        reader.read(phase)
-        if reader.failure:
+        found = read_phase(engine, work, phase)
+        if isinstance(found, str):
+            failure = found
             break
+        readings[phase] = found
     meter.reuse_freed()
     return as_measured()
 
@@ -150,45 +159,48 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     )
 
 
-def _highest(numbers: Mapping[str, int | float | None]) -> int | float | None:
-    """What must fit at some time or other; None where a phase is unknown."""
-    phases = ("load_peak_bytes", "prefill_peak_bytes", "generate_peak_bytes")
-    known = [peak for peak in map(numbers.get, phases) if peak is not None]
-    return max(known) if len(known) == len(phases) else None
-
-
 def find_capacity(
-    reader: PhaseReader, prefill: Phase, generate: Phase, pair: tuple[Phase, Phase]
+    engine: Engine,
+    work: Work,
+    readings: Mapping[Phase, Reading],
+    measured: tuple[Phase, Phase],
+    pair: tuple[Phase, Phase],
 ) -> dict[str, int | None]:
-    """The largest context and batch per card; None where a peak is missing, or is mostly noise."""
-    kv = reader.cache_growth or reader.work.kv_bytes or 0
-    by_length = reader.grown_by_length()
-    growth = fit_growth(by_length, kv, reader.work.attention_curve)
-    if reader.engine.device == "cpu" and max(by_length.values(), default=0) < _NOISE_BYTES:
+    """The largest context and batch per card; None where a peak is missing, or is mostly noise.
+
+    ``measured`` are the prefill and the generation that the options ask for, ``pair`` one and two
+    sequences of one length.
+    """
+    grown = {phase: each.grown for phase, each in readings.items() if each.grown is not None}
+    single = {p.prompt_tokens: n for p, n in grown.items() if p.batch == p.new_tokens == 1}
+    seen = [grown[phase] for phase in measured if phase in grown]
+    generate = measured[1]
+    kv = (readings[generate].cache_growth if generate in readings else None) or work.kv_bytes or 0
+    growth = fit_growth(single, kv, work.attention_curve)
+    if engine.device == "cpu" and max(single.values(), default=0) < _NOISE_BYTES:
         growth = None
-    one, two = (reader.grown.get(phase) for phase in pair)
-    if growth is not None and one is not None and two is not None:
-        growth = growth.with_second(pair[0].prompt_tokens, one, two)
-    seen = [reader.grown[phase] for phase in (prefill, generate) if phase in reader.grown]
+    if growth is not None and all(phase in grown for phase in pair):
+        growth = growth.with_second(pair[0].prompt_tokens, *(grown[phase] for phase in pair))
     found: dict[str, int | None] = {}
     for card, capacity in CARDS.items():
         context = batch = None
-        if growth is not None and reader.held is not None:
-            room = capacity - reader.held - (reader.context or 0)
-            context = largest_context(room, growth, reader.engine.max_context)
+        if growth is not None:
+            last = list(readings.values())[-1]
+            room = capacity - (last.held or 0) - (last.context or 0)
+            context = largest_context(room, growth, engine.max_context)
             if len(seen) == 2:
                 own = (max(seen) - growth.shared) / generate.batch
                 least = max(kv * (generate.prompt_tokens + generate.new_tokens), own)
                 batch = largest_batch(room, growth, generate.prompt_tokens, least)
-        found[qualify("largest_context", card)] = context
-        found[qualify("largest_batch", card)] = batch
+        found |= {f"largest_context[{card}]": context, f"largest_batch[{card}]": batch}
     return found
 
 
 def _find_validity(numbers: Mapping[str, int | float | None], failure: str | None) -> Validity:
     if failure:
         return Validity(status="failed", reasons=(failure,))
-    reasons = [f"{n} is unavailable on this machine" for n in _JUDGED if numbers[n] is None]
+    judged = (*_PEAKS, "weights_bytes")
+    reasons = [f"{n} is unavailable on this machine" for n in judged if numbers[n] is None]
     formula, found = numbers["kv_bytes_per_token"], numbers["kv_bytes_per_token_measured"]
     if formula is not None and found is not None and formula != found:
         reasons.append(
@@ -199,14 +211,14 @@ def _find_validity(numbers: Mapping[str, int | float | None], failure: str | Non
 
 
 METRIC = Metric(
-    help=__doc__ or "",
-    options=Options,
-    values=VALUES,
-    measure=measure,
-    headline=HEADLINE,
+    __doc__ or "",
+    Options,
+    VALUES,
+    measure,
+    HEADLINE,
+    DETAILS,
     needs=frozenset({"open_generator", "count_work", "memory", "meter"}),
     how=frozenset({"method"}),
-    details=DETAILS,
     compare=compare,
     fresh_process=True,
 )

@@ -18,16 +18,21 @@ from harness.records.values import (
 from harness.statistics.estimates import welch_ratio_interval
 
 _SLOWER = 0.02
-_RATIOS = {
-    "prefill_speedup": "prefill_tokens_per_s",
-    "decode_speedup": "decode_tokens_per_s",
-    "step_bytes_ratio": "step_bytes",
+# Shares of a peak: how they are called, what is wrong or why it is right where they are above 1.
+_SHARES = {
+    "mbu": (
+        "MBU",
+        "more than a copy reaches, so the bytes of a step, the copy or the clock is wrong; or "
+        "reading alone outruns copying",
+        "all fits into the last-level cache",
+    ),
+    "prefill_flop_utilisation": (
+        "prefill FLOP utilisation",
+        "more than a matrix product reaches, so the count of the work, the peak or the clock is "
+        "wrong",
+        "int8 products, and a peak of floats",
+    ),
 }
-
-
-def name_workload(batch: int, prompt_tokens: int | None) -> str:
-    """``8``, or ``8x512`` where there is more than one length of prompt."""
-    return str(batch) if prompt_tokens is None else f"{batch}x{prompt_tokens}"
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
@@ -36,13 +41,13 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     A ratio has an interval where either side was measured in several processes.
     """
     found: dict[str, Value] = {}
-    for name, of in _RATIOS.items():
+    for name, spec in VALUES.items():
         for measured, ours in candidate.values.items():
             theirs = reference.values.get(measured)
-            if base_name(measured) == of and theirs is not None:
-                ratio = _divide(ours, theirs, VALUES[name])
+            if spec.of and base_name(measured) == spec.of and theirs is not None:
+                ratio = _divide(ours, theirs, spec)
                 if ratio is not None:
-                    found[name + measured.removeprefix(of)] = ratio
+                    found[name + measured.removeprefix(spec.of)] = ratio
     for prompt, speedups in _by_prompt(found, "decode_speedup").items():
         name = qualify("pays_from_batch", prompt) if prompt else "pays_from_batch"
         found |= make_values(VALUES, {name: pays_from(speedups)})
@@ -92,30 +97,16 @@ def explain_shares(
     """
     mistakes, explained = [], []
     for name, value in values.items():
-        number, batch = value.value, qualifier(name)
-        if number is None or number <= 1:
+        share, batch = base_name(name), qualifier(name)
+        if share not in _SHARES or value.value is None or value.value <= 1:
             continue
-        if base_name(name) == "mbu":
-            read = values.get(qualify("step_bytes", batch), Value(value=None)).value
-            if read is not None and read <= (method.get("last_level_cache_bytes") or 0):
-                explained.append(
-                    f"MBU above 1 at batch {batch}: all fits into the last-level cache"
-                )
-            else:
-                mistakes.append(
-                    f"MBU {number:.2f} at batch {batch}: more than a copy reaches, so the bytes of "
-                    "a step, the copy or the clock is wrong; or reading alone outruns copying"
-                )
-        elif base_name(name) == "prefill_flop_utilisation":
-            if method.get("products") == "int8":
-                explained.append(
-                    f"prefill above the peak at batch {batch}: int8 products, and a peak of floats"
-                )
-            else:
-                mistakes.append(
-                    f"prefill FLOP utilisation {number:.2f} at batch {batch}: more than a matrix "
-                    "product reaches, so the count of the work, the peak or the clock is wrong"
-                )
+        title, mistake, explanation = _SHARES[share]
+        read = values.get(qualify("step_bytes", batch), Value(value=None)).value
+        cached = read is not None and read <= (method.get("last_level_cache_bytes") or 0)
+        if cached if share == "mbu" else method.get("products") == "int8":
+            explained.append(f"{title} above 1 at batch {batch}: {explanation}")
+        else:
+            mistakes.append(f"{title} {value.value:.2f} at batch {batch}: {mistake}")
     return mistakes, explained
 
 

@@ -1,6 +1,7 @@
 """Several processes' measurements as one: the process is the sample. Pure; no torch."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from harness.records.record import Measured, Value, join_validity
@@ -15,14 +16,17 @@ def merge_speeds(measured: Sequence[Measured]) -> Measured:
     """
     if not measured:
         raise ValueError("no process to merge")
-    names = dict.fromkeys(name for one in measured for name in one.values)
+    values: dict[str, list[Value]] = {}
+    for one in measured:
+        for name, value in one.values.items():
+            values.setdefault(name, []).append(value)
+    workloads = dict.fromkeys(name for one in measured for name in one.samples)
     return Measured(
-        values={
-            name: _merge_values([one.values[name] for one in measured if name in one.values])
-            for name in names
-        },
+        values={name: _merge_values(each) for name, each in values.items()},
         protocol=measured[0].protocol,
-        samples=_merge_samples(measured),
+        samples={
+            w: _merge_samples([one.samples.get(w, {}) for one in measured]) for w in workloads
+        },
         validity=join_validity(*(one.validity for one in measured)),
     )
 
@@ -30,14 +34,8 @@ def merge_speeds(measured: Sequence[Measured]) -> Measured:
 def _merge_values(values: Sequence[Value]) -> Value:
     """Their geometric mean; without an interval where all agree or one is not positive."""
     known = [value.value for value in values if value.value is not None]
-    update: dict[str, Any] = {"n": len(known)}
-    if not known:
-        update |= {"value": None, "n": None}
-    elif len(set(known)) == 1:
-        update["value"] = known[0]
-    elif min(known) <= 0:
-        update["value"] = sum(known) / len(known)
-    else:
+    update: dict[str, Any] = {"n": len(known) or None}
+    if len(set(known)) > 1 and min(known) > 0:
         estimate = geometric_mean_interval(known)
         update |= {
             "value": estimate.value,
@@ -45,19 +43,15 @@ def _merge_values(values: Sequence[Value]) -> Value:
             "interval": (estimate.low, estimate.high),
             "bounds": (estimate.lower, estimate.upper),
         }
+    elif known:
+        update["value"] = known[0] if len(set(known)) == 1 else fmean(known)
     return values[0].model_copy(update=update)
 
 
-def _merge_samples(measured: Sequence[Measured]) -> dict[str, Any]:
-    """Rounds of all processes, one after the other, by workload."""
+def _merge_samples(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rounds of all processes of one workload, one process after the other."""
     merged: dict[str, Any] = {}
-    for workload in dict.fromkeys(name for one in measured for name in one.samples):
-        parts = [one.samples.get(workload, {}) for one in measured]
-        first = next(part for part in parts if part)
-        merged[workload] = {
-            key: [entry for part in parts for entry in part.get(key, ())]
-            if isinstance(given, list)
-            else given
-            for key, given in first.items()
-        } | {"rounds_per_process": [len(part.get("ttft_s", ())) for part in parts]}
-    return merged
+    for part in parts:
+        for key, given in part.items():
+            merged[key] = merged.get(key, []) + given if isinstance(given, list) else given
+    return merged | {"rounds_per_process": [len(part.get("ttft_s", ())) for part in parts]}

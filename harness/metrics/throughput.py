@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.descriptions import Metric, OptionsBase, Series
 from harness.errors import InputError
-from harness.metrics.speed_ratios import compare, explain_shares, name_workload, remarks
+from harness.metrics.speed_ratios import compare, explain_shares, remarks
 from harness.metrics.speed_repeats import merge_speeds
 from harness.metrics.speed_values import DETAILS, HEADLINE, VALUES
 from harness.records.record import LEFT_OUT, Measured, Record, Validity, Value
@@ -89,7 +89,8 @@ class Options(OptionsBase):
         several = len(self.prompt_lengths) > 1
         for prompt_tokens in self.prompt_lengths:
             for batch in sorted(self.batch_sizes):
-                yield name_workload(batch, prompt_tokens if several else None), batch, prompt_tokens
+                name = f"{batch}x{prompt_tokens}" if several else str(batch)
+                yield name, batch, prompt_tokens
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
@@ -179,12 +180,10 @@ def list_series(record: Record) -> list[Series]:
             continue
         batch, prompt_tokens = samples["batch_size"], samples["prompt_tokens"]
         prompt = f", prompt {prompt_tokens}" if "x" in workload else ""
-        for kind, key, tokens in (
-            ("prefill", "ttft_s", prompt_tokens),
-            ("decode", "decode_s", record.protocol["new_tokens"] - 1),
-        ):
+        decoded = record.protocol["new_tokens"] - 1
+        for kind, key, n in (("prefill", "ttft_s", prompt_tokens), ("decode", "decode_s", decoded)):
             speed = record.values[f"{kind}_tokens_per_s[{workload}]"].value or 0.0
-            extra = {"batch_size": batch, "tokens": batch * tokens, "tokens_per_s": speed}
+            extra = {"batch_size": batch, "tokens": batch * n, "tokens_per_s": speed}
             name = f"{record.cell.id}::{kind}[{workload}]"
             group = f"{record.cell.model} {kind}, batch {batch}{prompt}"
             series.append(Series(name, group, tuple(samples[key]), extra))

@@ -1,6 +1,6 @@
 """Run prompts of growing size, each a phase of its own, and read the memory that each took."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from harness.engines.base import Engine, Work
 from harness.timing.prompts import least_bytes, make_prompt, within_memory
@@ -22,66 +22,54 @@ class Phase:
         )
 
 
-@dataclass
-class PhaseReader:
-    """Bytes read in the phases so far; ``failure`` is why one could not be run.
+@dataclass(frozen=True)
+class Reading:
+    """Bytes of one phase: the ``peak``, and what is ``held`` after it (weights, workspaces).
 
-    ``peaks`` and ``grown``, the peaks less what was held after each, are by phase; ``held`` is what
-    is kept after the last: weights, and workspaces of libraries. ``cache_growth`` is by how many
-    bytes per token and sequence the cache grew in the last phase with several new tokens,
-    ``anonymous`` what the process held when that ended, ``context`` the part of ``device_used``
-    that is not the allocator's.
+    ``context`` is the part of ``device_used`` that is not the allocator's, ``anonymous`` what the
+    process held at the last new token, ``cache_growth`` by how many bytes per token and sequence
+    the cache grew, where there are several new tokens and it can be read.
     """
 
-    engine: Engine
-    work: Work
-    peaks: dict[Phase, int | None] = field(default_factory=dict)
-    grown: dict[Phase, int] = field(default_factory=dict)
-    held: int | None = None
-    anonymous: int | None = None
+    peak: int | None
+    held: int | None
     device_used: int | None = None
     context: int | None = None
+    anonymous: int | None = None
     cache_growth: int | float | None = None
-    failure: str | None = None
 
-    def read(self, phase: Phase) -> None:
-        """Run ``phase`` and keep its readings, or the reason why there are none."""
-        meter = self.engine.meter
-        meter.release_unused()
-        meter.start_phase()
-        least = least_bytes(self.work, phase.batch, phase.prompt_tokens, phase.new_tokens)
-        cached = within_memory(self.engine.device, least, lambda: self._run(phase))
-        if isinstance(cached, str):
-            self.failure = f"out of memory in {phase}: {cached}"
-            return
-        self.peaks[phase] = peak = meter.peak_bytes()
-        self.device_used, self.context = meter.device_used_bytes(), meter.context_bytes()
-        meter.release_unused()
-        self.held = meter.current_bytes()
-        if peak is not None and self.held is not None:
-            self.grown[phase] = peak - self.held
-        if phase.new_tokens > 1 and cached:
-            growth = (cached[-1] - cached[0]) / ((len(cached) - 1) * phase.batch)
-            self.cache_growth = int(growth) if growth.is_integer() else growth
+    @property
+    def grown(self) -> int | None:
+        """What the phase took for a while."""
+        return None if self.peak is None or self.held is None else self.peak - self.held
 
-    def grown_by_length(self) -> dict[int, int]:
-        """`grown` by length of the prompt, of the phases that read a single sequence."""
-        return {
-            phase.prompt_tokens: grown
-            for phase, grown in self.grown.items()
-            if phase.batch == phase.new_tokens == 1
-        }
 
-    def _run(self, phase: Phase) -> list[int]:
-        """Bytes of the cache after each new token; empty where the model has none to read."""
-        prompt = make_prompt(self.engine, phase.batch, phase.prompt_tokens)
-        generator = self.engine.open_generator(None, False)
-        cached: list[int] = []
+def read_phase(engine: Engine, work: Work, phase: Phase) -> Reading | str:
+    """Run ``phase`` and read its memory; a sentence where it does not fit."""
+    meter = engine.meter
+    meter.release_unused()
+    meter.start_phase()
+    cached: list[int] = []
+    anonymous: int | None = None
 
-        def look(cache_bytes: int | None) -> None:
-            if cache_bytes is not None:
-                cached.append(cache_bytes)
-            self.anonymous = self.engine.meter.anonymous_bytes()
+    def look(cache_bytes: int | None) -> None:
+        nonlocal anonymous
+        if cache_bytes is not None:
+            cached.append(cache_bytes)
+        anonymous = meter.anonymous_bytes()
 
-        generator.run(prompt, phase.new_tokens, look)
-        return cached
+    def run() -> None:
+        prompt = make_prompt(engine, phase.batch, phase.prompt_tokens)
+        engine.open_generator(None, False).run(prompt, phase.new_tokens, look)
+
+    least = least_bytes(work, phase.batch, phase.prompt_tokens, phase.new_tokens)
+    lacking = within_memory(engine.device, least, run)
+    if lacking is not None:
+        return f"out of memory in {phase}: {lacking}"
+    peak, used, context = meter.peak_bytes(), meter.device_used_bytes(), meter.context_bytes()
+    meter.release_unused()
+    growth: int | float | None = None
+    if len(cached) > 1:
+        growth = (cached[-1] - cached[0]) / ((len(cached) - 1) * phase.batch)
+        growth = int(growth) if growth.is_integer() else growth
+    return Reading(peak, meter.current_bytes(), used, context, anonymous, growth)

@@ -28,7 +28,7 @@ from harness.run.machine import Machine
 from harness.run.process import call_in_worker
 from harness.suite.cells import Cell
 from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec
-from harness.timing.phases import Phase, PhaseReader
+from harness.timing.phases import Phase, Reading, read_phase
 from harness.worker.probe import probe_device
 from tests.support.cells_in_process import load, make_context, write_llama
 from tests.support.records import make_record
@@ -118,23 +118,18 @@ def test_a_cache_that_is_not_what_the_config_says_is_flagged(
     )
 
 
-def make_readings(
-    device: str = "cpu", scale: float = 1.0, context: int = 0
-) -> tuple[PhaseReader, Phase, Phase, tuple[Phase, Phase]]:
+def capacity_of(device: str = "cpu", scale: float = 1.0, context: int = 0) -> dict[str, Any]:
     """Given readings: 2 MB and 100 kB a token, of which each sequence of a batch takes 1 MB."""
     short, pair = Phase("prefill", 1, 32), Phase("prefill", 2, 32)
     prefill, generate = Phase("prefill", 1, 128), Phase("generate", 1, 128, 4)
     grown = {short: 5_200_000, pair: 9_400_000, prefill: 14_800_000, generate: 10_000_000}
+    held = 20_000_000
+    readings = {
+        phase: Reading(held + round(scale * size), held, context=context, cache_growth=512)
+        for phase, size in grown.items()
+    }
     engine: Any = SimpleNamespace(device=device, max_context=256)
-    reader = PhaseReader(
-        engine,
-        WORK,
-        grown={phase: round(scale * size) for phase, size in grown.items()},
-        held=20_000_000,
-        context=context,
-        cache_growth=512,
-    )
-    return reader, prefill, generate, (short, pair)
+    return find_capacity(engine, WORK, readings, (prefill, generate), (short, pair))
 
 
 WORK = Work(
@@ -145,20 +140,20 @@ WORK = Work(
 
 def test_what_fits_a_card_follows_from_the_readings() -> None:
     """A sequence of 128 tokens takes 13.8 MB; 1 MB is shared, 20 MB are held."""
-    found = find_capacity(*make_readings())
+    found = capacity_of()
     assert [found[f"largest_context[{card}]"] for card in CARDS] == [256] * 6
     for card, size in CARDS.items():
         assert found[f"largest_batch[{card}]"] == (size - 21_000_000) // 13_800_000
 
 
 def test_memory_of_cuda_s_context_is_not_given_to_sequences() -> None:
-    found = find_capacity(*make_readings(context=500_000_000))
+    found = capacity_of(context=500_000_000)
     assert found["largest_batch[8GB]"] == (7_520_000_000 - 521_000_000) // 13_800_000
 
 
 def test_a_growth_that_may_be_noise_is_not_extrapolated_on_a_cpu() -> None:
     for device, known in (("cpu", False), ("cuda:0", True)):
-        found = find_capacity(*make_readings(device, scale=0.5))
+        found = capacity_of(device, scale=0.5)
         assert (found["largest_batch[8GB]"] is not None) is known
         assert (found["largest_context[8GB]"] is not None) is known
 
@@ -188,16 +183,14 @@ def compute_largest_batch(folder: Path) -> Any:
 
 def measure_largest_batch(folder: Path) -> float:
     cell = load(folder)
-    reader = PhaseReader(cell, cell.count_work())
+    readings: list[Any] = []
     peaks = []
     for batch in (4, 12):
         phases = (Phase("prefill", batch, 2048), Phase("generate", batch, 2048, 2))
-        for phase in phases:
-            reader.read(phase)
-        peaks.append(max(reader.grown[phase] for phase in phases))
+        readings = [read_phase(cell, cell.count_work(), phase) for phase in phases]
+        peaks.append(max(reading.grown for reading in readings))
     each = (peaks[1] - peaks[0]) / (12 - 4)
-    assert reader.held is not None
-    return (CARDS["8GB"] - reader.held - (peaks[0] - 4 * each)) / each
+    return (CARDS["8GB"] - readings[-1].held - (peaks[0] - 4 * each)) / each
 
 
 @linux_only
