@@ -54,15 +54,18 @@ def command(
     Give --precision twice, or --precision once and --python twice. Exits with 1 where a side could
     not be measured.
     """
-    loaded = _load(suite)
-    plan = Plan(
-        suite=suite,
-        model=_pick_model(loaded, model),
-        measurement=_pick_measurement(loaded, measurement),
-        device=device,
-        sides=_make_sides(loaded, precisions, pythons),
-        pairs=pairs,
-    )
+    loaded = load_suite(suite)
+    models = [one.name for one in loaded.models]
+    if model is None and len(models) > 1:
+        raise InputError(f"{suite} has several models: choose with --model ({', '.join(models)})")
+    check_name("measurement", measurement, [one.name for one in loaded.measurements])
+    if load_measurement(measurement).needs_reference:
+        raise InputError(
+            f"{measurement} compares with a reference itself; ab measures each side alone"
+        )
+    model = check_name("model", model or models[0], models)
+    sides = _make_sides(loaded, precisions, pythons)
+    plan = Plan(suite, model, measurement, device, sides, pairs)
     started = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     path = output or Path("results/ab") / loaded.name / f"{started}.json"
     samples: list[Sample] = []
@@ -79,9 +82,9 @@ def command(
         problem, status = str(error), 1
     except KeyboardInterrupt:
         problem, status = "interrupted", 130
-    notes = [*list_differences(samples), *list_concerns(samples)]
-    ratios = compare_sides(samples)
     if samples or form == "json":
+        notes = [*list_differences(samples), *list_concerns(samples)]
+        ratios = compare_sides(samples)
         shown = show_ratios(plan, ratios, notes, count_pairs(samples))
         print_report([shown], dump_ratios(ratios, notes), form)
     if path.exists():
@@ -89,29 +92,6 @@ def command(
     if problem:
         click.echo(f"Error: {problem}", err=True)
     return status
-
-
-def _load(path: Path) -> Suite:
-    try:
-        return load_suite(path)
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from error
-
-
-def _pick_model(suite: Suite, given: str | None) -> str:
-    names = [model.name for model in suite.models]
-    if given is None and len(names) > 1:
-        raise InputError(
-            f"{suite.path} has several models: choose with --model ({', '.join(names)})"
-        )
-    return names[0] if given is None else check_name("model", given, names)
-
-
-def _pick_measurement(suite: Suite, given: str) -> str:
-    name = check_name("measurement", given, [m.name for m in suite.measurements])
-    if load_measurement(name).needs_reference:
-        raise InputError(f"{name} compares with a reference itself; ab measures each side alone")
-    return name
 
 
 def _make_sides(

@@ -26,28 +26,25 @@ def command(context: click.Context) -> None:
     probabilities at every token of a text, questions are the items of tasks, for a reader. All of
     it is made again when it is needed.
     """
-    if context.invoked_subcommand is None:
-        _show()
+    if context.invoked_subcommand is not None:
+        return
+    entries = list_entries()
+    click.echo(f"{cache_folder()}")
+    rows = {kind: [entry for entry in entries if entry.kind == kind] for kind in KINDS}
+    for name, own in {**rows, "total": entries}.items():
+        click.echo(f"  {name:13}  {len(own):5}  {_add_up(own):>9}")
+    limit = format_bytes(limit_bytes())
+    click.echo(f"limit {limit} ({LIMIT_VARIABLE}), the longest unused goes first")
 
 
 @command.command(name="clear")
 @click.argument("kind", required=False)
 def clear_kind(kind: str | None) -> None:
     """Remove everything kept, or one KIND: references, distributions or questions."""
-    kinds = KINDS if kind is None else (check_name("kind", kind, KINDS),)
-    removed, written = clear(kinds)
+    removed, written = clear(KINDS if kind is None else (check_name("kind", kind, KINDS),))
     click.echo(f"removed {_count(removed)}")
     if written:
         click.echo(f"kept {_count(written)}: another run is writing")
-
-
-def _show() -> None:
-    entries, limit = list_entries(), limit_bytes()
-    click.echo(f"{cache_folder()}")
-    rows = {kind: [entry for entry in entries if entry.kind == kind] for kind in KINDS}
-    for name, own in {**rows, "total": entries}.items():
-        click.echo(f"  {name:13}  {len(own):5}  {_add_up(own):>9}")
-    click.echo(f"limit {format_bytes(limit)} ({LIMIT_VARIABLE}), the longest unused goes first")
 
 
 def _count(entries: Sequence[Entry]) -> str:

@@ -51,7 +51,7 @@ def command(
         ]
         ledgers = [page for page in pages if page is not None]
         dumped = [dump_ledger(page, flips) for page in ledgers]
-        parts = [show_ledger(page, flips, ("A", "B")) for page in ledgers]
+        parts = [show_ledger(page, flips) for page in ledgers]
         data.append(dump_comparison(x.name, y.name, one, dumped))
         shown.append(show_comparison(x.name, y.name, one, parts))
     print_report(shown, data, form)

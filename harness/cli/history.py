@@ -1,6 +1,6 @@
 """`harness history`: make series of the values in a folder of run files, and print them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ from harness.report.history import dump_history, show_history
 from harness.verdicts.history_files import Wanted, read_history
 
 _NAMED_FILES = 5
+_WHERE = " in these run files"
 
 
 @click.command(name="history")
@@ -39,29 +40,24 @@ def command(
         raise InputError(f"{folder}: expected a folder of run files, found none of that name")
     wanted = Wanted(tuple(suites), tuple(cells), tuple(metrics))
     found = read_history(folder, wanted, last)
-    for line in found.unreadable[:_NAMED_FILES]:
-        click.echo(f"warning: skipped {line}", err=True)
+    skipped = list(found.unreadable[:_NAMED_FILES])
     if len(found.unreadable) > _NAMED_FILES:
-        more = len(found.unreadable) - _NAMED_FILES
-        click.echo(f"warning: skipped {more} more files that cannot be read", err=True)
+        skipped.append(f"{len(found.unreadable) - _NAMED_FILES} more files that cannot be read")
+    for line in skipped:
+        click.echo(f"warning: skipped {line}", err=True)
     if not found.known["suite"]:
         raise InputError(
             f"{folder}: no run file that can be read; found {len(found.unreadable)} damaged ones "
             f"and {found.others} JSON files of another kind"
         )
-    _check_names(wanted, found.known)
+    for what, names in (("suite", suites), ("cell", cells)):
+        for name in names:
+            check_name(what, name, found.known[what], _WHERE)
+    known = found.known["metric"]
+    bases = {base_name(metric) for metric in known}
+    for name in metrics:
+        if name not in known | bases:
+            alike = {metric for metric in known if base_name(metric) == base_name(name)}
+            check_name("metric", name, alike or bases, _WHERE)
     shown = show_history(found, named=bool(metrics))
     print_report([shown], {"folder": str(folder), **dump_history(found)}, form)
-
-
-def _check_names(wanted: Wanted, known: Mapping[str, set[str]]) -> None:
-    """Raises `InputError` for a name that no run file holds, with the closest that there is."""
-    for what, names in (("suite", wanted.suites), ("cell", wanted.cells)):
-        for name in names:
-            check_name(what, name, known[what], " in these run files")
-    for name in wanted.metrics:
-        metrics = known["metric"]
-        bases = {base_name(metric) for metric in metrics}
-        if name not in metrics | bases:
-            alike = {metric for metric in metrics if base_name(metric) == base_name(name)}
-            check_name("metric", name, alike or bases, " in these run files")

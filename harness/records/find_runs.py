@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from harness.errors import InputError
@@ -41,32 +42,28 @@ def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
     Raises `InputError` for what is neither, holds none, or cannot be read.
     """
     path = Path(argument)
+    read: _Read = partial(_read_file, path)
     if path.is_file():
-        return (
-            _open(path.name, argument, lambda name, size: _read_file(path.parent / name, size)),
-        )
+        return (_open(path.name, argument, partial(_read_file, path.parent)),)
     if path.is_dir():
-
-        def read(name: str, size: int) -> bytes | None:
-            return _read_file(path / name, size)
-
         names = [p.relative_to(path).as_posix() for p in path.rglob("*.json")]
         nothing = "in this folder; they are called <time>-<commit>-<device>.json"
+        shown = f"{path}/"
     else:
         revision = resolve_revision(argument, root)
-
-        def read(name: str, size: int) -> bytes | None:
-            return read_at_revision(root, revision, name)
-
         names = list_at_revision(root, revision)
         nothing = (
             f"is committed under {RESULTS}/ at {revision[:10]}; commit what is to be compared by "
             f"revision, for example under {RESULTS}/reference/"
         )
+        shown = f"{argument}:"
+
+        def read(name: str, _: int) -> bytes | None:
+            return read_at_revision(root, revision, name)
+
     newest = _pick_newest(names, read)
     if not newest:
         raise InputError(f"{argument}: no run file {nothing}")
-    shown = f"{path}/" if path.is_dir() else f"{argument}:"
     return tuple(_open(name, f"{shown}{name}", read) for name in newest)
 
 
@@ -113,13 +110,13 @@ def list_run_files(names: Iterable[str]) -> list[str]:
 
 def _pick_newest(names: Iterable[str], read: _Read) -> list[str]:
     """The newest run file of each suite and device."""
-    newest: dict[tuple[str, str], str] = {}
+    newest: dict[tuple[str, str | None], str] = {}
     for name in list_run_files(names):
-        match = _RUN_NAME.fullmatch(PurePosixPath(name).name)
-        assert match is not None
+        path = PurePosixPath(name)
         head = _SUITE.search((read(name, _HEAD_BYTES) or b"")[:_HEAD_BYTES])
-        suite = head[1].decode() if head else str(PurePosixPath(name).parent)
-        newest.setdefault((suite, match["device"]), name)
+        suite = head[1].decode() if head else str(path.parent)
+        match = _RUN_NAME.fullmatch(path.name)
+        newest.setdefault((suite, match and match["device"]), name)
     return sorted(newest.values())
 
 
@@ -127,17 +124,15 @@ def _open(name: str, shown: str, read: _Read) -> Found:
     content = read(name, -1)
     if content is None:
         raise InputError(f"{shown}: cannot be read")
-    try:
-        run = parse_run(content, shown)
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    run = parse_run(content, shown)
     if not run.records:
         raise InputError(f"{shown}: this run has no record: nothing was measured")
     folder = PurePosixPath(name).parent
     return Found(shown, run, lambda other: read(str(folder / other), -1))
 
 
-def _read_file(path: Path, size: int) -> bytes | None:
+def _read_file(folder: Path, name: str, size: int) -> bytes | None:
+    path = folder / name
     if not path.is_file():
         return None
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from harness.errors import InputError
 from harness.machine.files import write_atomically
 from harness.records.record import Frozen, Record, dump_json
 
@@ -64,7 +65,7 @@ def read_run(path: Path) -> Run:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: not a readable run file: {error}") from error
+        raise InputError(f"{path}: not a readable run file: {error}") from error
     return parse_run(content, str(path))
 
 
@@ -73,22 +74,22 @@ def parse_run(content: bytes, where: str) -> Run:
     try:
         data = json.loads(content)
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are
-        raise ValueError(f"{where}: not a readable run file: {error}") from error
+        raise InputError(f"{where}: not a readable run file: {error}") from error
     found = data.get("schema") if isinstance(data, dict) else None
     if found not in _READABLE:
         newer = isinstance(found, int) and found > SCHEMA
         hint = "; a newer precision-harness wrote it: update" if newer else ""
-        raise ValueError(
+        raise InputError(
             f"{where}: expected a run file of schema {SCHEMA} or older, found {found!r}{hint}"
         )
     try:
         run = Run.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{where}: not a valid run file: {describe_mistakes(error)}") from error
+        raise InputError(f"{where}: not a valid run file: {describe_mistakes(error)}") from error
     counts = Counter((r.cell.id, r.measurement, r.noise) for r in run.records)
     for (cell, measurement, _), count in counts.items():
         if count > 1:
-            raise ValueError(f"{where}: not a valid run file: two records of {cell}::{measurement}")
+            raise InputError(f"{where}: not a valid run file: two records of {cell}::{measurement}")
     return run
 
 

@@ -47,12 +47,12 @@ def open_ledger(a: Record, b: Record, read_a: ReadBeside, read_b: ReadBeside) ->
     return LedgerPage(ledger, instead)
 
 
-def show_ledger(page: LedgerPage, limit: int, sides: tuple[str, str]) -> Section:
+def show_ledger(page: LedgerPage, limit: int) -> Section:
     """The ``limit`` items that lost most from A to B, and as many ties."""
     ledger = page.ledger
     if ledger is None:
         return Section(f"No ledger of flips: {page.lacking}", ())
-    cells = ledger.a if ledger.a == ledger.b else f"{ledger.a} → {ledger.b}"
+    cells = " → ".join(dict.fromkeys((ledger.a, ledger.b)))
     specs = load_measurement(ledger.measurement).values
     counts = [
         f"{c.metric} ({specs[c.metric].help.partition(';')[0]}): {c.harmful} of {c.items} items, "
@@ -60,14 +60,14 @@ def show_ledger(page: LedgerPage, limit: int, sides: tuple[str, str]) -> Section
         f"{c.tied_beneficial}"
         for c in ledger.counts
     ]
-    heading = Lines(("ties, which the batch size alone can flip:",))
+    ties = [Lines(("ties, which the batch size alone can flip:",))] if ledger.tied else []
     return Section(
-        f"{cells} {ledger.measurement}: right in {sides[0]}, wrong in {sides[1]}",
+        f"{cells} {ledger.measurement}: right in run A, wrong in run B",
         (
             Lines((*counts, *filter(None, [page.lacking]))),
-            *_list_entries(page, ledger.harmful, limit, sides),
-            *((heading,) if ledger.tied else ()),
-            *_list_entries(page, ledger.tied, limit, sides),
+            *_list_entries(page, ledger.harmful, limit),
+            *ties,
+            *_list_entries(page, ledger.tied, limit),
         ),
     )
 
@@ -88,72 +88,62 @@ def dump_ledger(page: LedgerPage, limit: int) -> dict[str, Any]:
     return {**asdict(page.ledger), **reasons, **flips}
 
 
-def _list_entries(
-    page: LedgerPage, flips: Sequence[Flip], limit: int, sides: tuple[str, str]
-) -> Iterator[Part]:
+def _list_entries(page: LedgerPage, flips: Sequence[Flip], limit: int) -> Iterator[Part]:
     for number, flip in enumerate(flips[:limit], 1):
         item = page.item(flip)
         name = f"item {flip.number}" + (f" ({flip.subject})" if flip.subject else "")
         moved = "" if flip.shift is None else f", moved by {flip.shift:.3f} nats"
         title = f"{number}. {name if item is None else item.id}{moved}"
-        yield Section(title, tuple(_show(flip, item, sides)), entry=True)
-    left = len(flips) - limit
-    if left > 0:
-        yield Lines((f"… {left} more; --flips {len(flips)} shows all",))
+        yield Section(title, tuple(_show(flip, item)), entry=True)
+    if len(flips) > limit:
+        yield Lines((f"… {len(flips) - limit} more; --flips {len(flips)} shows all",))
 
 
-def _show(flip: Flip, item: Item | None, sides: tuple[str, str]) -> Iterator[Part]:
+def _show(flip: Flip, item: Item | None) -> Iterator[Part]:
     """Who said what and how surely, the question, and its options or the texts generated."""
-    yield Lines(tuple(_explain(change, sides) for change in flip.changes))
+    yield Lines(tuple(map(_explain, flip.changes)))
     if item is not None:
         yield Paragraph(shorten(item.question, _TEXT), long=True)
     if flip.changes[0].margin_a is not None:
-        columns = ("option", *sides, "chosen by")
-        yield make_table(columns, list(_list_options(flip, item, sides)), ("option", "chosen by"))
+        columns = ("option", "run A", "run B", "chosen by")
+        yield make_table(columns, list(_list_options(flip, item)), ("option", "chosen by"))
         return
-    one, other = sides
-    facts = [f"right: {_right_answer(item)}"] if item is not None else []
-    for side, text in ((one, flip.text_a), (other, flip.text_b)):
+    facts = []
+    if item is not None:
+        answer = item.answer
+        if isinstance(answer, int):
+            answer = f"{ascii_uppercase[answer]}. {item.choices[answer]}"
+        facts.append(f"right: {on_one_line(answer, _TEXT)}")
+    for side, text in (("run A", flip.text_a), ("run B", flip.text_b)):
         if text is not None:
             facts.append(f"{side}: {on_one_line(text, _TEXT)}")
     for x, y in zip(flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True):
-        facts.append(f"log-likelihood of the right answer: {one} {x:.3f}, {other} {y:.3f}")
+        facts.append(f"log-likelihood of the right answer: run A {x:.3f}, run B {y:.3f}")
     if facts:
         yield Lines(tuple(facts))
 
 
-def _explain(change: Change, sides: tuple[str, str]) -> str:
-    one, other = sides
+def _explain(change: Change) -> str:
     a, b = ("nothing" if x is None else on_one_line(x, _OPTION) for x in (change.a, change.b))
+    if change.a is None and change.b is None:
+        return f"{change.metric}: run A is right, run B says something else"
     if change.margin_a is not None and change.margin_b is not None:
         a += f" ({change.margin_a:.3f} nats over {b})"
         b += f" ({change.margin_b:.3f} nats over {change.a})"
-    elif change.a is None and change.b is None:
-        return f"{change.metric}: {one} is right, {other} says something else"
-    return f"{change.metric}: {one} says {a}, {other} says {b}"
+    return f"{change.metric}: run A says {a}, run B says {b}"
 
 
-def _list_options(
-    flip: Flip, item: Item | None, sides: tuple[str, str]
-) -> Iterator[tuple[str, ...]]:
+def _list_options(flip: Flip, item: Item | None) -> Iterator[tuple[str, ...]]:
     """A row per option: log-likelihoods of both sides, and who chose it; ✓ marks the right one."""
-    letters = ascii_uppercase[: len(flip.log_likelihoods_a)]
-    scores = zip(letters, flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True)
-    for i, (letter, x, y) in enumerate(scores):
-        text = letter
-        if item is not None and len(item.choices) == len(letters):
+    scores = zip(flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True)
+    for i, (x, y) in enumerate(scores):
+        text = letter = ascii_uppercase[i]
+        if item is not None and len(item.choices) == len(flip.log_likelihoods_a):
             text = f"{letter}. {on_one_line(item.choices[i], _OPTION)}"
         mark = " ✓" if letter == flip.changes[0].a else ""
-        chosen_by = []
-        for side, name in zip(("a", "b"), sides, strict=True):
-            metrics = [c.metric for c in flip.changes if getattr(c, side) == letter]
-            if metrics:
-                chosen_by.append(f"{name} ({', '.join(metrics)})")
-        yield f"{text}{mark}", f"{x:.3f}", f"{y:.3f}", "; ".join(chosen_by)
-
-
-def _right_answer(item: Item) -> str:
-    """The right option or the published answer."""
-    if isinstance(item.answer, int):
-        return f"{ascii_uppercase[item.answer]}. {on_one_line(item.choices[item.answer], _TEXT)}"
-    return on_one_line(item.answer, _TEXT)
+        chosen_by = {
+            "run A": [change.metric for change in flip.changes if change.a == letter],
+            "run B": [change.metric for change in flip.changes if change.b == letter],
+        }
+        chosen = [f"{side} ({', '.join(names)})" for side, names in chosen_by.items() if names]
+        yield f"{text}{mark}", f"{x:.3f}", f"{y:.3f}", "; ".join(chosen)

@@ -25,14 +25,14 @@ def make_matrix(run: Run) -> Table:
     reference = run.suite.get("reference")
     verdicts = tuple(_show_verdict(list(row.values()), reference) for row in rows.values())
     blocks: list[tuple[TableColumn, ...]] = [(TableColumn("verdicts", verdicts, numbers=False),)]
-    for measurement in list_measured(run):
+    for measurement in _list_measured(run):
         own = [row.get(measurement) for row in rows.values()]
-        blocks.append(
-            tuple(
-                TableColumn(title, tuple(_show(record, value, column, reference) for record in own))
-                for title, value, column in _list_columns(load_measurement(measurement), own)
-            )
+        found = _list_columns(load_measurement(measurement), [one for one in own if one])
+        columns = (
+            TableColumn(title, tuple(_show(record, value, column, reference) for record in own))
+            for title, value, column in found
         )
+        blocks.append(tuple(columns))
     names = TableColumn("cell", tuple(map(Cell, rows)), numbers=False)
     return Table((names,), tuple(block for block in blocks if block))
 
@@ -42,7 +42,7 @@ def make_details(run: Run) -> Iterator[Table]:
 
     Columns without a single number are left out, and so are tables without a column.
     """
-    for measurement in list_measured(run):
+    for measurement in _list_measured(run):
         described = load_measurement(measurement)
         own = [r for r in run.records if r.measurement == measurement and r.usable and not r.noise]
         columns: dict[str, list[Column]] = {}
@@ -58,7 +58,7 @@ def make_details(run: Run) -> Iterator[Table]:
             yield from _tabulate([measurement, *filter(None, [per])], alike, rows)
 
 
-def list_measured(run: Run) -> list[str]:
+def _list_measured(run: Run) -> list[str]:
     """The run's measurements in the suite's order."""
     asked = [entry["name"] for entry in run.suite.get("measurements", ())]
     made = {record.measurement: None for record in run.records}
@@ -72,9 +72,7 @@ def _tabulate(
 
     def show(column: Column, record: Record, of: str) -> Cell:
         found = record.find(qualify(base_name(column.value), of) if of else column.value)
-        if found is None or found.value is None:
-            return Cell("—")
-        return Cell(format(found.value / column.scale, column.format))
+        return Cell("—" if found is None else _format(found.value, column))
 
     made = [TableColumn(c.title, tuple(show(c, *row) for row in rows)) for c in columns]
     shown = tuple(column for column in made if any(cell.text != "—" for cell in column.cells))
@@ -85,11 +83,8 @@ def _tabulate(
         yield Table(keys[: len(titles)], (shown,))
 
 
-def _list_columns(
-    described: Metric, records: Iterable[Record | None]
-) -> list[tuple[str, str, Column]]:
+def _list_columns(described: Metric, own: Sequence[Record]) -> list[tuple[str, str, Column]]:
     """Title, value and column of each headline; one per qualifier where a value has any."""
-    own = [record for record in records if record is not None]
     present = {name for r in own for name in (*r.values, *r.paired)}
     plain = [c for c in described.headline if c.value in present]
     if plain:
@@ -106,6 +101,10 @@ def _list_qualifiers(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(qualifier(n) for r in records for n in r.values if "[" in n))
 
 
+def _format(number: float | None, column: Column) -> str:
+    return "—" if number is None else format(number / column.scale, column.format)
+
+
 def _show(record: Record | None, value: str, column: Column, reference: str | None) -> Cell:
     if record is None:
         return Cell("")
@@ -119,9 +118,9 @@ def _show(record: Record | None, value: str, column: Column, reference: str | No
         is_reference = record.cell.precision == reference and not record.noise
         return Cell("ref" if spec.paired and is_reference else "—", "faint")
     mark = {"flagged": "*", "failed": "!"}.get(status, "")
-    text = format(found.value / column.scale, column.format)
+    text = _format(found.value, column)
     if column.stderr and found.stderr is not None:
-        text += f" ±{format(found.stderr / column.scale, column.format.lstrip('+'))}"
+        text += f" ±{_format(found.stderr, column).lstrip('+')}"
     noise = is_noise(found, spec)
     style: Style = "bad" if is_part else "faint" if noise else "plain"
     return Cell(f"{'~' if noise else ''}{text}{mark}", style)

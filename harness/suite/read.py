@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from harness.catalog import UnknownNameError, list_measurements, load_measurement, load_precision
 from harness.descriptions import OptionsBase
+from harness.errors import InputError
 from harness.suite.data_source import reads_data
 from harness.suite.explain import describe_found, read_as, validate
 from harness.suite.limits import Limit, LimitEntry, Scope, check_contradictions
@@ -19,7 +20,7 @@ from harness.suite.suite_file import PrecisionEntry, suite_file_model
 from harness.suite.yaml_file import Location, Problem, YamlFile
 
 
-class SuiteError(ValueError):
+class SuiteError(InputError):
     """What is wrong with a suite file: one line per problem, ``file:line:column: message``."""
 
     def __init__(self, shown_path: str, problems: list[Problem]) -> None:

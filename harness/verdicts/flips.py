@@ -6,7 +6,7 @@ separate. Which rows of a record say what was right and what was answered, its d
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
@@ -91,7 +91,7 @@ class Ledger:
     tied: tuple[Flip, ...]
 
 
-_Rows = tuple[str, str, str]  # a metric, its row of outcomes, its row of answers or ""
+_Row = tuple[str, str, str]  # a metric, its row of outcomes, its row of answers or ""
 
 
 def list_flips(a: Record, b: Record) -> Ledger | None:
@@ -104,76 +104,61 @@ def list_flips(a: Record, b: Record) -> Ledger | None:
     if not rows:
         return None
     _check_same_items(a, b, rows)
-    marks = [side.items.get("tied", "") for side in (a, b)]
-    tied = {i for row in marks for i, mark in enumerate(row) if mark == "1"}
+    ours, theirs = a.items, b.items
+    tied = {
+        i for one in (ours, theirs) for i, mark in enumerate(one.get("tied", "")) if mark == "1"
+    }
     counts = []
     changes: dict[int, list[Change]] = {}
     for metric, right, answers in rows:
-        if right in a.items and right in b.items:
-            pairs = list(zip(a.items[right], b.items[right], strict=True))
-            counts.append(_count(metric, pairs, tied, a.items.get(answers), b.items.get(answers)))
-            for i in (i for i, pair in enumerate(pairs) if pair == _HARMFUL):
-                changes.setdefault(i, []).append(_describe(metric, answers, a.items, b.items, i))
-    subjects = [name for name, n in a.items.get("subjects", {}).items() for _ in range(n)]
+        if right not in ours or right not in theirs:
+            continue
+        pairs = list(zip(ours[right], theirs[right], strict=True))  # 1 right, 0 wrong, - not scored
+        both = [i for i, pair in enumerate(pairs) if "-" not in pair]
+        found = Counter((pairs[i], i in tied) for i in both)
+        harmful, beneficial, tied_harmful, tied_beneficial = (
+            found[pair, tie] for tie in (False, True) for pair in (_HARMFUL, _BENEFICIAL)
+        )
+        changed = None
+        if ours.get(answers) is not None and theirs.get(answers) is not None:
+            changed = sum(ours[answers][i] != theirs[answers][i] for i in both)
+        counts.append(
+            Counts(metric, len(both), harmful, beneficial, tied_harmful, tied_beneficial, changed)
+        )
+        for i in both:
+            if pairs[i] == _HARMFUL:
+                changes.setdefault(i, []).append(_describe(metric, answers, ours, theirs, i))
+    subjects = [name for name, n in ours.get("subjects", {}).items() for _ in range(n)]
     flips = [
         Flip(
             i,
             subjects[i] if subjects else None,
-            tuple(found),
-            log_likelihoods_a=_likelihoods(a.items, i),
-            log_likelihoods_b=_likelihoods(b.items, i),
-            text_a=a.items["texts"][i] if "texts" in a.items else None,
-            text_b=b.items["texts"][i] if "texts" in b.items else None,
+            tuple(alike),
+            _read_scores(ours, i),
+            _read_scores(theirs, i),
+            ours["texts"][i] if "texts" in ours else None,
+            theirs["texts"][i] if "texts" in theirs else None,
         )
-        for i, found in changes.items()
+        for i, alike in changes.items()
     ]
     flips.sort(key=lambda flip: (-(flip.shift or 0.0), flip.number))
-    return Ledger(
-        a=a.cell.id,
-        b=b.cell.id,
-        measurement=a.measurement,
-        counts=tuple(counts),
-        harmful=tuple(flip for flip in flips if flip.number not in tied),
-        tied=tuple(flip for flip in flips if flip.number in tied),
-    )
+    harmful_flips = tuple(flip for flip in flips if flip.number not in tied)
+    tied_flips = tuple(flip for flip in flips if flip.number in tied)
+    return Ledger(a.cell.id, b.cell.id, a.measurement, tuple(counts), harmful_flips, tied_flips)
 
 
-def _list_rows(a: Record, b: Record) -> list[_Rows]:
+def _list_rows(a: Record, b: Record) -> list[_Row]:
     """The metrics with a row of right and wrong items on either side; the plain one first."""
-    found = [
+    found = {
         (name, spec.row, spec.answers or "")
         for name, spec in load_measurement(a.measurement).values.items()
         for side in (a, b)
         if spec.row and spec.row in side.items and not isinstance(side.items[spec.row], list)
-    ]
-    return sorted(dict.fromkeys(found), key=lambda row: row[1])
+    }
+    return sorted(found, key=lambda row: row[1])
 
 
-def _count(
-    metric: str,
-    pairs: Sequence[tuple[str, str]],
-    tied: Collection[int],
-    ours: Sequence[object] | None,
-    theirs: Sequence[object] | None,
-) -> Counts:
-    """``pairs`` are outcomes on both sides: 1 right, 0 wrong, - not scored."""
-    both = [i for i, pair in enumerate(pairs) if "-" not in pair]
-    found = Counter((pairs[i], i in tied) for i in both)
-    changed = None
-    if ours is not None and theirs is not None:
-        changed = sum(ours[i] != theirs[i] for i in both)
-    return Counts(
-        metric,
-        len(both),
-        harmful=found[_HARMFUL, False],
-        beneficial=found[_BENEFICIAL, False],
-        tied_harmful=found[_HARMFUL, True],
-        tied_beneficial=found[_BENEFICIAL, True],
-        changed=changed,
-    )
-
-
-def _check_same_items(a: Record, b: Record, rows: Sequence[_Rows]) -> None:
+def _check_same_items(a: Record, b: Record, rows: Sequence[_Row]) -> None:
     """Raise `InputError` where the rows of the two do not belong to the same items.
 
     Also where the rows of one record differ in length: it was edited.
@@ -210,10 +195,9 @@ def _check_same_items(a: Record, b: Record, rows: Sequence[_Rows]) -> None:
 def _describe(
     metric: str, row: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], number: int
 ) -> Change:
-    answers = [side.get(row, "") for side in (ours, theirs)]
-    a, b = (found[number] if found else None for found in answers)
-    scores_a, scores_b = (_likelihoods(side, number) for side in (ours, theirs))
-    if a is None or b is None or not scores_a or isinstance(answers[0], list):
+    a, b = (side[row][number] if side.get(row) else None for side in (ours, theirs))
+    scores_a, scores_b = (_read_scores(side, number) for side in (ours, theirs))
+    if a is None or b is None or not scores_a or isinstance(ours[row], list):
         return Change(metric, a, b)
     try:
         right, wrong = ascii_uppercase.index(a), ascii_uppercase.index(b)
@@ -226,11 +210,9 @@ def _describe(
     return Change(metric, a, b, margin_a, margin_b)
 
 
-def _likelihoods(items: Mapping[str, Any], number: int) -> tuple[float, ...]:
-    """One per option; of the right answer alone where there are no options; perhaps empty."""
-    found = items["log_likelihoods"][number] if "log_likelihoods" in items else None
-    if found is None:
-        return ()
+def _read_scores(items: Mapping[str, Any], number: int) -> tuple[float, ...]:
+    """Log-likelihoods in nats: one per option, or of the right answer alone; perhaps none."""
+    found = items["log_likelihoods"][number] if "log_likelihoods" in items else []
     scores = tuple(found) if isinstance(found, list) else (found,)
     if not all(isinstance(score, int | float) for score in scores):
         raise InputError(f"item {number}: {found!r} is no log-likelihood; was the file edited?")

@@ -37,23 +37,14 @@ measure:
 """
 
 
-def make(
-    a: Record, b: Record, read_a: Any, read_b: Any, limit: int, sides: tuple[str, str]
-) -> Document:
+def make(a: Record, b: Record, read_a: Any, read_b: Any, limit: int) -> Document:
     page = open_ledger(a, b, read_a, read_b)
     assert page is not None
-    return Document("", (show_ledger(page, limit, sides),))
+    return Document("", (show_ledger(page, limit),))
 
 
-def show(
-    a: Record,
-    b: Record,
-    read_a: Any,
-    read_b: Any,
-    limit: int,
-    sides: tuple[str, str] = ("run A", "run B"),
-) -> str:
-    return write_terminal(make(a, b, read_a, read_b, limit, sides))
+def show(a: Record, b: Record, read_a: Any, read_b: Any, limit: int) -> str:
+    return write_terminal(make(a, b, read_a, read_b, limit))
 
 
 def dump(a: Record, b: Record, read_a: Any, read_b: Any, limit: int) -> Any:
@@ -79,9 +70,9 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Record, Recor
 
 def test_text_shows_question_options_and_who_chose_what(pair: Any) -> None:
     a, b, read = pair
-    text = show(a, b, read, nothing, 2, sides=("fp32", "nf4"))
+    text = show(a, b, read, nothing, 2)
     assert text.splitlines()[:4] == [
-        "m[fp32] → m[nf4] mmlu: right in fp32, wrong in nf4",
+        "m[fp32] → m[nf4] mmlu: right in run A, wrong in run B",
         "acc (share of items right): 2 of 3 items, 0 the other way; ties, "
         "counted separately: 1 and 0",
         "",
@@ -93,12 +84,12 @@ def test_text_shows_question_options_and_who_chose_what(pair: Any) -> None:
     assert text.count("x ") < 310 < LONG.count("x ")
     first = text.index("2. s/0, moved by 1.500 nats")
     assert text[first:].splitlines()[1:9] == [
-        "   acc: fp32 says A (1.000 nats over B), nf4 says B (0.500 nats over A)",
+        "   acc: run A says A (1.000 nats over B), run B says B (0.500 nats over A)",
         "   First?",
         "   Is *it*?",
-        "   option        fp32     nf4  chosen by",
-        "   A. one 0 ✓  -1.000  -2.000  fp32 (acc)",
-        "   B. two | 0  -2.000  -1.500  nf4 (acc)",
+        "   option       run A   run B  chosen by",
+        "   A. one 0 ✓  -1.000  -2.000  run A (acc)",
+        "   B. two | 0  -2.000  -1.500  run B (acc)",
         "",
         "ties, which the batch size alone can flip:",
     ]
@@ -118,7 +109,7 @@ def test_what_is_not_shown_is_counted(pair: Any) -> None:
 
 def test_markdown_has_an_escaped_table_of_options_per_item(pair: Any) -> None:
     a, b, read = pair
-    lines = write_markdown(make(a, b, read, read, 5, ("run A", "run B"))).splitlines()
+    lines = write_markdown(make(a, b, read, read, 5)).splitlines()
     assert lines[0] == r"### m\[fp32\] → m\[nf4\] mmlu: right in run A, wrong in run B"
     entry = lines.index(r"**2\. s/0, moved by 1.500 nats**")
     assert lines[entry + 4 : entry + 10] == [
@@ -152,7 +143,7 @@ def test_without_questions_the_numbers_are_shown_and_what_is_missing(pair: Any) 
     data = json.dumps(dump(a, b, nothing, nothing, 1))
     texts = (
         show(a, b, nothing, nothing, 1),
-        write_markdown(make(a, b, nothing, nothing, 1, ("A", "B"))),
+        write_markdown(make(a, b, nothing, nothing, 1)),
     )
     for shown in (*texts, data):
         assert f"prompts unavailable: items/{a.items['questions']} is not there" in shown

@@ -147,6 +147,6 @@ def test_items_that_do_not_match_are_refused_and_a_report_says_why(
         list_flips(BASE, other)
     page = open_ledger(BASE, other, nothing, nothing)
     assert page is not None
-    title = show_ledger(page, 3, ("A", "B")).title
+    title = show_ledger(page, 3).title
     assert title == f"No ledger of flips: {refusal.value}"
     assert dump_ledger(page, 3) == {"unavailable": str(refusal.value)}
