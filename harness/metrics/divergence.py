@@ -110,8 +110,7 @@ def _keep_distribution(text: TextWindows, options: Options) -> Measured:
     values = make_values(DIVERGENCE_VALUES, {"stored_bytes": stored})
     items = {"distribution": name, "batch_size": batch_size}
     cell = text.engine.job
-    precision = {"use": cell.precision.use, **cell.precision.options.model_dump(mode="json")}
-    reference = {"precision": precision, "weights_sha256": cell.files.weights_sha256}
+    reference = {"precision": cell.precision.declared, "weights_sha256": cell.files.weights_sha256}
     return _make_record(text, reference, values, items, nonfinite, reasons)
 
 

@@ -73,6 +73,6 @@ def _describe_cell(
         revision=known.revision if known else model.revision,
         weights_sha256=known.weights_sha256 if known else None,
         tokenizer_sha256=known.tokenizer_sha256 if known else None,
-        declared={"use": precision.use, **precision.options.model_dump(mode="json")},
+        declared=precision.declared,
         attested=loaded.attested if loaded else None,
     )

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.catalog import load_precision
 from harness.descriptions import OptionsBase
 from harness.suite.data_source import Source, check_hub_only
 from harness.suite.limits import Limit as Limit
@@ -139,6 +140,12 @@ class PrecisionSpec(Named):
     use: str
     options: SerializeAsAny[OptionsBase]
     engine: str = "transformers"
+
+    @property
+    def declared(self) -> dict[str, Any]:
+        """What a record says was declared; the engine where it is not the precision's own."""
+        own = {"engine": self.engine} if self.engine != load_precision(self.use).engine else {}
+        return {"use": self.use, **self.options.model_dump(mode="json"), **own}
 
 
 class MeasurementSpec(OptionsBase):

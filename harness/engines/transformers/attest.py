@@ -205,7 +205,8 @@ def _attest_head(layers: Layers, head: Any) -> str | None:
 
 
 def _list_packed(layers: Layers) -> set[int]:
-    return {id(tensor) for layer in layers.packed.values() for tensor in layer.packed}
+    """Quantised weights and their constants, which a layer may hold as parameters, too."""
+    return {id(t) for layer in layers.packed.values() for t in (*layer.packed, *layer.constants)}
 
 
 def _is_packed(parameter: Any, packed: set[int]) -> bool:
