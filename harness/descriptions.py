@@ -229,10 +229,11 @@ class LayerReader:
     """How one library's quantised layers are recognised and read; imports no library by itself.
 
     ``modules`` are the starts of the Python module names that define its layer and tensor classes:
-    only these may hold weights as anything but plain torch tensors. ``read(layer)`` returns None
-    for a layer that is not its own, or not quantised. A checkpoint that holds tensors whose names
-    end in ``stored_names`` is quantised already. ``skip_option`` is the field of the model's
-    ``quantization_config`` that names layers to leave unquantised.
+    only these may hold weights as anything but plain torch tensors; ``(__name__,)`` for a class
+    that a function of the precision's own file makes. ``read(layer)`` is asked about every module
+    of any model and returns None for one that is not its own, or not quantised. A checkpoint that
+    holds tensors whose names end in ``stored_names`` is quantised already. ``skip_option`` is the
+    field of the model's ``quantization_config`` that names layers to leave unquantised.
 
     ``describe_library()`` is for the record; ``describe_products(kind, layers, device)`` says what
     computes the products of these layers. ``warm_up(device)`` makes what the library creates at its
@@ -264,7 +265,8 @@ class Precision:
     enough; ``check(attested, options, device)`` lists the differences between what was declared and
     what was loaded. ``device`` is 'cpu' or 'cuda'. ``layers`` reads the layers of a quantised
     model. ``min_capability`` is the oldest CUDA card, ``engine`` loads the model where the suite
-    names none.
+    names none. Each function may import torch and raise `InputError`; a small model on a CPU is
+    loaded and prepared twice, the first time as a rehearsal.
     """
 
     help: str

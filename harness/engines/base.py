@@ -3,8 +3,9 @@
 An engine is one file or folder of `harness/engines/` with ``load(job: CellJob) -> Engine``, which
 raises `InputError` for a user's mistake and `UnavailableError` for what this machine lacks. A
 metric names the methods and facts that it needs (`Metric.needs`). An engine leaves out what it
-cannot answer; a measurement that needs it is then skipped with that reason. `docs/engines.md` shows
-a second engine in outline.
+cannot answer; a measurement that needs it is then skipped with that reason. So do not inherit from
+`Engine`, which has every method, nor annotate ``load`` with it. `docs/engines.md` shows a second
+engine in outline, `examples/extending/engine.py` the smallest one.
 """
 
 from __future__ import annotations
@@ -152,7 +153,11 @@ class Outputs(Protocol):
     def read_logits(
         self, inputs: torch.Tensor, positions: torch.Tensor
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Logits (n, vocabulary) of slices of the rows * positions tokens, row after row."""
+        """Logits (n, vocabulary) of slices of the rows * positions tokens, row after row.
+
+        ``positions`` (m,) are the same in every row: those that the logits come from, each one
+        before the token it predicts.
+        """
 
 
 class Generator(Protocol):
@@ -179,10 +184,12 @@ class Generator(Protocol):
 class Engine(Protocol):
     """A loaded model. An engine must have everything down to `close`; the rest is optional.
 
-    ``attested`` states facts read from the loaded model, ``flags`` are warnings about all of its
-    numbers, ``seconds`` the durations of "tokenizer" and "load", ``device`` is 'cpu' or 'cuda:N'.
-    ``max_context`` is the longest sequence in tokens (None: no limit), ``vocabulary`` the number of
-    token ids. Token ids come as tensors on ``device``.
+    ``attested`` states facts read from the loaded model. ``load`` itself compares them with what
+    the precision declares (`Precision.check`) and refuses a cell that is something else. ``flags``
+    are warnings about all of its numbers, ``seconds`` the durations of "tokenizer" and "load",
+    ``device`` is 'cpu' or 'cuda:N'. ``max_context`` is the longest sequence in tokens (None: no
+    limit), ``vocabulary`` the number of token ids, ``compute_dtype`` the dtype of matrix products.
+    Token ids come as tensors on ``device``.
     """
 
     job: CellJob
