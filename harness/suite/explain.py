@@ -17,13 +17,11 @@ from harness.suite.yaml_file import Location, YamlFile
 
 Model = TypeVar("Model", bound=OptionsBase)
 
-_BOUNDS = {
-    "greater_than_equal": ("ge", "of at least"),
-    "greater_than": ("gt", "above"),
-    "less_than_equal": ("le", "of at most"),
-    "less_than": ("lt", "below"),
-}
+# What is expected, by the name of a bound and by the start of pydantic's type of error.
+_BOUNDS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
 _EXPECTED = {
+    "string_too_short": "a string that is not empty",
+    "byte_size": "bytes such as 6GiB or 500MB",
     "int": "an integer",
     "float": "a number",
     "string": "a string",
@@ -31,7 +29,6 @@ _EXPECTED = {
     "list": "a list",
     "tuple": "a list",
     "dict": "a mapping",
-    "model": "a mapping",
 }
 
 
@@ -100,23 +97,17 @@ def _describe(found: Any, text: str | None, wanted: str) -> str:
 
 def _expectation(detail: ErrorDetails, model: type[OptionsBase]) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
-    if kind in _BOUNDS:
-        key, words = _BOUNDS[kind]
-        bound = context[key]
-        return (
-            f"an integer {words} {bound}" if type(bound) is int else f"a number {words} {bound:g}"
-        )
-    if kind == "literal_error":
-        return str(context["expected"])
+    for key, words in _BOUNDS.items():
+        if key in context:
+            bound = context[key]
+            whole = type(bound) is int
+            return f"an integer {words} {bound}" if whole else f"a number {words} {bound:g}"
     if kind == "too_short":
         return f"a list of at least {context['min_length']} item(s)"
-    if kind == "string_too_short":
-        return "a string that is not empty"
-    if kind.startswith("byte_size"):
-        return "bytes such as 6GiB or 500MB"
     if kind == "model_type":
         return _find_owner(model, detail["loc"]).WRITTEN_AS
-    return _EXPECTED.get(kind.split("_")[0]) or detail["msg"].removeprefix("Input should be ")
+    known = (words for start, words in _EXPECTED.items() if kind.startswith(start))
+    return next(known, detail["msg"].removeprefix("Input should be "))
 
 
 def _follow(detail: ErrorDetails, value: Any) -> tuple[Location, Any]:

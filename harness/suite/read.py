@@ -90,18 +90,17 @@ def _list_entries(given: dict[str, Any], key: str) -> list[tuple[Location, dict[
     return [((key, i), entry) for i, entry in enumerate(named) if isinstance(entry, dict)]
 
 
-def _list_names(given: dict[str, Any], key: str) -> tuple[str, ...]:
-    names = [entry.get("name") for _, entry in _list_entries(given, key)]
-    return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))
-
-
 def _read_scope(given: dict[str, Any], folder: Path) -> Scope:
     """What entries refer to, entries with mistakes included, so that each is reported once."""
+    names = {}
+    for key in ("models", "precisions"):
+        found = [entry.get("name") for _, entry in _list_entries(given, key)]
+        names[key] = tuple(dict.fromkeys(name for name in found if isinstance(name, str)))
     measure, reference = given.get("measure"), given.get("reference")
     return Scope(
         folder=folder,
-        models=_list_names(given, "models"),
-        precisions=_list_names(given, "precisions"),
+        models=names["models"],
+        precisions=names["precisions"],
         reference=None if reference is None else str(reference),
         measured={
             name: _read_options(name, options)
@@ -135,15 +134,12 @@ def _read_limits(
         except ValidationError:
             continue
         line, column = file.place(location)
-        limit = Limit(
-            precision=entry.list_precisions(scope),
-            model=entry.model or scope.models,
-            metric=entry.metric,
-            max=entry.max,
-            min=entry.min,
-            position=f"{shown}:{line}:{column}",
-        )
-        limits.append((location, limit))
+        filled = {
+            **dict(entry),
+            "precision": entry.list_precisions(scope),
+            "model": entry.model or scope.models,
+        }
+        limits.append((location, Limit(**filled, position=f"{shown}:{line}:{column}")))
     return limits
 
 
@@ -173,9 +169,8 @@ def _check_reference(file: YamlFile, given: dict[str, Any], scope: Scope) -> Non
 
 def _check_random_models(file: YamlFile, given: dict[str, Any], scope: Scope) -> None:
     """Random weights come without a tokenizer, which reading a text needs."""
-    reading = [
-        name for name, options in scope.measured.items() if options and reads_data(type(options))
-    ]
+    measured = scope.measured.items()
+    reading = [name for name, options in measured if options and reads_data(type(options))]
     message = (
         "random weights come without a tokenizer, so this model cannot be measured with "
         f"{', '.join(reading)}: set `tokenizer:` or measure it in a suite of its own"

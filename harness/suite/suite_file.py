@@ -5,7 +5,6 @@ from operator import or_
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     Discriminator,
     Field,
@@ -16,6 +15,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from harness.catalog import (
+    describe_unknown,
     list_engines,
     list_measurements,
     list_names,
@@ -41,23 +41,15 @@ class PrecisionEntry(Named):
         return {"name": given} if isinstance(given, str) else given
 
 
-def _check_known(name: str) -> str:
-    load_precision(name)
-    return name
-
-
 class _UnknownPrecision(PrecisionEntry, extra="ignore"):
     """An entry that uses no precision of the catalog; reading one ends with that message."""
 
-    use: Annotated[str, AfterValidator(_check_known)] | None = None
-
     @model_validator(mode="after")
     def _refuse(self) -> "_UnknownPrecision":
-        try:
-            _check_known(self.name)
-        except ValueError as error:
-            raise ValueError(f"{error} (a name of your own needs `use:`)") from error
-        return self
+        message = describe_unknown("precision", self.use or self.name, list_names("precisions"))
+        if self.use is not None:
+            raise ValueError(f"use: {message}")
+        raise ValueError(f"{message} (a name of your own needs `use:`)")
 
 
 class Measure(OptionsBase):
