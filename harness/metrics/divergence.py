@@ -75,8 +75,7 @@ def is_intact(record: Record) -> bool:
 def _keep_distribution(text: TextWindows, options: Options) -> Measured:
     """The reference's record; its distribution goes to the cache."""
     from harness.machine.cache import format_bytes
-    from harness.scoring.compare_logits import count_nonfinite
-    from harness.scoring.distributions import DistributionWriter, choose_layout
+    from harness.scoring.distributions import DistributionWriter, choose_layout, count_nonfinite
 
     outputs = _open_outputs(text)
     layout, head = choose_layout(outputs)
@@ -118,8 +117,7 @@ def _compare_with(reference: Record, text: TextWindows, options: Options) -> Mea
     """A candidate's record: compared with the reference's stored distribution, token by token."""
     import numpy as np
 
-    from harness.scoring.compare_logits import compare_logits
-    from harness.scoring.distributions import StoredDistribution
+    from harness.scoring.distributions import StoredDistribution, compare_logits
 
     stored = StoredDistribution(str(reference.items.get("distribution")), text.engine.device)
     name, other = cell_id(text.engine.job.model, text.engine.job.precision), reference.cell.id

@@ -59,7 +59,7 @@ def summarise(
 ) -> tuple[dict[str, Value], dict[str, list[float]]]:
     """The values, and each window's sums for comparisons between runs.
 
-    ``found`` (3, tokens) is what `harness.scoring.compare_logits` gives, in the windows' order.
+    ``found`` (3, tokens): `harness.scoring.distributions.compare_logits`, in the windows' order.
     Standard errors take tokens of one window as dependent. A quarter without scored tokens has no
     values.
     """

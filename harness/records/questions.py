@@ -83,10 +83,7 @@ def read_items(name: str, content: bytes) -> list[Item]:
 
 
 def keep_questions(items: Iterable[Item]) -> str:
-    """Leave the items in the cache for the run to fetch; returns the name of their file.
-
-    A cache that cannot be written is no error.
-    """
+    """Leave the items in the cache, if it can be written; returns the name of their file."""
     text = "".join(json.dumps(vars(item), ensure_ascii=False) + "\n" for item in items)
     # Half a character becomes its JSON escape, which reads as the same.
     lines = text.encode(errors="backslashreplace")

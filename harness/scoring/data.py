@@ -36,8 +36,17 @@ def load_text(source: DataSource, context: MeasureContext) -> tuple[str, str]:
     """
     kind, place = source.locate(context.suite_folder)
     if kind == "hub" or Path(place).suffix in _READERS or Path(place).is_dir():
-        rows = read_rows(source, context, "test")
-        text = "\n\n".join(_read_column(rows, source, source.column or "text"))
+        name, cells = source.column or "text", []
+        for fields, where in read_rows(source, context, "test"):
+            if name not in fields:
+                shown = ", ".join(fields)
+                raise InputError(f"{source.path!r} has no column {name!r}; it has {shown}")
+            if not isinstance(fields[name], str):
+                raise InputError(
+                    f"{where}: column {name!r} holds {fields[name]!r}, expected a text"
+                )
+            cells.append(fields[name])
+        text = "\n\n".join(cells)
     else:
         text = _read_utf_8(Path(place))
     if not text.strip():
@@ -168,15 +177,6 @@ def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Rows:
 
 def _number_rows(rows: Iterable[Fields], name: str) -> Rows:
     return ((dict(row), f"{name}, row {number}") for number, row in enumerate(rows, 1))
-
-
-def _read_column(rows: Rows, source: DataSource, name: str) -> Iterator[str]:
-    for fields, where in rows:
-        if name not in fields:
-            raise InputError(f"{source.path!r} has no column {name!r}; it has {', '.join(fields)}")
-        if not isinstance(fields[name], str):
-            raise InputError(f"{where}: column {name!r} holds {fields[name]!r}, expected a text")
-        yield fields[name]
 
 
 def _read_utf_8(path: Path) -> str:

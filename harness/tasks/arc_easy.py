@@ -7,7 +7,7 @@ The options are not shown in the prompt, as in lm-evaluation-harness.
 from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.rows import Row, check_options
+from harness.tasks.rows import Row
 from harness.tasks.shared import RowOptions
 
 
@@ -21,7 +21,8 @@ def make_question(row: Row) -> Question:
     """``Question: …``, ``Answer:``, followed by each choice; answerKey is one of their labels."""
     options, answer = row.labelled()
     prompt = f"Question: {row.filled('question')}\nAnswer:"
-    return check_options(row, Question(row.where, "arc", prompt, options, answer), "'choices'")
+    row.check_options(options, "'choices'")
+    return Question(row.where, "arc", prompt, options, answer)
 
 
 TASK = choice_task(__doc__, Options, make_question, title="arc-easy")

@@ -7,18 +7,17 @@ template that shows them, lettered, has them in fields of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from harness.descriptions import MeasureContext
 from harness.metrics.choice_values import NORMED_VALUES, headline
 from harness.records.questions import Question
 from harness.tasks.choice_task import build_questions, question_task
-from harness.tasks.rows import Row, check_options, load_examples, load_rows
+from harness.tasks.rows import Row, load_examples, load_rows
 from harness.tasks.shared import LETTERS, RowOptions
 
 FieldName = Annotated[str, Field(min_length=1)]
@@ -42,15 +41,9 @@ class Options(RowOptions):
     delimiter: str = " "
     unequal_options: bool = False
 
-    @field_validator("prompt")
-    @classmethod
-    def _check_prompt(cls, template: str) -> str:
-        if not any(name is not None for _, name in parse_template(template)):
-            raise ValueError(f"no field such as {{question}} in {template!r}")
-        return template
-
     @model_validator(mode="after")
-    def _check_examples(self) -> Options:
+    def _check(self) -> Options:
+        parse_template(self.prompt)
         if self.shots and self.examples is None:
             raise ValueError(
                 f"shots: {self.shots} needs `examples:`, the file of the answered questions"
@@ -80,10 +73,10 @@ def make_question(row: Row, options: Options) -> Question:
     texts = read_options(row, options)
     subject = row.text(options.subject) if options.subject else "choices"
     prompt = fill_template(options.prompt, row)
-    question = Question(row.where, subject, prompt, texts, 0, options.delimiter)
     names = (options.options,) if isinstance(options.options, str) else options.options
-    check_options(row, question, ", ".join(map(repr, names)))
-    return replace(question, answer=read_answer(row, options, texts))
+    row.check_options(texts, ", ".join(map(repr, names)))
+    answer = read_answer(row, options, texts)
+    return Question(row.where, subject, prompt, texts, answer, options.delimiter)
 
 
 def parse_template(template: str) -> list[tuple[str, str | None]]:
@@ -101,19 +94,18 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
             raise ValueError(
                 f"{{{shown}}} is not a plain field such as {{question}}; write {{{{ for a brace"
             )
+    if all(name is None for _, name, _, _ in parts):
+        raise ValueError(f"no field such as {{question}} in {template!r}")
     return [(text, name) for text, name, _, _ in parts]
 
 
 def fill_template(template: str, row: Row) -> str:
-    """The template with the row's fields in it.
-
-    Raises `InputError` where all of these are empty in a local file.
-    """
+    """The template with the row's fields, at least one of them not empty in a local file."""
     parts = parse_template(template)
     fields = {name: row.text(name) for _, name in parts if name is not None}
     if row.own and not any(text.strip() for text in fields.values()):
         raise row.error(f"field {', '.join(map(repr, fields))} is empty")
-    return "".join(text + (fields[name] if name is not None else "") for text, name in parts)
+    return "".join(text + fields.get(name or "", "") for text, name in parts)
 
 
 def read_options(row: Row, options: Options) -> tuple[str, ...]:
@@ -123,23 +115,23 @@ def read_options(row: Row, options: Options) -> tuple[str, ...]:
     """
     names, unequal = options.options, options.unequal_options
     if isinstance(names, str):
-        texts = list(row.texts(names))
+        texts = row.texts(names)
     else:
-        texts = [
-            "" if unequal and row.fields.get(name, 0) is None else row.text(name) for name in names
-        ]
+        lacking = {name for name in names if unequal and row.fields.get(name, "") is None}
+        texts = tuple("" if name in lacking else row.text(name) for name in names)
     while unequal and texts and not texts[-1].strip():
-        texts.pop()
-    return tuple(texts)
+        texts = texts[:-1]
+    return texts
 
 
 def read_answer(row: Row, options: Options, texts: Sequence[str]) -> int:
     """The index of the right option; raises `InputError` where the field does not name one."""
     given, way = row.value(options.answer), options.answer_is
     text = "" if isinstance(given, bool) else str(given).strip()
+    numbers = list(map(str, range(len(texts) + 1)))
     known = {
-        "index": [str(i) for i in range(len(texts))],
-        "number": [str(i + 1) for i in range(len(texts))],
+        "index": numbers[:-1],
+        "number": numbers[1:],
         "letter": list(LETTERS[: len(texts)]),
         "text": [option.strip() for option in texts],
     }

@@ -114,9 +114,8 @@ def generative_task(
 
         problems = load_problems(options, context, make_problem, split)
         prompts = [problem.prompt for problem in problems]
-        answers = generate_texts(
-            engine, prompts, options.max_new_tokens, rules.stop, options.batch_tokens, context
-        )
+        limits = options.max_new_tokens, rules.stop, options.batch_tokens
+        answers = generate_texts(engine, prompts, *limits, context)
         values, items = score_answers(problems, answers, rules)
         items[KEY] = keep_questions(
             Item(f"{title}/{i}", problem.question, (), problem.answer)

@@ -9,7 +9,7 @@ import re
 from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.rows import Row, check_options
+from harness.tasks.rows import Row
 from harness.tasks.shared import RowOptions
 
 
@@ -24,8 +24,9 @@ def make_question(row: Row) -> Question:
     context = f"{row.filled('ctx_a')} {row.text('ctx_b').capitalize()}"
     prompt = clean_text(f"{row.text('activity_label')}: {context}")
     endings = tuple(map(clean_text, row.texts("endings", 4)))
-    question = Question(row.where, "hellaswag", prompt, endings, row.index("label", "0123"))
-    return check_options(row, question, "'endings', cleaned")
+    answer = row.index("label", "0123")
+    row.check_options(endings, "'endings', cleaned")
+    return Question(row.where, "hellaswag", prompt, endings, answer)
 
 
 def clean_text(text: str) -> str:

@@ -18,7 +18,7 @@ from harness.metrics.choice_values import CHOICE_VALUES, headline
 from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import question_task, render_answered
-from harness.tasks.rows import Row, check_options, load_rows
+from harness.tasks.rows import Row, load_rows
 from harness.tasks.shared import LETTERS, ItemOptions
 
 
@@ -78,7 +78,7 @@ def make_question(row: Row, form: str = "letters") -> Question:
     is_index = type(given) is int and 0 <= given < len(choices)
     answer = given if is_index else row.index("answer", letters)
     asked = row.filled("question").strip()
-    check_options(row, Question(row.where, "", asked, choices, answer), "'choices'", distinct=False)
+    row.check_options(choices, "'choices'", distinct=False)
     lines = [f"{letter}. {text}" for letter, text in zip(letters, choices, strict=True)]
     prompt = "\n".join([asked, *(lines if form == "letters" else ()), "Answer:"])
     options = letters if form == "letters" else choices

@@ -7,7 +7,7 @@ shown, as in lm-evaluation-harness.
 from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.rows import Row, check_options
+from harness.tasks.rows import Row
 from harness.tasks.shared import RowOptions
 
 
@@ -21,7 +21,8 @@ def make_question(row: Row) -> Question:
     """The stem alone, followed by each choice."""
     options, answer = row.labelled(4)
     stem = row.filled("question_stem")
-    return check_options(row, Question(row.where, "openbookqa", stem, options, answer), "'choices'")
+    row.check_options(options, "'choices'")
+    return Question(row.where, "openbookqa", stem, options, answer)
 
 
 TASK = choice_task(__doc__, Options, make_question, title="openbookqa")

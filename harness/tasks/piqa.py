@@ -6,7 +6,7 @@ Bisk et al. 2020, https://arxiv.org/abs/1911.11641; 1,838 validation items.
 from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.rows import Row, check_options
+from harness.tasks.rows import Row
 from harness.tasks.shared import RowOptions
 
 
@@ -20,9 +20,8 @@ def make_question(row: Row) -> Question:
     """``Question: goal``, ``Answer:``, followed by each solution."""
     prompt = f"Question: {row.filled('goal')}\nAnswer:"
     options, answer = (row.text("sol1"), row.text("sol2")), row.index("label", "01")
-    return check_options(
-        row, Question(row.where, "piqa", prompt, options, answer), "'sol1', 'sol2'"
-    )
+    row.check_options(options, "'sol1', 'sol2'")
+    return Question(row.where, "piqa", prompt, options, answer)
 
 
 TASK = choice_task(__doc__, Options, make_question, title="piqa", split="validation")

@@ -13,7 +13,6 @@ from typing import Any
 from harness.catalog import describe_unknown
 from harness.descriptions import MeasureContext
 from harness.errors import InputError
-from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.shared import LETTERS, RowOptions
 
@@ -85,6 +84,32 @@ class Row:
             raise inside.error(f"field 'label' holds {shown}: two labels are the same")
         return inside.texts("text", len(labels)), self.index("answerKey", labels)
 
+    def check_options(
+        self,
+        options: Sequence[str],
+        field: str,
+        prompts: Sequence[str] | None = None,
+        distinct: bool = True,
+    ) -> None:
+        """Raise `InputError` naming ``field`` unless it gives 2 to 26 options.
+
+        In a local file none may be empty and, where ``distinct``, no two the same after the same
+        of ``prompts``.
+        """
+        if not 2 <= len(options) <= len(LETTERS):
+            count = len(options)
+            raise self.error(f"field {field} gives {count} options, expected 2 to {len(LETTERS)}")
+        seen: dict[tuple[str, str], int] = {}
+        for i, option in enumerate(options if self.own else ()):
+            if not option.strip():
+                raise self.error(f"field {field}: option {i + 1} is empty")
+            first = seen.setdefault((prompts[i] if prompts else "", option), i)
+            if distinct and first != i:
+                shown = "" if prompts else f": {option!r}"
+                raise self.error(
+                    f"field {field}: options {first + 1} and {i + 1} are the same{shown}"
+                )
+
     def _as_text(self, value: Any, what: str) -> str:
         if type(value) is int:
             return str(value)
@@ -136,26 +161,6 @@ def leave_out(row: Row, examples: Sequence[Row], shots: int) -> list[Row]:
             f"there are {len(others)} examples besides this question, {shots} shots were asked for"
         )
     return others
-
-
-def check_options(row: Row, question: Question, field: str, distinct: bool = True) -> Question:
-    """The question as it is; raises `InputError` naming row and ``field``, which holds its options.
-
-    2 to 26 options; in a local file none of them empty and, where ``distinct``, no two the same
-    after the same prompt.
-    """
-    count = len(question.options)
-    if not 2 <= count <= len(LETTERS):
-        raise row.error(f"field {field} gives {count} options, expected 2 to {len(LETTERS)}")
-    seen: dict[tuple[str, str], int] = {}
-    for i, option in enumerate(question.options if row.own else (), 1):
-        if not option.strip():
-            raise row.error(f"field {field}: option {i} is empty")
-        first = seen.setdefault((question.prompt_of(i - 1), option), i)
-        if distinct and first != i:
-            shown = f": {option!r}" if question.prompts is None else ""
-            raise row.error(f"field {field}: options {first} and {i} are the same{shown}")
-    return question
 
 
 def refuse_duplicates(rows: Sequence[Row], keys: Sequence[Hashable], what: str) -> None:

@@ -8,7 +8,7 @@ begun with either option in the blank, and its end, the same for both, is scored
 from harness.records.questions import Question
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import choice_task
-from harness.tasks.rows import Row, check_options
+from harness.tasks.rows import Row
 from harness.tasks.shared import RowOptions
 
 
@@ -29,17 +29,12 @@ def make_question(row: Row) -> Question:
     if row.own and not end.strip():
         raise row.error("field 'sentence' has nothing after its blank to score")
     choices = (row.filled("option1"), row.filled("option2"))
-    question = Question(
-        row.where,
-        "winogrande",
-        start,
-        options=(end.strip(),) * 2,
-        answer=row.index("answer", "12"),
-        prompts=(start + choices[0], start + choices[1]),
-        asked=sentence,
-        choices=choices,
+    prompts, ends = (start + choices[0], start + choices[1]), (end.strip(),) * 2
+    answer = row.index("answer", "12")
+    row.check_options(ends, "'option1', 'option2'", prompts)
+    return Question(
+        row.where, "winogrande", start, ends, answer, " ", prompts, asked=sentence, choices=choices
     )
-    return check_options(row, question, "'option1', 'option2'")
 
 
 TASK = choice_task(

@@ -153,7 +153,7 @@ def lose_all(path: Path) -> None:
 
 CHANGED = "its SHA-256 is not that of what was written"
 DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
-    ("rows", cut, r"rows\.safetensors has 2\d\d of 2\d\d bytes"),
+    ("rows", cut, CHANGED),
     ("rows", flip, CHANGED),
     ("head", flip, CHANGED),
     ("rows", Path.unlink, r"rows\.safetensors: No such file or directory"),
