@@ -6,17 +6,18 @@ Knows nothing of what the files do; imports a folder's only when one of them is 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from typing import Any
 
 from harness.descriptions import Metric, Precision
+from harness.errors import InputError
 
 # What a file of each folder calls its description.
 _CONSTANTS = {"precisions": "PRECISION", "metrics": "METRIC", "tasks": "TASK"}
 
 
-class UnknownNameError(ValueError):
+class UnknownNameError(InputError):
     """A name without a file; the message lists the known ones and the closest."""
 
 
@@ -40,21 +41,22 @@ def list_engines() -> tuple[str, ...]:
 
 def load_precision(name: str) -> Precision:
     """The description of one precision; raises `UnknownNameError`."""
-    precision: Precision = _find("precision", name, _load_folder("precisions"))
+    known = _load_folder("precisions")
+    precision: Precision = known[check_name("precision", name, known)]
     return precision
 
 
 def load_measurement(name: str) -> Metric:
     """The description of one metric or task; raises `UnknownNameError`."""
     known = {**_load_folder("metrics"), **_load_folder("tasks")}
-    metric: Metric = _find("metric or task", name, known)
+    metric: Metric = known[check_name("metric or task", name, known)]
     return metric
 
 
 def load_engine(name: str) -> Callable[[Any], Any]:
     """The ``load`` function of one engine, which imports torch; raises `UnknownNameError`."""
-    path = _find("engine", name, {name: f"harness.engines.{name}" for name in list_engines()})
-    load: Callable[[Any], Any] = importlib.import_module(path).load
+    check_name("engine", name, list_engines())
+    load: Callable[[Any], Any] = importlib.import_module(f"harness.engines.{name}").load
     return load
 
 
@@ -67,10 +69,11 @@ def describe_unknown(what: str, name: object, known: Iterable[str]) -> str:
     return f"unknown {what} {name!r}{hint} Known: {', '.join(known) or 'none'}"
 
 
-def _find(what: str, name: str, known: Mapping[str, Any]) -> Any:
+def check_name(what: str, name: str, known: Collection[str], where: str = "") -> str:
+    """``name``; raises `UnknownNameError`, ending in ``where``, if it is not one of the known."""
     if name not in known:
-        raise UnknownNameError(describe_unknown(what, name, known))
-    return known[name]
+        raise UnknownNameError(f"{describe_unknown(what, name, known)}{where}")
+    return name
 
 
 @cache

@@ -13,33 +13,20 @@ from harness import __version__
 from harness.errors import InputError
 
 BAD_INPUT = 4
-_COMMANDS = {
-    "ab": "Compare two precisions or environments in pairs of fresh processes.",
-    "bless": "Make thresholds of runs.",
-    "cache": "Show or clear what the harness keeps.",
-    "compare": "Compare run B with run A.",
-    "history": "Show how values changed over many runs.",
-    "list": "List the names that a suite may use.",
-    "run": "Run suites with pytest, from any folder.",
-}
+_COMMANDS = ("ab", "bless", "cache", "compare", "history", "list", "run")
 
 
 class _Commands(click.Group):
     """The commands by name; each is the ``command`` of the file that is called so."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS]  # `list` is a command here
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"harness.cli.{name}").command
         return command
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """What ``--help`` lists, without importing any of them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
 
 
 @click.command(cls=_Commands)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from harness.catalog import load_measurement
-from harness.cli.names import check_name
+from harness.catalog import check_name, load_measurement
 from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.report.ab import dump_ratios, show_ratios
@@ -49,10 +48,10 @@ def command(
     output: Path | None,
     form: str,
 ) -> int:
-    """Compare two precisions, or two Python environments, in pairs of fresh processes.
+    """Compare two precisions or environments in fresh processes.
 
-    Give --precision twice, or --precision once and --python twice. Exits with 1 where a side could
-    not be measured.
+    Sides are measured in pairs. Give --precision twice, or --precision once and --python twice.
+    Exits with 1 where a side could not be measured.
     """
     loaded = load_suite(suite)
     models = [one.name for one in loaded.models]

@@ -14,9 +14,10 @@ from harness.verdicts.bless import bless_runs
 @click.option("--reason", required=True, help="why these numbers are the new ones")
 @click.option("--root", default=".", type=click.Path(path_type=Path), help="where results/ lies")
 def command(runs: Sequence[str], reason: str, root: Path) -> None:
-    """Make thresholds of RUNS: later runs on this device are judged by them.
+    """Make thresholds of RUNS, which later runs are judged by.
 
-    Several runs of one commit show how much runs differ by themselves.
+    Thresholds hold for a suite on a device. Several runs of one commit show how much runs differ by
+    themselves.
     """
     found = [one.run for name in runs for one in find_runs(name, root)]
     path, result = bless_runs(found, reason, root)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from harness.cli.names import check_name
+from harness.catalog import check_name
 from harness.machine.cache import (
     KINDS,
     LIMIT_VARIABLE,

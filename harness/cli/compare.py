@@ -27,10 +27,11 @@ _STATUS = {"FAIL": 1, "INCOMPARABLE": 3, "INCONCLUSIVE": 2}  # the first that ap
 def command(
     a: str, b: str, allow: Sequence[str], form: str, on_inconclusive: str, flips: int, root: Path
 ) -> int:
-    """Compare B with A, each a run file, a folder of them, or a git revision.
+    """Compare B with A: run files, folders or git revisions.
 
-    Exits with 0 where nothing got worse, 1 where something did, 2 where something is open under
-    --on-inconclusive fail, 3 where the runs are incomparable, 4 for wrong input.
+    A may be thresholds. Exits with 0 where nothing got worse, 1 where something did, 2 where
+    something is open under --on-inconclusive fail, 3 where the runs are incomparable, 4 for wrong
+    input.
     """
     allow = [name.strip() for given in allow for name in given.split(",") if name.strip()]
     if Path(b).is_file() and names_thresholds(b, root):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli.names import check_name
+from harness.catalog import check_name
 from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.records.values import base_name
@@ -31,10 +31,10 @@ def command(
     last: int | None,
     form: str,
 ) -> None:
-    """Show how values changed over the run files in FOLDER, and with which commits.
+    """Show how values changed over the run files in FOLDER.
 
-    A single lucky or unlucky run is no change. Series without one are summed up, unless the metric
-    is named.
+    Changes are named with their commits. A single lucky or unlucky run is no change. Series without
+    one are summed up, unless the metric is named.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of run files, found none of that name")

@@ -3,7 +3,6 @@
 import click
 
 from harness import catalog
-from harness.cli.names import check_name
 
 _KINDS = ("precisions", "metrics", "tasks")
 
@@ -12,7 +11,7 @@ _KINDS = ("precisions", "metrics", "tasks")
 @click.argument("what", metavar="|".join(_KINDS))
 def command(what: str) -> None:
     """List the names that a suite may use."""
-    kind = check_name("kind", what, _KINDS)
+    kind = catalog.check_name("kind", what, _KINDS)
     load = catalog.load_precision if kind == "precisions" else catalog.load_measurement
     names = catalog.list_names(kind)
     width = max(map(len, names))

@@ -12,10 +12,10 @@ import click
 )
 @click.argument("arguments", metavar="SUITE… [PYTEST OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 def command(arguments: tuple[str, ...]) -> int:
-    """Run suites with pytest, from any folder and without a conftest.py.
+    """Run suites with pytest, from any folder.
 
-    Takes every option of pytest (`harness run -h` lists them) and exits as pytest does. Results
-    go to the working folder.
+    Needs no conftest.py, takes every option of pytest (`harness run -h` lists them) and exits as
+    pytest does. Results go to the working folder.
     """
     sys.argv = ["pytest", "-p", "harness.plugin", "--rootdir=.", *arguments]
     try:

@@ -6,7 +6,7 @@ Pure: decides nothing about devices, skips or where a reference's record comes f
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from harness.catalog import UnknownNameError, describe_unknown, load_measurement
+from harness.catalog import check_name, load_measurement
 from harness.suite.models import MeasurementSpec, ModelSpec, PrecisionSpec, Suite
 
 
@@ -48,8 +48,7 @@ def check_selection(suites: Iterable[Suite], selection: Selection) -> None:
     ):
         known = {entry.name for suite in suites for entry in getattr(suite, f"{kind}s")}
         for name in names:
-            if name not in known:
-                raise UnknownNameError(describe_unknown(kind, name, known))
+            check_name(kind, name, known)
 
 
 def build_cells(suite: Suite, selection: Selection | None = None) -> tuple[Cell, ...]:
