@@ -5,8 +5,6 @@ fragmentation takes some of it. CUDA's context and kernels, which no allocator c
 subtracted as well where they were measured.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +33,7 @@ class Growth:
     def shared(self) -> float:
         return self.fixed - self.each
 
-    def with_second(self, tokens: int, one: int, two: int) -> Growth:
+    def with_second(self, tokens: int, one: int, two: int) -> "Growth":
         """With ``each`` from what one and two sequences of ``tokens`` took."""
         each = (two - one) - (self.slope * tokens + self.curve * tokens**2)
         return replace(self, each=min(self.fixed, max(0.0, each)))
@@ -67,15 +65,13 @@ def fit_growth(
 
 def largest_context(room: int, growth: Growth, limit: int | None) -> int:
     """The most tokens that can be read in ``room`` bytes, ``limit`` at most; 0 for none."""
-    left = room - growth.fixed
-    if left <= 0:
-        return 0
+    left = max(0, room - growth.fixed)
     if growth.curve > 0:
         root = math.sqrt(growth.slope**2 + 4 * growth.curve * left)
         tokens = (root - growth.slope) / (2 * growth.curve)
     else:
         tokens = left / growth.slope
-    return min(int(tokens), limit) if limit is not None else int(tokens)
+    return int(tokens) if limit is None else min(int(tokens), limit)
 
 
 def largest_batch(room: int, growth: Growth, tokens: int, least_per_sequence: float) -> int:

@@ -18,7 +18,7 @@ from harness.errors import InputError
 from harness.metrics.divergence_values import DIVERGENCE_VALUES, QUARTERS, summarise
 from harness.metrics.text_windows import TextWindows, WindowOptions, compare_chunks, open_windows
 from harness.records.identity import LIBRARIES
-from harness.records.record import Measured, Record, Status, Validity, Value
+from harness.records.record import Measured, Record, Value
 from harness.records.values import make_values
 from harness.suite.cells import cell_id
 
@@ -101,16 +101,16 @@ def _keep_distribution(text: TextWindows, options: Options) -> Measured:
         if not nonfinite:
             name, stored = writer.finish()
     reasons = []
-    if nonfinite:
-        reasons.append(f"{nonfinite} of {tokens} tokens have a NaN or infinite distribution")
-    elif layout.reason is not None and stored is not None:
+    if layout.reason is not None and stored is not None:
         size = format_bytes(stored)
         reasons.append(f"{layout.reason}: all logits are kept instead of hidden states, {size}")
     values = make_values(DIVERGENCE_VALUES, {"stored_bytes": stored})
     items = {"distribution": name, "batch_size": batch_size}
     cell = text.engine.job
     reference = {"precision": cell.precision.declared, "weights_sha256": cell.files.weights_sha256}
-    return _make_record(text, reference, values, items, nonfinite, reasons)
+    return text.make_measured(
+        values, items, reasons, nonfinite, "distribution", reference=reference
+    )
 
 
 def _compare_with(reference: Record, text: TextWindows, options: Options) -> Measured:
@@ -129,8 +129,7 @@ def _compare_with(reference: Record, text: TextWindows, options: Options) -> Mea
             f"{name} has {outputs.vocabulary:,} logits per token, the reference {other} "
             f"{stored.layout.vocabulary:,}: their distributions cannot be compared"
         )
-    count = sum(text.scored)
-    found = np.empty((3, count))
+    found = np.empty((3, sum(text.scored)))
     done = 0
 
     def compare_batch(rows: torch.Tensor, scored: int) -> None:
@@ -147,14 +146,14 @@ def _compare_with(reference: Record, text: TextWindows, options: Options) -> Mea
     reasons = [outputs.slow_because] if outputs.slow_because else []
     sums: dict[str, list[float]] = {}
     if nonfinite:
-        lost = f"{nonfinite} of {count} tokens have a NaN or infinite divergence"
-        reasons.insert(0, lost)
         values = make_values(DIVERGENCE_VALUES, dict.fromkeys(("kl_mean", "top1_agreement")))
     else:
         values, sums = summarise(found, text.windows, options.context)
     items = {"distribution": stored.name, "batch_size": batch_size, **sums}
     compared_with = reference.protocol.get("reference", {})
-    return _make_record(text, compared_with, values, items, nonfinite, reasons)
+    return text.make_measured(
+        values, items, reasons, nonfinite, "divergence", reference=compared_with
+    )
 
 
 def _open_outputs(text: TextWindows) -> Outputs:
@@ -169,25 +168,6 @@ def _feed(rows: torch.Tensor, scored: int) -> tuple[torch.Tensor, torch.Tensor, 
     length = rows.shape[1] - 1
     positions = rows.new_tensor(range(length - scored, length))
     return rows[:, :-1], positions, rows[:, -scored:].reshape(-1)
-
-
-def _make_record(
-    text: TextWindows,
-    reference: Mapping[str, Any],
-    values: dict[str, Value],
-    items: Mapping[str, Any],
-    nonfinite: int,
-    reasons: list[str],
-) -> Measured:
-    """What both sides report; ``reference`` is the precision and weights compared with."""
-    status: Status = "invalid" if nonfinite else "flagged" if reasons else "ok"
-    counts = {"tokens": sum(text.scored), "nonfinite_tokens": nonfinite}
-    return Measured(
-        values=values | make_values(DIVERGENCE_VALUES, counts),
-        protocol={**text.protocol, "reference": dict(reference)},
-        items={**items, "chunk_tokens": text.scored},
-        validity=Validity(status=status, reasons=tuple(reasons)),
-    )
 
 
 def _list_facts(text: TextWindows, options: Options) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from harness.descriptions import Margin, ValueSpec
-from harness.metrics.text_windows import Window
+from harness.metrics.text_windows import TOKEN_COUNTS, Window
 from harness.records.record import Value
 from harness.records.values import make_values, qualify
 from harness.statistics.estimates import clustered_mean
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 QUARTERS = ("q1", "q2", "q3", "q4")
-_Better = Literal["lower", "higher"] | None
 
 
-def _paired(unit: str, better: _Better, text: str, **more: Any) -> ValueSpec:
+def _paired(unit: str, better: Any, text: str, **more: Any) -> ValueSpec:
     return ValueSpec(unit, better, text, paired=True, **more)
 
 
@@ -46,8 +45,7 @@ DIVERGENCE_VALUES = {
         "", None, "mean of p(true token) - the reference's p(true token)", sampled="items"
     ),
     "delta_p_rms": _paired("", "lower", "root mean square of that difference", sampled="items"),
-    "tokens": ValueSpec("tokens", None, "tokens scored"),
-    "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens without a finite divergence"),
+    **TOKEN_COUNTS,
     "stored_bytes": ValueSpec("bytes", None, "size of the reference's distribution on disk"),
 }  # fmt: skip
 # numpy's default: linear between the two nearest ranks.

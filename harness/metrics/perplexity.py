@@ -10,8 +10,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from harness.descriptions import Column, Margin, MeasureContext, Metric, ValueSpec
-from harness.metrics.text_windows import TextWindows, WindowOptions, compare_chunks, open_windows
-from harness.records.record import Measured, Record, Validity, Value
+from harness.metrics.text_windows import (
+    TOKEN_COUNTS,
+    TextWindows,
+    WindowOptions,
+    compare_chunks,
+    open_windows,
+)
+from harness.records.record import Measured, Record, Value
 from harness.records.values import make_values
 from harness.statistics.estimates import clustered_mean, exp_capped
 
@@ -42,8 +48,7 @@ VALUES = {
     "bits_per_byte": _sampled("bits/byte", "nll in bits over the text's UTF-8 bytes"),
     "word_perplexity": _sampled("", "exp(total nll / words); protocol lm-eval only"),
     "byte_perplexity": _sampled("", "exp(total nll / bytes); protocol lm-eval only"),
-    "tokens": ValueSpec("tokens", None, "tokens scored"),
-    "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens whose NLL is NaN or infinite"),
+    **TOKEN_COUNTS,
     "ratio": _sampled("", _RATIO, paired=True, of="ppl", neutral=1.0, margin=_MARGIN),
 }
 
@@ -63,23 +68,14 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         sums.extend(scores.nll.sum(dim=1).tolist())
 
     batch_size = text.run(options.batch_size, score)
-    tokens = sum(text.scored)
     numbers, spread = _summarise(sums, text)
     items: dict[str, Any] = {"chunk_nll": sums}
-    reasons = [slow_because] if slow_because else []
     if nonfinite:
-        reasons.insert(0, f"{nonfinite} of {tokens} tokens have a NaN or infinite log-likelihood")
         numbers, spread, items = dict.fromkeys(numbers), {}, {}
-    numbers |= {"tokens": tokens, "nonfinite_tokens": nonfinite}
-    return Measured(
-        values=make_values(VALUES, numbers, spread, dict.fromkeys(spread, len(text.windows))),
-        protocol=text.protocol,
-        items={**items, "chunk_tokens": text.scored, "batch_size": batch_size},
-        validity=Validity(
-            status="invalid" if nonfinite else "flagged" if reasons else "ok",
-            reasons=tuple(reasons),
-        ),
-    )
+    values = make_values(VALUES, numbers, spread, dict.fromkeys(spread, len(text.windows)))
+    items["batch_size"] = batch_size
+    reasons = [slow_because] if slow_because else []
+    return text.make_measured(values, items, reasons, nonfinite, "log-likelihood")
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:

@@ -5,7 +5,7 @@ What the metrics over texts share.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from harness.descriptions import MeasureContext, OptionsBase, ValueSpec
 from harness.errors import InputError
-from harness.records.record import Record, Value
+from harness.records.record import Measured, Record, Status, Validity, Value
 from harness.records.values import make_values, to_value
 from harness.statistics.estimates import clustered_interval, clustered_mean
 from harness.suite.data_source import DataSource
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 
 Protocol = Literal["sliding", "disjoint", "lm-eval", "llamacpp"]
+TOKEN_COUNTS = {
+    "tokens": ValueSpec("tokens", None, "tokens scored"),
+    "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens where it is NaN or infinite"),
+}
 
 
 class WindowOptions(OptionsBase):
@@ -191,6 +195,29 @@ class TextWindows:
         for _, same in groupby(self.windows, key=lambda window: window.shape):
             size = run_in_batches(list(same), size, run_batch)
         return size
+
+    def make_measured(
+        self,
+        values: dict[str, Value],
+        items: Mapping[str, Any],
+        reasons: Sequence[str],
+        nonfinite: int,
+        what: str,
+        **protocol: Any,
+    ) -> Measured:
+        """The measurement, invalid where ``what`` is NaN or infinite at ``nonfinite`` tokens."""
+        tokens = sum(self.scored)
+        status: Status = "invalid" if nonfinite else "flagged" if reasons else "ok"
+        if nonfinite:
+            lost = f"{nonfinite} of {tokens} tokens have a NaN or infinite {what}"
+            reasons = (lost, *reasons)
+        counts = make_values(TOKEN_COUNTS, {"tokens": tokens, "nonfinite_tokens": nonfinite})
+        return Measured(
+            values=values | counts,
+            protocol=self.protocol | protocol,
+            items={**items, "chunk_tokens": self.scored},
+            validity=Validity(status=status, reasons=tuple(reasons)),
+        )
 
 
 def open_windows(

@@ -47,9 +47,7 @@ def measure_bandwidth(device: str) -> float | None:
 def copy_bytes(device: str) -> int:
     """The size of the buffer that `measure_bandwidth` copies."""
     cached = last_level_cache_bytes(device)
-    if device.startswith("cuda") or cached is None:
-        return _GIB
-    return min(_GIB, 4 * cached)
+    return _GIB if device.startswith("cuda") or cached is None else min(_GIB, 4 * cached)
 
 
 @cache
