@@ -170,20 +170,13 @@ def _student(
     """An estimate whose t interval is symmetric before ``transform``."""
     from scipy.special import stdtr
 
-    reach = t_quantile(0.975, df) * stderr
-    side = t_quantile(0.95, df) * stderr
+    reach, side = (t_quantile(q, df) * stderr for q in (0.975, 0.95))
     p = 2 * float(stdtr(df, -abs(mean) / stderr)) if stderr else float(mean == 0)
     value = transform(mean)
-    return Estimate(
-        value,
-        transform(mean - reach),
-        transform(mean + reach),
-        transform(mean - side),
-        transform(mean + side),
-        stderr if transform is float else value * stderr,  # by the derivative of exp
-        n,
-        p,
-    )
+    low, high, lower, upper = (transform(mean + x) for x in (-reach, reach, -side, side))
+    # The only other transform is exp, with itself as its derivative.
+    own = stderr if transform is float else value * stderr
+    return Estimate(value, low, high, lower, upper, own, n, p)
 
 
 def _logarithms(samples: Sequence[float]) -> list[float]:

@@ -33,7 +33,7 @@ def smallest_detectable(
 
 
 def smallest_detectable_share(
-    n: int, flip_rate: float, margin: float, confidence: float = 0.95, power: float = AIMED_POWER
+    n: int, flip_rate: float, margin: float, confidence: float = 0.95
 ) -> float:
     """`smallest_detectable` of a paired difference of right items.
 
@@ -42,9 +42,8 @@ def smallest_detectable_share(
 
     def seen_at(drop: float) -> float:
         rate = min(1.0, flip_rate + drop)
-        return smallest_detectable(
-            math.sqrt(max(rate - drop**2, 0.0) / n), margin, math.inf, confidence, power
-        )
+        stderr = math.sqrt(max(rate - drop**2, 0.0) / n)
+        return smallest_detectable(stderr, margin, confidence=confidence)
 
     return bisect(lambda drop: seen_at(drop) <= drop, 0.0, 1.0)
 

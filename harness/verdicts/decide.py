@@ -187,7 +187,7 @@ def _explain_few(harm: Harm, enough: int | None) -> str:
 
 
 def _find_smallest(harm: Harm, margin: float, confidence: float) -> float | None:
-    """The smallest detectable harm; where a gain is demanded, the distance from that counts."""
+    """Where a gain is demanded, the distance from that counts."""
     gain, allowed = min(0.0, margin), max(0.0, margin)
     if harm.flips is not None:
         return gain + smallest_detectable_share(harm.n, harm.flips, allowed, confidence)

@@ -4,6 +4,7 @@ The unrounded value is judged, with the one-sided 95 % bounds of what it is a sa
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Record, Value, Verdict
@@ -54,19 +55,13 @@ def _judge(
     limit: Limit, name: str, record: Record, reference: Record | None, why_not: str
 ) -> Verdict:
     metric, bound = f"{limit.family}.{name}", show_bound(limit)
+    verdict = partial(Verdict, metric=metric, bound=bound, position=limit.position)
     found = record.find(name)
     spec = find_spec(record.measurement, name)
     if found is None or found.value is None or spec is None:
         reason = (why_not if spec and spec.paired else "") or f"{name} is unavailable"
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
-        return Verdict(
-            verdict="INCONCLUSIVE",
-            metric=metric,
-            bound=bound,
-            value=None,
-            text=text,
-            position=limit.position,
-        )
+        return verdict(verdict="INCONCLUSIVE", value=None, text=text)
     sides = ((1, limit.max), (-1, limit.min))
     judged = [_judge_side(sign, edge, found, spec) for sign, edge in sides if edge is not None]
     decision, smallest, broken = min(judged, key=lambda one: _WORST.index(one[0].outcome))
@@ -81,15 +76,12 @@ def _judge(
         text += f"; the true value may be {bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
     if smallest is not None and decision.outcome != "PASS":
         text += f"; harm is seen with 80 % power from {smallest:.4g} on"
-    return Verdict(
+    return verdict(
         verdict=decision.outcome,
-        metric=metric,
-        bound=bound,
         value=found.value,
         text=f"{text} ({limit.position}).",
         bounds=bounds,
         smallest_detectable=smallest,
-        position=limit.position,
     )
 
 
@@ -111,7 +103,6 @@ def _judge_side(
 
 
 def _show_spread(value: Value) -> str:
-    """How sure the value is; nothing for what is exact or unknown."""
     if value.interval is not None:
         low, high = value.interval
         return f" (95 % interval {low:.4g} to {high:.4g})"

@@ -47,7 +47,7 @@ def complete_record(
     record = record.model_copy(update={"paired": paired})
     if record.noise:
         return record
-    if noise is not None and record.cell.precision != suite.reference:
+    if noise is not None and noise.usable and record.cell.precision != suite.reference:
         record = _add_floors(record, complete_record(suite, noise, reference))
     verdicts = judge_limits(suite.limits, record, reference, why_not)
     return record.model_copy(update={"verdicts": verdicts})
@@ -80,11 +80,8 @@ def _add_floors(record: Record, noise: Record) -> Record:
     """``record`` with the reference's distance from itself as the floor of each paired value."""
 
     def with_floor(name: str, value: Value) -> Value:
-        spec = find_spec(record.measurement, name)
-        again = noise.find(name) if noise.usable else None
-        if spec is None or not spec.paired or spec.neutral is None:
-            return value
-        if again is None or again.value is None:
+        spec, again = find_spec(record.measurement, name), noise.find(name)
+        if not (spec and spec.paired and again) or spec.neutral is None or again.value is None:
             return value
         return value.model_copy(update={"floor": abs(again.value - spec.neutral)})
 

@@ -1,8 +1,6 @@
 """Limits that a run cannot decide, said before the long work starts, with what would decide. Pure.
 
-Two kinds are known beforehand: a drop in a share of right items, whose smallest detectable size
-follows from the number of items, and a speed measured in a single process. How much the chunks of
-a text scatter is known only afterwards.
+How much the chunks of a text scatter is known only afterwards.
 """
 
 import math
