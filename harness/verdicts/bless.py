@@ -10,13 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from statistics import fmean, stdev
 
+from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
 from harness.records.find_runs import name_device
 from harness.records.identity import list_differing
 from harness.records.record import Record, Value
 from harness.records.run_file import Run
-from harness.records.values import processes_of
+from harness.records.values import base_name, is_part, processes_of
 from harness.statistics.estimates import Processes
 from harness.verdicts.thresholds import (
     SCHEMA,
@@ -26,7 +27,6 @@ from harness.verdicts.thresholds import (
     facts_of,
     find_row,
     hash_items,
-    list_judged,
     pack_row,
     path_of,
     read_thresholds,
@@ -146,7 +146,7 @@ def _bless_records(
     values: dict[str, Threshold] = {}
     lacking: dict[str, str] = {}
     flags = [why for _, r in found if r.validity.status == "flagged" for why in r.validity.reasons]
-    for name, spec, value in list_judged(latest):
+    for name, spec, value in _list_judged(latest):
         made = _make_threshold(spec, value, [record.values.get(name) for _, record in found])
         row = find_row(latest, spec)
         if flags and spec.sampled == "processes":
@@ -158,6 +158,17 @@ def _bless_records(
         else:  # item by item, compared with the latest run
             values[name] = made.model_copy(update={"value": value.value, "row": pack_row(row)})
     return values, lacking
+
+
+def _list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:
+    """The values that thresholds are kept of: totals rather than their parts."""
+    specs = load_measurement(record.measurement).values
+    found = ((name, specs.get(base_name(name)), value) for name, value in record.values.items())
+    return [
+        (name, spec, value)
+        for name, spec, value in found
+        if spec and spec.margin and spec.better and not is_part(name, record.values)
+    ]
 
 
 def _check_runs(runs: Sequence[Run]) -> None:

@@ -65,14 +65,12 @@ class Decision:
     """A verdict, why it is INCONCLUSIVE, and what could have been seen.
 
     ``smallest_detectable`` is the smallest harm that would have been called FAIL in four of five
-    runs, None for exact quantities and unknown spreads; ``samples_to_decide`` is about how many
-    samples would decide, None where the verdict is decided or no number would.
+    runs, None for exact quantities and unknown spreads.
     """
 
     outcome: Outcome
     why: str = ""
     smallest_detectable: float | None = None
-    samples_to_decide: int | None = None
 
 
 def decide(
@@ -95,15 +93,14 @@ def decide(
         return Decision("FAIL" if harm.estimate > margin else "PASS")
     smallest = _find_smallest(harm, margin, confidence)
     outcome = judge_harm(harm.estimate, *harm.bounds, margin)
-    why, enough = "", None
+    why = ""
     if outcome == "INCONCLUSIVE":
-        enough = _count_samples(harm, harm.bounds, margin)
-        why = _explain_few(harm, enough)
+        why = _explain_few(harm, harm.bounds, margin)
     elif outcome == "FAIL" and doubt:
         why = f"flagged: {doubt}"
     elif outcome == "FAIL" and largest_p is not None and (harm.p or 0.0) > largest_p:
         why = _BY_CHANCE.format(harm.p)
-    return Decision("INCONCLUSIVE" if why else outcome, why, smallest, enough)
+    return Decision("INCONCLUSIVE" if why else outcome, why, smallest)
 
 
 def judge_harm(harm: float, lower: float, upper: float, margin: float) -> Outcome:
@@ -179,9 +176,15 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _explain_few(harm: Harm, enough: int | None) -> str:
+def _explain_few(harm: Harm, bounds: tuple[float, float], margin: float) -> str:
+    """Why nothing is decided, and how many samples would, by the bound that must move."""
     if harm.sampled == "runs":
         return f"the spread is that of {harm.n} blessed runs: more of them would narrow it"
+    if harm.sampled == "items":  # their bounds may be held at 0 by the test, and would stay there
+        reach = NORMAL_95 * harm.stderr
+    else:
+        reach = abs(bounds[harm.estimate <= margin] - harm.estimate)
+    enough = samples_to_decide(harm.estimate, reach, harm.n, margin)
     few = f"{harm.n:,} {_SAMPLES.get(harm.sampled or '', 'samples')} do not decide it"
     return few if enough is None else f"{few}: about {enough:,} would"
 
@@ -194,15 +197,6 @@ def _find_smallest(harm: Harm, margin: float, confidence: float) -> float | None
     if harm.sampled == "items" and harm.n < _FEWEST_CHUNKS:
         return None
     return gain + smallest_detectable(harm.stderr, allowed, harm.df, confidence)
-
-
-def _count_samples(harm: Harm, bounds: tuple[float, float], margin: float) -> int | None:
-    """How many samples would decide, by the distance of the bound that must move."""
-    if harm.sampled == "items":  # their bounds may be held at 0 by the test, and would stay there
-        reach = NORMAL_95 * harm.stderr
-    else:
-        reach = abs(bounds[harm.estimate <= margin] - harm.estimate)
-    return samples_to_decide(harm.estimate, reach, harm.n, margin)
 
 
 def _find_df(value: Value, is_ratio: bool) -> float:

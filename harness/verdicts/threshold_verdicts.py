@@ -7,6 +7,7 @@ both sides have the same items.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from harness.descriptions import ValueSpec
@@ -29,7 +30,7 @@ from harness.verdicts.thresholds import (
     unpack_row,
 )
 
-_UNDECIDED = Decision("INCONCLUSIVE")
+_OPEN = partial(Verdict, verdict="INCONCLUSIVE", value=None, against="threshold")
 
 
 def judge_thresholds(
@@ -51,7 +52,8 @@ def judge_thresholds(
             f"{commit}: {', '.join(map(str, differences))} changed; bless it anew where that was "
             "meant"
         )
-        return (_verdict(record.measurement, f"threshold of {commit}", text),)
+        bound, metric = f"threshold of {commit}", record.measurement
+        return (_OPEN(metric=metric, bound=bound, text=text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
     # Bonferroni: an item is judged before the others are measured.
     largest_p = FALSE_DISCOVERY_RATE / max(1, _count_speeds(thresholds))
@@ -177,7 +179,7 @@ def _judge(
     flaw = _find_flaw(threshold, spec)
     if spec is None or flaw is not None:
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
-        return _verdict(metric, bound, f"{text}: {flaw}.")
+        return _OPEN(metric=metric, bound=bound, text=f"{text}: {flaw}.")
     now = record.values.get(name, Value(value=None)).value
     unit = f" {threshold.unit}" if threshold.unit else ""
     shown = "unavailable" if now is None else f"{now:.6g}{unit}"
@@ -195,7 +197,16 @@ def _judge(
     if decision.smallest_detectable is not None:
         text += f"; harm is seen with 80 % power from {decision.smallest_detectable:.3g} on"
     text += f"; {decision.why}." if decision.why else "."
-    return _verdict(metric, bound, text, decision, now, bounds)
+    return Verdict(
+        verdict=decision.outcome,
+        metric=metric,
+        bound=bound,
+        value=now,
+        text=text,
+        against="threshold",
+        bounds=bounds,
+        smallest_detectable=decision.smallest_detectable,
+    )
 
 
 def _decide(
@@ -222,23 +233,3 @@ def _decide(
         confidence = 0.95 if harm.p is None else 1 - largest_p / 2
         decision = decide(harm, threshold.margin, confidence, largest_p, reasons if timed else "")
     return replace(decision, outcome="PASS", why="every item is as it was") if same else decision
-
-
-def _verdict(
-    metric: str,
-    bound: str,
-    text: str,
-    decision: Decision = _UNDECIDED,
-    value: float | None = None,
-    bounds: tuple[float, float] | None = None,
-) -> Verdict:
-    return Verdict(
-        verdict=decision.outcome,
-        metric=metric,
-        bound=bound,
-        value=value,
-        text=text,
-        against="threshold",
-        bounds=bounds,
-        smallest_detectable=decision.smallest_detectable,
-    )

@@ -15,14 +15,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
 from harness.machine.files import write_atomically
 from harness.records.identity import Difference, find_differences, identify, list_outcomes
-from harness.records.record import Record, Value
+from harness.records.record import Record
 from harness.records.run_file import describe_mistakes
-from harness.records.values import base_name, is_part
 
 SCHEMA = 1
 FOLDER = Path("results/thresholds")
@@ -185,17 +183,6 @@ def unpack_row(packed: str) -> str:
     except zlib.error as error:
         raise ValueError(f"a row of items cannot be read: {error}") from None
     return digits.translate(str.maketrans("012", "01-"))
-
-
-def list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:
-    """The values that thresholds are kept of: totals rather than their parts."""
-    specs = load_measurement(record.measurement).values
-    found = ((name, specs.get(base_name(name)), value) for name, value in record.values.items())
-    return [
-        (name, spec, value)
-        for name, spec, value in found
-        if spec and spec.margin and spec.better and not is_part(name, record.values)
-    ]
 
 
 def find_changes(

@@ -92,7 +92,6 @@ def test_an_open_verdict_says_how_many_samples_would_decide() -> None:
     """Items: z(0.95)·SE = 0.0329 must shrink to 0.01: n·3.29² = 1,083 of 100. Processes: the
     bound 2 away must come within 0.5 of the harm: 16 times as many."""
     items = decide(Harm(0.0, (-0.03, 0.03), stderr=0.02, sampled="items", n=100, flips=0.1), 0.01)
-    assert items.samples_to_decide == 1083
     assert items.why == "100 chunks or items do not decide it: about 1,083 would"
     processes = decide(Harm(0.5, (-1.5, 2.5), 1.0, 5, "processes", 6), 1.0)
     assert processes.why == "6 processes do not decide it: about 96 would"
