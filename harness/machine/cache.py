@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import InputError
 from harness.machine.files import cache_folder
+from harness.suite.models import Memory
 
 KINDS = ("references", "distributions", "questions")
 LIMIT_VARIABLE = "PRECISION_HARNESS_CACHE_LIMIT"
@@ -28,10 +29,7 @@ _IN_USE_S = 3600.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A file or folder of the cache; ``in_use``: within the last hour, so perhaps still.
-
-    ``last_used`` is in seconds since the epoch; ``unfinished``: being written, or its writer died.
-    """
+    """A file or folder of the cache; ``last_used`` is in seconds since the epoch."""
 
     kind: str
     path: Path
@@ -40,10 +38,12 @@ class Entry:
 
     @property
     def in_use(self) -> bool:
+        """Used within the last hour, so perhaps still."""
         return time.time() - self.last_used < _IN_USE_S
 
     @property
     def unfinished(self) -> bool:
+        """Being written, or its writer died."""
         return self.path.name.startswith(".")
 
 
@@ -69,8 +69,6 @@ def limit_bytes() -> int:
 
     Raises `InputError` where the variable is not a size.
     """
-    from harness.suite.models import Memory
-
     given = os.environ.get(LIMIT_VARIABLE)
     try:
         return TypeAdapter(Memory).validate_python(given.strip()) if given else DEFAULT_LIMIT

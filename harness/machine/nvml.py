@@ -6,6 +6,7 @@ user does not get is None, never 0.
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 # nvml.h
@@ -46,20 +47,18 @@ class NvmlSession:
     def list_boards(self) -> list[Ask]:
         """Every board, in NVML's order. Raises `NvmlError`."""
         indices = range(self._call("nvmlDeviceGetCount"))
-        return [self._asking(self._call("nvmlDeviceGetHandleByIndex", index)) for index in indices]
+        handles = [self._call("nvmlDeviceGetHandleByIndex", index) for index in indices]
+        return [partial(self._ask, handle) for handle in handles]
 
     def find_board(self, uuid: str) -> Ask:
         """The board with this UUID. Raises `NvmlError` where there is none."""
-        return self._asking(self._call("nvmlDeviceGetHandleByUUID", uuid))
+        return partial(self._ask, self._call("nvmlDeviceGetHandleByUUID", uuid))
 
-    def _asking(self, handle: Any) -> Ask:
-        def ask(function: str, *arguments: Any) -> Any:
-            try:
-                return self._call(function, handle, *arguments)
-            except NvmlError:
-                return None
-
-        return ask
+    def _ask(self, handle: Any, function: str, *arguments: Any) -> Any:
+        try:
+            return self._call(function, handle, *arguments)
+        except NvmlError:
+            return None
 
     def _call(self, function: str, *arguments: Any) -> Any:
         try:

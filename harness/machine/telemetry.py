@@ -9,7 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -103,12 +103,10 @@ def read_cpu_times(pids: set[int]) -> CpuTimes:
     times = psutil.cpu_times()
     # Guests' time is part of user's and nice's.
     idle = sum(getattr(times, name, 0.0) for name in ("idle", "iowait", "guest", "guest_nice"))
-    own: float | None
-    try:
+    own: float | None = None
+    with suppress(psutil.Error):
         used = [psutil.Process(pid).cpu_times() for pid in pids]
         own = float(sum(each.user + each.system for each in used))
-    except psutil.Error:
-        own = None
     return CpuTimes(time.monotonic(), float(sum(times) - idle), own)
 
 
@@ -150,8 +148,9 @@ class BoardWatch:
             "power_w": None if power_mw is None else power_mw / 1000,
             "temperature_c": ask("nvmlDeviceGetTemperature", TEMPERATURE_GPU),
             "mask": ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
-            # An empty list, although our process computes, means that it is not available.
-            "others": _count_others(pids, self._own) if pids else None,
+            # An empty list, although our process computes, means that it is not available. In a
+            # container the ids may be another namespace's: then one of them is taken to be ours.
+            "others": len(pids) - max(1, len(self._own & pids)) if pids else None,
         }
         for name, value in readings.items():
             if value is not None:
@@ -175,15 +174,6 @@ class BoardWatch:
             "throttled": throttled if masks else None,
             "other_processes": int(max(others)) if others else None,
         }
-
-
-def _count_others(pids: set[int], own: set[int]) -> int:
-    """Processes on the GPU that are not ours.
-
-    In a container the ids may be those of another namespace, in which ours is unknown: then one of
-    them is taken to be ours.
-    """
-    return len(pids) - max(1, len(own & pids))
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
