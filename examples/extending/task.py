@@ -3,11 +3,9 @@
 Eight series of small numbers, made for this example; too few to judge a model.
 """
 
-from __future__ import annotations
-
 from harness.records.questions import Question
 from harness.tasks.choice_task import choice_task
-from harness.tasks.rows import Row, check_options
+from harness.tasks.rows import Row
 from harness.tasks.shared import RowOptions
 
 
@@ -19,7 +17,8 @@ def make_question(row: Row) -> Question:
     """``Series: 1, 2, 3,`` followed by each option."""
     options = row.texts("options")
     prompt, answer = f"Series: {row.filled('series')},", row.index("answer", options)
-    return check_options(row, Question(row.where, "series", prompt, options, answer), "'options'")
+    row.check_options(options, "'options'")
+    return Question(row.where, "series", prompt, options, answer)
 
 
 # Not normed: the options are all one character long.

@@ -66,10 +66,10 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 def is_intact(record: Record) -> bool:
     """Whether the distribution that a reference's record names is still stored and whole."""
-    from harness.scoring.distribution_folder import find_damage
+    from harness.scoring.distribution_folder import Manifest, read_manifest
 
     name = record.items.get("distribution")
-    return isinstance(name, str) and find_damage(name) is None
+    return isinstance(name, str) and isinstance(read_manifest(name), Manifest)
 
 
 def _keep_distribution(text: TextWindows, options: Options) -> Measured:

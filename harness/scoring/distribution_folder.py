@@ -51,43 +51,30 @@ class Manifest(BaseModel, frozen=True, extra="forbid"):
     facts: dict[str, Any]
 
 
-class DamagedError(Exception):
-    """Says what of a stored distribution is missing or wrong."""
-
-
 def folder_of(name: str = "") -> Path:
     """Where the distribution ``name`` lies; without a name, where all lie."""
     return cache_folder() / "distributions" / name
 
 
-def read_manifest(name: str) -> Manifest:
+def read_manifest(name: str) -> Manifest | str:
     """Check every byte of a stored distribution and mark it as used.
 
-    Raises `DamagedError` where it is not there or not what was written.
+    Returns in words what is missing or not what was written.
     """
     if not _NAME.fullmatch(name):
-        raise DamagedError(f"{name!r} is not a name of one")
+        return f"{name!r} is not a name of one"
     folder = folder_of(name)
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
         sha256 = hash_files(folder / file for file in manifest.bytes)
     except OSError as error:
-        raise DamagedError(f"{Path(error.filename).name}: {error.strerror}") from error
-    except ValidationError as error:
-        raise DamagedError(f"its {MANIFEST} is not a manifest of format 2") from error
+        return f"{Path(error.filename).name}: {error.strerror}"
+    except ValidationError:
+        return f"its {MANIFEST} is not a manifest of format 2"
     if sha256 != manifest.sha256:
-        raise DamagedError("its SHA-256 is not that of what was written")
+        return "its SHA-256 is not that of what was written"
     mark_used(folder)
     return manifest
-
-
-def find_damage(name: str) -> str | None:
-    """What is wrong with a stored distribution; None where it is whole."""
-    try:
-        read_manifest(name)
-    except DamagedError as damage:
-        return str(damage)
-    return None
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -28,10 +28,8 @@ from harness.scoring.distribution_folder import (
     HEAD,
     MANIFEST,
     ROWS,
-    DamagedError,
     Layout,
     Manifest,
-    find_damage,
     folder_of,
     hash_files,
     read_manifest,
@@ -122,7 +120,7 @@ class DistributionWriter:
     def _put_in_place(self, name: str) -> None:
         place = folder_of(name)
         if place.is_dir():
-            if find_damage(name) is None:
+            if isinstance(read_manifest(name), Manifest):
                 return  # the very same content
             remove(place)
         try:
@@ -138,13 +136,15 @@ class StoredDistribution:
     def __init__(self, name: str, device: str) -> None:
         """Raises `InputError` where the distribution is not there or not whole."""
         self.name, self._device, self._folder = name, device, folder_of(name)
+        manifest = read_manifest(name)
         try:
-            manifest = read_manifest(name)
+            if isinstance(manifest, str):
+                raise FileNotFoundError(manifest)
             file: Any = safe_open(self._folder / ROWS, framework="pt")
             self._rows = file.get_slice(manifest.layout.kind)
             stored = HEAD in manifest.bytes
             self._head = load_file(self._folder / HEAD, device=device) if stored else {}
-        except (DamagedError, OSError, SafetensorError) as error:
+        except (OSError, SafetensorError) as error:
             raise InputError(
                 f"the reference's distribution {name[:8]} is damaged or gone: {error}. Run again: "
                 "the reference is then measured anew (`harness cache clear distributions` removes "

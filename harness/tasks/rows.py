@@ -74,9 +74,8 @@ class Row:
         """
         choices = self.value("choices")
         if not isinstance(choices, Mapping):
-            raise self.error(
-                f"field 'choices' holds {choices!r}, expected lists 'text' and 'label'"
-            )
+            expected = "expected lists 'text' and 'label'"
+            raise self.error(f"field 'choices' holds {choices!r}, {expected}")
         inside = Row(choices, f"{self.where}, choices", self.own)
         labels = inside.texts("label", count)
         if len(set(labels)) < len(labels):
@@ -100,15 +99,13 @@ class Row:
             count = len(options)
             raise self.error(f"field {field} gives {count} options, expected 2 to {len(LETTERS)}")
         seen: dict[tuple[str, str], int] = {}
-        for i, option in enumerate(options if self.own else ()):
+        for i, option in enumerate(options if self.own else (), 1):
             if not option.strip():
-                raise self.error(f"field {field}: option {i + 1} is empty")
-            first = seen.setdefault((prompts[i] if prompts else "", option), i)
+                raise self.error(f"field {field}: option {i} is empty")
+            first = seen.setdefault((prompts[i - 1] if prompts else "", option), i)
             if distinct and first != i:
                 shown = "" if prompts else f": {option!r}"
-                raise self.error(
-                    f"field {field}: options {first + 1} and {i + 1} are the same{shown}"
-                )
+                raise self.error(f"field {field}: options {first} and {i} are the same{shown}")
 
     def _as_text(self, value: Any, what: str) -> str:
         if type(value) is int:
@@ -147,9 +144,8 @@ def load_examples(
         source = options.data.model_copy(update={"split": "train"})
     rows = load_rows(source, context, "train", limit)
     if len(rows) < options.shots:
-        raise InputError(
-            f"{source.path!r} has {len(rows)} examples, {options.shots} shots were asked for"
-        )
+        found = f"{source.path!r} has {len(rows)} examples"
+        raise InputError(f"{found}, {options.shots} shots were asked for")
     return rows
 
 
@@ -157,18 +153,16 @@ def leave_out(row: Row, examples: Sequence[Row], shots: int) -> list[Row]:
     """The examples that are not the question itself; raises `InputError` for too few."""
     others = [example for example in examples if example.fields != row.fields]
     if len(others) < shots:
-        raise row.error(
-            f"there are {len(others)} examples besides this question, {shots} shots were asked for"
-        )
+        found = f"there are {len(others)} examples besides this question"
+        raise row.error(f"{found}, {shots} shots were asked for")
     return others
 
 
 def refuse_duplicates(rows: Sequence[Row], keys: Sequence[Hashable], what: str) -> None:
     """Raise `InputError` where two rows of a local file have the same key, called ``what``."""
-    seen: dict[Hashable, Row] = {}
+    seen: dict[Hashable, str] = {}
     for row, key in zip(rows, keys, strict=True):
-        first = seen.setdefault(key, row)
-        if row.own and first is not row:
-            raise row.error(
-                f"the same {what} as in {first.where}; each item counts once, remove one"
-            )
+        if row.own and key in seen:
+            found = f"the same {what} as in {seen[key]}"
+            raise row.error(f"{found}; each item counts once, remove one")
+        seen[key] = row.where

@@ -14,7 +14,7 @@ from safetensors.torch import save
 
 from harness.engines.base import PlainHead
 from harness.errors import InputError
-from harness.scoring.distribution_folder import Layout, find_damage
+from harness.scoring.distribution_folder import Layout, Manifest, read_manifest
 from harness.scoring.distributions import DistributionWriter, StoredDistribution
 
 FACTS = {"weights": "abc", "context": 8}
@@ -169,23 +169,26 @@ def test_damage_is_found_reported_and_repaired(
 ) -> None:
     states = make_states()
     name = store(states)
-    assert find_damage(name) is None
+    assert isinstance(read_manifest(name), Manifest)
     spoil(cache / name / f"{file}.safetensors")
-    assert re.fullmatch(message, find_damage(name) or "")
+    assert re.fullmatch(message, str(read_manifest(name)))
     with pytest.raises(InputError, match=rf"distribution {name[:8]} is damaged or gone: {message}"):
         StoredDistribution(name, "cpu")
     assert store(states) == name
-    assert find_damage(name) is None
+    assert isinstance(read_manifest(name), Manifest)
     assert [path.name for path in cache.iterdir() if path.name[0] != "e"] == [name]
 
 
 def test_a_name_that_is_a_path_is_refused() -> None:
-    assert find_damage("../../x") == "'../../x' is not a name of one"
+    assert read_manifest("../../x") == "'../../x' is not a name of one"
 
 
 def test_reading_counts_as_use(cache: Path) -> None:
     name = store(make_states())
-    for use in (lambda: find_damage(name), lambda: StoredDistribution(name, "cpu").read_rows(0, 1)):
+    for use in (
+        lambda: read_manifest(name),
+        lambda: StoredDistribution(name, "cpu").read_rows(0, 1),
+    ):
         os.utime(cache / name, (1, 1))
         use()
         assert (cache / name).stat().st_mtime > 1
