@@ -8,6 +8,7 @@ and not say which line is broken: these are read by Python's own readers.
 import csv
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -110,7 +111,11 @@ def _read_json(path: Path) -> Rows:
             if not isinstance(fields, dict):
                 raise InputError(f"{where}: expected an object {{…}} with an item's fields")
             for name, value in fields.items():
-                _check_characters(name, value, where)
+                # JSON can write half a character, which no text and no tokenizer can take.
+                written = name + json.dumps(value, ensure_ascii=False)
+                if half := re.search("[\ud800-\udfff]", written):
+                    shown = f"field {name!a} holds {half[0]!a}"
+                    raise InputError(f"{where}: {shown}, half of a character (a lone surrogate)")
             yield fields, where
     except InputError:
         raise
@@ -119,17 +124,6 @@ def _read_json(path: Path) -> Rows:
     except RecursionError as error:
         raise InputError(
             f"{where}: lists or objects lie too deep in one another; an item is an object of fields"
-        ) from error
-
-
-def _check_characters(name: str, value: Any, where: str) -> None:
-    r"""JSON can write half a character, ``\ud83d``, which no text and no tokenizer can take."""
-    try:
-        (name + json.dumps(value, ensure_ascii=False)).encode()
-    except UnicodeEncodeError as error:
-        half = str(error.object[error.start])
-        raise InputError(
-            f"{where}: field {name!a} holds {half!a}, half of a character (a lone surrogate)"
         ) from error
 
 

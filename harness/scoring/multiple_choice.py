@@ -93,10 +93,9 @@ def score_questions(
         nats, greedy = found.get(key, (0.0, True))
         found[key] = nats - nll, greedy and likeliest
 
-    def report(done: int, total: int) -> None:
-        context.progress(done, total, "prompts")
-
-    cost = engine.score_targets(list(rows), targets, take, batch_tokens, report)
+    cost = engine.score_targets(
+        list(rows), targets, take, batch_tokens, lambda n, of: context.progress(n, of, "prompts")
+    )
     scored = []
     for i, question in enumerate(questions):
         if (i, 0) not in found:
@@ -105,24 +104,21 @@ def score_questions(
         options = (found[i, option] for option in range(len(question.options)))
         likelihoods, greedy = zip(*options, strict=True)
         if not all(map(math.isfinite, likelihoods)):
-            raise InputError(
-                f"{question.id}: the model's log-likelihoods are not finite: {likelihoods}"
-            )
+            problem = f"the model's log-likelihoods are not finite: {likelihoods}"
+            raise InputError(f"{question.id}: {problem}")
         scored.append(Scored(question, likelihoods, greedy))
     return scored, cost
 
 
-def _tokenise(
-    engine: Engine, questions: Sequence[Question]
-) -> Iterator[list[tuple[Tokens, Tokens]]]:
+def _tokenise(engine: Engine, asked: Sequence[Question]) -> Iterator[list[tuple[Tokens, Tokens]]]:
     """Per question and option the ids that go through the model, and those it is to predict.
 
     As in lm-evaluation-harness: spaces at the end of the prompt move to the option, whose tokens
     are those of prompt + option that the prompt alone does not have; with an empty prompt the
     model starts from its beginning-of-text token, or else its end-of-text token.
     """
-    for start in range(0, len(questions), _TOKENISED_TOGETHER):
-        block = questions[start : start + _TOKENISED_TOGETHER]
+    for start in range(0, len(asked), _TOKENISED_TOGETHER):
+        block = asked[start : start + _TOKENISED_TOGETHER]
         pairs = [_split_prompts(engine, question) for question in block]
         together = [pair for own in pairs for pair in own if pair[0]]
         ids = encode_all(

@@ -57,9 +57,8 @@ def build_questions(
 ) -> list[Question]:
     """The published prompt: a heading, ``shots`` answered examples, the question."""
     if len(dev) < options.shots:
-        raise InputError(
-            f"mmlu: {subject} has {len(dev)} dev examples, {options.shots} shots were asked for"
-        )
+        found = f"mmlu: {subject} has {len(dev)} dev examples"
+        raise InputError(f"{found}, {options.shots} shots were asked for")
     title = subject.replace("_", " ")
     shown = f"The following are multiple choice questions (with answers) about {title}.\n\n"
     for row in dev[: options.shots]:
