@@ -11,18 +11,7 @@ from harness.catalog import check_name, load_measurement
 from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.report.ab import dump_ratios, show_ratios
-from harness.run.ab import (
-    Plan,
-    Sample,
-    Side,
-    SideError,
-    check_python,
-    compare_sides,
-    count_pairs,
-    list_concerns,
-    list_differences,
-    run_plan,
-)
+from harness.run import ab
 from harness.suite.models import Suite
 from harness.suite.read import load_suite
 
@@ -64,27 +53,27 @@ def command(
         )
     model = check_name("model", model or models[0], models)
     sides = _make_sides(loaded, precisions, pythons)
-    plan = Plan(suite, model, measurement, device, sides, pairs)
+    plan = ab.Plan(suite, model, measurement, device, sides, pairs)
     started = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}"
     path = output or Path("results/ab") / loaded.name / f"{started}.json"
-    samples: list[Sample] = []
+    samples: list[ab.Sample] = []
 
-    def follow(sample: Sample) -> None:
+    def follow(sample: ab.Sample) -> None:
         samples.append(sample)
         status = sample.record.validity.status
         click.echo(f"pair {sample.pair + 1} of {pairs}, {sample.side}: {status}", err=True)
 
     problem, status = "", 0
     try:
-        run_plan(plan, path, follow)
-    except SideError as error:
+        ab.run_plan(plan, path, follow)
+    except ab.SideError as error:
         problem, status = str(error), 1
     except KeyboardInterrupt:
         problem, status = "interrupted", 130
     if samples or form == "json":
-        notes = [*list_differences(samples), *list_concerns(samples)]
-        ratios = compare_sides(samples)
-        shown = show_ratios(plan, ratios, notes, count_pairs(samples))
+        notes = [*ab.list_differences(samples), *ab.list_concerns(samples)]
+        ratios = ab.compare_sides(samples)
+        shown = show_ratios(plan, ratios, notes, ab.count_pairs(samples))
         print_report([shown], dump_ratios(ratios, notes), form)
     if path.exists():
         click.echo(f"every measurement: {path}", err=form == "json")
@@ -95,16 +84,16 @@ def command(
 
 def _make_sides(
     suite: Suite, precisions: Sequence[str], pythons: Sequence[str]
-) -> tuple[Side, Side]:
+) -> tuple[ab.Side, ab.Side]:
     """Two precisions in this environment, or one in two environments."""
     known = [precision.name for precision in suite.precisions]
     names = [check_name("precision", name, known) for name in precisions]
     if len(names) == 2 and not pythons:
-        return Side("A", names[0], sys.executable), Side("B", names[1], sys.executable)
+        return ab.Side("A", names[0], sys.executable), ab.Side("B", names[1], sys.executable)
     if len(names) == 1 and len(pythons) == 2:
         for python in dict.fromkeys(pythons):
-            check_python(python)
-        return Side("A", names[0], pythons[0]), Side("B", names[0], pythons[1])
+            ab.check_python(python)
+        return ab.Side("A", names[0], pythons[0]), ab.Side("B", names[0], pythons[1])
     raise InputError(
         "give --precision twice, or --precision once and --python twice; found "
         f"--precision {len(names)} times and --python {len(pythons)} times"

@@ -5,15 +5,7 @@ from collections.abc import Sequence
 import click
 
 from harness.catalog import check_name
-from harness.machine.cache import (
-    KINDS,
-    LIMIT_VARIABLE,
-    Entry,
-    clear,
-    format_bytes,
-    limit_bytes,
-    list_entries,
-)
+from harness.machine import cache
 from harness.machine.files import cache_folder
 
 
@@ -28,29 +20,31 @@ def command(context: click.Context) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    entries = list_entries()
+    entries = cache.list_entries()
     click.echo(f"{cache_folder()}")
-    rows = {kind: [entry for entry in entries if entry.kind == kind] for kind in KINDS}
+    rows = {kind: [entry for entry in entries if entry.kind == kind] for kind in cache.KINDS}
     for name, own in {**rows, "total": entries}.items():
         click.echo(f"  {name:13}  {len(own):5}  {_add_up(own):>9}")
-    limit = format_bytes(limit_bytes())
-    click.echo(f"limit {limit} ({LIMIT_VARIABLE}), the longest unused goes first")
+    limit = cache.format_bytes(cache.limit_bytes())
+    click.echo(f"limit {limit} ({cache.LIMIT_VARIABLE}), the longest unused goes first")
 
 
 @command.command(name="clear")
 @click.argument("kind", required=False)
 def clear_kind(kind: str | None) -> None:
     """Remove everything kept, or one KIND: references, distributions or questions."""
-    removed, written = clear(KINDS if kind is None else (check_name("kind", kind, KINDS),))
+    removed, written = cache.clear(
+        cache.KINDS if kind is None else (check_name("kind", kind, cache.KINDS),)
+    )
     click.echo(f"removed {_count(removed)}")
     if written:
         click.echo(f"kept {_count(written)}: another run is writing")
 
 
-def _count(entries: Sequence[Entry]) -> str:
+def _count(entries: Sequence[cache.Entry]) -> str:
     noun = "entry" if len(entries) == 1 else "entries"
     return f"{len(entries)} {noun}, {_add_up(entries)}"
 
 
-def _add_up(entries: Sequence[Entry]) -> str:
-    return format_bytes(sum(entry.bytes for entry in entries))
+def _add_up(entries: Sequence[cache.Entry]) -> str:
+    return cache.format_bytes(sum(entry.bytes for entry in entries))

@@ -49,10 +49,9 @@ class Lines:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A text whose own line ends are shown; ``long`` lines are folded in a terminal."""
+    """A text whose own line ends are shown; a terminal folds long lines."""
 
     text: str
-    long: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from harness.report.summary import summarise_run
 
 SUMMARY_BYTES = 1024 * 1024  # of one step; the runner refuses the whole of a longer one
 SHOWN = 10  # annotations of one kind and step that GitHub keeps
-_CUT = "\n\nThe summary is cut here: GitHub holds 1 MiB of a step. The run file has everything.\n"
 
 
 def publish(
@@ -38,27 +37,19 @@ def publish(
 
 
 def write_step_summary(environ: Mapping[str, str], markdown: str) -> str | None:
-    """Append to the file that ``GITHUB_STEP_SUMMARY`` names, up to what GitHub takes.
-
-    Returns a line for the user where not all of it could be written; None where all is well or no
-    summary was asked for.
-    """
+    """Append to the file that ``GITHUB_STEP_SUMMARY`` names, if any; returns what went wrong."""
     path = environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return None
     data = markdown.encode("utf-8", "replace")
     try:
         with Path(path).open("ab") as file:
-            room = SUMMARY_BYTES - file.tell()
-            if len(data) <= room:
-                file.write(data)
-                return None
-            end = _CUT.encode()
-            if room >= len(end):  # the whole lines that fit
-                file.write(data[: room - len(end)].rpartition(b"\n")[0] + end)
+            if file.tell() + len(data) > SUMMARY_BYTES:
+                return "warning: no job summary: it is longer than GitHub's 1 MiB for a step"
+            file.write(data)
     except OSError as error:
         return f"warning: no job summary: GITHUB_STEP_SUMMARY cannot be written: {error}"
-    return "warning: the job summary is cut: GitHub holds 1 MiB of a step"
+    return None
 
 
 def format_annotations(

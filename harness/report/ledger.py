@@ -103,7 +103,7 @@ def _show(flip: Flip, item: Item | None) -> Iterator[Part]:
     """Who said what and how surely, the question, and its options or the texts generated."""
     yield Lines(tuple(map(_explain, flip.changes)))
     if item is not None:
-        yield Paragraph(shorten(item.question, _TEXT), long=True)
+        yield Paragraph(shorten(item.question, _TEXT))
     if flip.changes[0].margin_a is not None:
         columns = ("option", "run A", "run B", "chosen by")
         yield make_table(columns, list(_list_options(flip, item)), ("option", "chosen by"))

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from textwrap import indent, wrap
+from textwrap import TextWrapper, indent
 
 from rich.console import Console
 from rich.table import Table as Grid
@@ -14,7 +14,6 @@ from harness.report.document import (
     Paragraph,
     Part,
     Section,
-    Style,
     Table,
     TableColumn,
     split_columns,
@@ -24,13 +23,7 @@ from harness.report.plain import clean, on_one_line
 WIDTH = 140  # where the terminal's own is not asked for
 _PROSE_WIDTH = 100
 _NARROWEST = 40
-_STYLES: dict[Style, str] = {
-    "plain": "",
-    "faint": "dim",
-    "good": "green",
-    "doubtful": "yellow",
-    "bad": "bold red",
-}
+_STYLES = {"plain": "", "faint": "dim", "good": "green", "doubtful": "yellow", "bad": "bold red"}
 
 
 def write_terminal(document: Document, width: int = WIDTH, colour: bool = False) -> str:
@@ -46,11 +39,11 @@ def _write(part: Part, width: int, colour: bool) -> str:
         case Table():
             return _draw(part, max(width, _NARROWEST), colour)
         case Lines(lines):
-            return "\n".join(on_one_line(line) for line in lines)
-        case Paragraph(text, long):
-            given = clean(text).split("\n")
-            folded = (row for line in given for row in wrap(line, _PROSE_WIDTH) or [""])
-            return "\n".join(folded if long else given)
+            return "\n".join(map(on_one_line, lines))
+        case Paragraph(text):
+            # A path stays whole: it is copied.
+            folder = TextWrapper(_PROSE_WIDTH, break_long_words=False, break_on_hyphens=False)
+            return "\n".join(map(folder.fill, clean(text).split("\n")))
         case Section(title, parts, entry):
             shown = [_write(part, width, colour) for part in parts]
             body = indent("\n".join(shown), "   ") if entry else "\n\n".join(shown)

@@ -39,9 +39,9 @@ def test_nothing_acts_on_the_terminal() -> None:
     assert not any(line.startswith("::") for line in text.split("\n"))
 
 
-def test_only_long_texts_are_folded() -> None:
-    words = "word " * 40
-    shown = write_terminal(Document("", (Paragraph(words, long=True), Paragraph(words))))
+def test_long_texts_are_folded_and_lines_are_not() -> None:
+    words = "word " * 40 + "end"
+    shown = write_terminal(Document("", (Paragraph(words), Lines((words,)))))
     folded, whole = shown.split("\n\n")
     assert max(map(len, folded.split("\n"))) <= 100
     assert whole == words
