@@ -97,13 +97,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     return make_values(VALUES, {"size_ratio": divide(candidate, reference, "total_bytes")})
 
 
+_NEEDS = frozenset({"counts"})
 METRIC = Metric(
-    __doc__ or "",
-    Options,
-    VALUES,
-    measure,
-    HEADLINE,
-    DETAILS,
-    needs=frozenset({"counts"}),
-    compare=compare,
+    __doc__ or "", Options, VALUES, measure, HEADLINE, DETAILS, needs=_NEEDS, compare=compare
 )

@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from harness.engines.base import Engine
 
 
-class Options(WindowOptions):
-    """``context`` and ``stride`` in tokens; ``stride`` belongs to ``sliding`` alone.
-
-    ``context`` is the maximum length of ``lm-eval`` and the ``n_ctx`` of ``llamacpp``.
-    """
-
-
 _MARGIN = Margin(relative=0.005)
 _RATIO = "exp(mean(nll - reference nll)), same tokens"
 
@@ -53,7 +46,7 @@ VALUES = {
 }
 
 
-def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
+def measure(engine: Engine, options: WindowOptions, context: MeasureContext) -> Measured:
     """Score every window of the tokenised text, sum in float64; errors as `open_windows`."""
     text = open_windows(engine, options, context)
     sums: list[float] = []
@@ -115,7 +108,7 @@ def _summarise(
 
 METRIC = Metric(
     __doc__ or "",
-    Options,
+    WindowOptions,
     VALUES,
     measure,
     (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f", stderr=True)),

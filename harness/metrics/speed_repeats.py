@@ -12,10 +12,8 @@ def merge_speeds(measured: Sequence[Measured]) -> Measured:
     """Geometric means over processes, each with its interval and the number of processes.
 
     A value that only some processes have is the mean of theirs. ``samples`` holds every round, and
-    ``rounds_per_process`` how many each process had. Raises ValueError without processes.
+    ``rounds_per_process`` how many each process had.
     """
-    if not measured:
-        raise ValueError("no process to merge")
     values: dict[str, list[Value]] = {}
     for one in measured:
         for name, value in one.values.items():

@@ -34,7 +34,10 @@ TOKEN_COUNTS = {
 
 
 class WindowOptions(OptionsBase):
-    """A text in windows: ``context`` and ``stride`` in tokens, ``stride`` for ``sliding`` alone."""
+    """``context`` and ``stride`` in tokens; ``stride`` belongs to ``sliding`` alone.
+
+    ``context`` is the maximum length of ``lm-eval`` and the ``n_ctx`` of ``llamacpp``.
+    """
 
     text: DataSource
     protocol: Protocol = "sliding"

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from harness.engines.base import Engine
 from harness.errors import InputError
-from harness.metrics.perplexity import Options, compare, measure
+from harness.metrics.perplexity import compare, measure
+from harness.metrics.text_windows import WindowOptions
 from harness.records.record import Measured
 from harness.scoring.data import load_text
 from harness.statistics.estimates import clustered_mean
@@ -45,7 +46,7 @@ def cell(folder: Path) -> Engine:
 
 
 def run(cell: Engine, folder: Path, text: str = "text.txt", **options: Any) -> Measured:
-    given = Options(text=DataSource(path=text), **options)
+    given = WindowOptions(text=DataSource(path=text), **options)
     return measure(cell, given, make_context(folder))
 
 
@@ -53,9 +54,9 @@ def numbers(measured: Measured) -> dict[str, Any]:
     return {name: value.value for name, value in measured.values.items()}
 
 
-def options(context: int, stride: int | None = None, protocol: str = "sliding") -> Options:
+def options(context: int, stride: int | None = None, protocol: str = "sliding") -> WindowOptions:
     source = DataSource(path="x.txt")
-    return Options(text=source, context=context, stride=stride, protocol=protocol)
+    return WindowOptions(text=source, context=context, stride=stride, protocol=protocol)
 
 
 # Options

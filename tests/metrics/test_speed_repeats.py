@@ -102,11 +102,6 @@ def test_flags_are_joined() -> None:
     assert (merged.validity.status, merged.validity.reasons) == ("flagged", ("a", "b", "c"))
 
 
-def test_nothing_cannot_be_merged() -> None:
-    with pytest.raises(ValueError, match="no process"):
-        merge_speeds([])
-
-
 def test_pytest_benchmark_is_given_the_rounds_of_all_processes() -> None:
     merged = merge_speeds([process(10.0, rounds=3), process(20.0, rounds=4)])
     prefill, decode = list_series(make_record("throughput", "nf4", measured=merged))
