@@ -129,22 +129,14 @@ def clustered_interval(
     counts: Sequence[int],
     transform: Callable[[float], float] = float,
 ) -> Estimate | None:
-    """`clustered_mean` ± t·SE with one degree of freedom less than clusters; None for one."""
+    """`clustered_mean` ± t·SE with one degree of freedom less than clusters; None for one.
+
+    ``transform`` is `exp_capped` for a ratio of perplexities, exp of a mean difference in nats.
+    """
     mean, stderr = clustered_mean(sums, counts)
     if stderr is None:
         return None
     return _student(mean, stderr, len(counts) - 1, len(counts), transform)
-
-
-def clustered_ratio(
-    candidate: Sequence[float], reference: Sequence[float], counts: Sequence[int]
-) -> Estimate | None:
-    """exp of the mean paired difference of chunks' NLL, a ratio of perplexities; None for one.
-
-    exp(d ± t·SE(d)), d and SE by `clustered_mean`.
-    """
-    differences = [a - b for a, b in zip(candidate, reference, strict=True)]
-    return clustered_interval(differences, counts, exp_capped)
 
 
 def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:

@@ -24,7 +24,7 @@ from harness.metrics.choice_values import (
 from harness.records.questions import Question
 from harness.records.record import Record, Value
 from harness.records.values import make_values, to_value
-from harness.statistics.estimates import clustered_ratio, exp_capped
+from harness.statistics.estimates import clustered_interval, exp_capped
 from harness.suite.data_source import DataSource
 from harness.tasks.choice_task import mark_items, question_task
 from harness.tasks.rows import Row, load_rows, refuse_duplicates
@@ -96,7 +96,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 def exp_mean(name: str, nats: list[float]) -> dict[str, Value]:
     """exp of the mean over words, each of which is independent."""
-    estimate = clustered_ratio(nats, [0.0] * len(nats), [1] * len(nats))
+    estimate = clustered_interval(nats, [1] * len(nats), exp_capped)
     if estimate is None:
         return make_values(VALUES, {name: exp_capped(fmean(nats))}, n={name: 1})
     return {name: to_value(VALUES[name], estimate)}
