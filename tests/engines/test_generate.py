@@ -156,9 +156,12 @@ def test_a_missing_compiler_is_an_input_error(
     cell = load(checkpoint)
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
     prompt = make_prompt(cell, 1, 4)
-    with pytest.raises(InputError, match=r"torch\.compile failed .*Leave out `compile: true`"):
+    # Not by monkeypatch: it would take the setting away from the tests that follow.
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)}),
+        pytest.raises(InputError, match=r"torch\.compile failed .*Leave out `compile: true`"),
+    ):
         cell.open_generator(8, True).compile(prompt, 4)
 
 
