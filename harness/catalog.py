@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from typing import Any
 
-from harness.descriptions import Metric, Precision
+from harness.descriptions import LayerReader, Metric, Precision
 from harness.errors import InputError
 
 # What a file of each folder calls its description.
@@ -44,6 +44,12 @@ def load_precision(name: str) -> Precision:
     known = _load_folder("precisions")
     precision: Precision = known[check_name("precision", name, known)]
     return precision
+
+
+def list_readers() -> tuple[LayerReader, ...]:
+    """The readers of quantised layers of all precisions, each library's once."""
+    readers = (precision.layers for precision in _load_folder("precisions").values())
+    return tuple(dict.fromkeys(reader for reader in readers if reader is not None))
 
 
 def load_measurement(name: str) -> Metric:

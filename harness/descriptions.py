@@ -235,6 +235,9 @@ class LayerReader:
     holds tensors whose names end in ``stored_names`` is quantised already. ``skip_option`` is the
     field of the model's ``quantization_config`` that names layers to leave unquantised.
 
+    ``library`` is the package whose version matters. ``identity`` names the settings of a layer on
+    which the numbers depend: records that differ in one are not compared.
+
     ``describe_library()`` is for the record; ``describe_products(kind, layers, device)`` says what
     computes the products of these layers. ``warm_up(device)`` makes what the library creates at its
     first use, so that it does not count as the model's memory. ``preload(has_gpu)`` imports what
@@ -246,6 +249,7 @@ class LayerReader:
     read: Callable[[Any], PackedLayer | None]
     stored_names: tuple[str, ...] = ()
     skip_option: str = ""
+    identity: tuple[str, ...] = ()
     describe_library: Callable[[], dict[str, Any]] = dict
     describe_products: Callable[[str, Sequence[Any], str], str] = lambda *_: "unknown"
     warm_up: Callable[[str], None] = lambda device: None

@@ -19,14 +19,15 @@ from typing import Any
 import psutil
 
 import harness
+from harness.catalog import list_readers
 from harness.machine.control_groups import read_cpu_quota, read_memory_limit
 from harness.machine.files import read_text
 from harness.machine.nvml import describe_gpus
 from harness.machine.privacy import is_secret_name, scrub
 
-# Every library that can change a number, for the record.
+# The libraries that can change a number; those that quantise are named by their layer readers.
 LIBRARIES = (
-    "torch", "transformers", "accelerate", "bitsandbytes", "datasets", "evaluate", "tokenizers",
+    "torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers",
     "safetensors", "huggingface-hub", "numpy", "pytest", "pytest-benchmark",
 )  # fmt: skip
 # Environment variables that change results. A prefix admits a family, without the names that
@@ -166,9 +167,10 @@ def describe_memory() -> dict[str, Any]:
     return {"total_bytes": total, "limit_bytes": limit if lower else None}
 
 
-def describe_libraries() -> dict[str, str | None]:
-    """Installed version of each library that can change a number; None where absent."""
-    found: dict[str, str | None] = dict.fromkeys(LIBRARIES)
+def describe_libraries(*names: str) -> dict[str, str | None]:
+    """Installed version of each library, None where absent; by default of all that matter."""
+    names = names or (*LIBRARIES, *(reader.library for reader in list_readers()))
+    found: dict[str, str | None] = dict.fromkeys(names)
     for name in found:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

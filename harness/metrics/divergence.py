@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from harness.descriptions import Column, MeasureContext, Metric
 from harness.errors import InputError
+from harness.machine.environment import describe_libraries
 from harness.metrics.divergence_values import DIVERGENCE_VALUES, QUARTERS, summarise
 from harness.metrics.text_windows import TextWindows, WindowOptions, compare_chunks, open_windows
-from harness.records.identity import LIBRARIES
+from harness.records.identity import list_libraries
 from harness.records.record import Measured, Record, Value
 from harness.records.values import make_values
 from harness.suite.cells import cell_id
@@ -189,7 +189,7 @@ def _list_facts(text: TextWindows, options: Options) -> dict[str, Any]:
         "settings": {name: text.protocol[name] for name in names},
         "batch_size": options.batch_size,
         "device": torch.cuda.get_device_name(cell.device) if on_cuda else "cpu",
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": describe_libraries(*list_libraries()),
     }
     # No hash covers code that comes with a model: its distributions are never taken for the same.
     return facts | ({"once": uuid.uuid4().hex} if cell.model.trust_remote_code else {})

@@ -149,6 +149,7 @@ LAYERS = LayerReader(
         ".quant_state.bitsandbytes__nf4",
     ),
     skip_option="llm_int8_skip_modules",
+    identity=("double_quant", "block_size", "nested_block_size"),
     describe_library=describe_library,
     describe_products=describe_products,
     warm_up=warm_up,

@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.catalog import UnknownNameError, load_measurement
+from harness.catalog import UnknownNameError, list_readers, load_measurement
 from harness.records.record import Record
 
-# The libraries that compute a number.
-LIBRARIES = ("torch", "transformers", "bitsandbytes", "accelerate", "tokenizers")
+# The libraries that compute every number; those that quantise are named by their layer readers.
+_LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 # Attested facts that decide what is computed; the others repeat the libraries or say how.
 _ATTESTED = (
-    *("quantisation", "double_quant", "block_size", "nested_block_size", "compute_dtype"),
-    *("linear_dtypes", "output_head", "tf32", "attention"),
+    *("quantisation", "compute_dtype", "linear_dtypes", "output_head", "tf32", "attention"),
 )
 
 
@@ -35,16 +34,22 @@ class Difference:
         return f"{self.field} ({_show(self.a)} → {_show(self.b)})"
 
 
+def list_libraries() -> tuple[str, ...]:
+    """The libraries that compute a number, those that quantise among them."""
+    return (*_LIBRARIES, *(reader.library for reader in list_readers()))
+
+
 def identify(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """Everything that the numbers of ``record`` depend on; ``environment`` is that of its run."""
     cell, libraries = record.cell, environment.get("libraries", {})
+    settings = dict.fromkeys(name for reader in list_readers() for name in reader.identity)
     kind, _, index = cell.device.partition(":")
     facts = {
         "device": kind,
         **_list_inputs(record),
         **_list_declared(record),
-        **{name: (cell.attested or {}).get(name) for name in _ATTESTED},
-        **_pick("libraries", libraries, *LIBRARIES),
+        **{name: (cell.attested or {}).get(name) for name in (*_ATTESTED, *settings)},
+        **_pick("libraries", libraries, *list_libraries()),
     }
     metric = load_measurement(record.measurement)
     if not (metric.timed or metric.fresh_process):

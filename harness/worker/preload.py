@@ -14,7 +14,7 @@ gc.disable()  # else a fifth of the time goes into looking for garbage that impo
 import torch  # noqa: E402
 
 import harness.engines.transformers.loading  # noqa: E402, F401
-from harness.engines.transformers.layers import list_readers  # noqa: E402
+from harness.catalog import list_readers  # noqa: E402
 
 
 def has_gpu_driver() -> bool:

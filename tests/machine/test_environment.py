@@ -155,11 +155,8 @@ def test_a_memory_limit_is_reported_only_below_the_machine_s_memory(
         assert found == {"total_bytes": total, "limit_bytes": reported}
 
 
-def test_versions_of_installed_libraries_are_read_and_absent_ones_are_none(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(environment, "LIBRARIES", ("pytest", "no-such-library"))
-    assert environment.describe_libraries() == {
+def test_versions_of_installed_libraries_are_read_and_absent_ones_are_none() -> None:
+    assert environment.describe_libraries("pytest", "no-such-library") == {
         "pytest": pytest.__version__,
         "no-such-library": None,
     }

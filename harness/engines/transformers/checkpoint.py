@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.engines.transformers.layers import list_readers
+from harness.catalog import list_readers
 from harness.suite.model_files import list_weights
 
 # Stored by GPTQ, AWQ and compressed-tensors next to or instead of a weight; the readers of the

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.catalog import list_names, load_precision
+from harness.catalog import list_readers
 from harness.descriptions import LayerReader, PackedLayer
 
 # Their layers keep weights behind a method, or in tensors that look like plain ones.
@@ -71,12 +71,6 @@ def read_layers(model: nn.Module) -> Layers:
         if name in packed or isinstance(module, (nn.Linear, Conv1D)):
             linear[name] = module
     return Layers(linear, packed, readers)
-
-
-def list_readers() -> tuple[LayerReader, ...]:
-    """The readers of all precisions, each library's once."""
-    readers = (load_precision(name).layers for name in list_names("precisions"))
-    return tuple(dict.fromkeys(reader for reader in readers if reader is not None))
 
 
 def is_foreign(module: nn.Module) -> bool:

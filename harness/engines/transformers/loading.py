@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from harness.catalog import load_precision
+from harness.catalog import list_readers, load_precision
 from harness.engines.shared.meter import MemoryMeter, give_back_freed
 from harness.engines.transformers.attest import attest
 from harness.engines.transformers.checkpoint import (
@@ -38,7 +38,6 @@ from harness.engines.transformers.fp16_damage import (
     probe_activations,
     sum_cast_damage,
 )
-from harness.engines.transformers.layers import list_readers
 from harness.engines.transformers.random_weights import make_random_checkpoint
 from harness.errors import InputError, UnavailableError
 from harness.suite.model_sources import CellJob
