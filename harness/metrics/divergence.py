@@ -60,8 +60,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
     Empty for a candidate and its reference, which were compared while the candidate was measured.
     """
-    increase = ("kl_increase", DIVERGENCE_VALUES["kl_increase"])
-    return compare_chunks(candidate, reference, "chunk_kl", increase)
+    return compare_chunks(candidate, reference, "chunk_kl", DIVERGENCE_VALUES, "kl_increase")
 
 
 def is_intact(record: Record) -> bool:

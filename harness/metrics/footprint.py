@@ -1,13 +1,9 @@
 """footprint: how many parameters there are, and every byte that holds them.
 
-METHOD: logical count (what the architecture has), stored count (elements held), and ``numel()``'s
-naive count, which is wrong for packed weights and shown as the trap it is. Bytes with and without
-quantisation constants (``absmax``, code books, nested state), which transformers'
-``get_memory_footprint`` leaves out.
-
-The count is checked against the allocator's figure for loading (CUDA: the bytes asked of it, before
-it rounds up; CPU: every storage that can be reached from the loaded model): where they differ by
-more than 0.1 %, the record is flagged.
+Logical parameters (of the architecture), stored elements, and ``numel()``'s naive count, which is
+wrong for packed weights; bytes with and without quantisation constants (``absmax``, code books,
+nested state). Flagged where the bytes differ by more than 0.1 % from the allocator's figure for
+loading (CUDA: the bytes asked of it; CPU: every storage reachable from the loaded model).
 """
 
 from __future__ import annotations

@@ -73,8 +73,7 @@ def measure(engine: Engine, options: WindowOptions, context: MeasureContext) -> 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     """``ratio`` from the chunks' paired differences, clustered by chunk."""
-    ratio = ("ratio", VALUES["ratio"])
-    return compare_chunks(candidate, reference, "chunk_nll", ratio, exp_capped)
+    return compare_chunks(candidate, reference, "chunk_nll", VALUES, "ratio", exp_capped)
 
 
 def _summarise(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Protocol = Literal["sliding", "disjoint", "lm-eval", "llamacpp"]
 TOKEN_COUNTS = {
     "tokens": ValueSpec("tokens", None, "tokens scored"),
-    "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens where it is NaN or infinite"),
+    "nonfinite_tokens": ValueSpec("tokens", "lower", "tokens whose score is NaN or infinite"),
 }
 
 
@@ -267,10 +267,11 @@ def compare_chunks(
     candidate: Record,
     reference: Record,
     row: str,
-    value: tuple[str, ValueSpec],
+    specs: Mapping[str, ValueSpec],
+    name: str,
     transform: Callable[[float], float] = float,
 ) -> dict[str, Value]:
-    """The named value: the ``transform`` of ``row``'s mean paired change per token.
+    """The value ``name``: the ``transform`` of ``row``'s mean paired change per token.
 
     Clustered by window, without an interval for a single one; {} unless both have the same windows.
     """
@@ -278,10 +279,9 @@ def compare_chunks(
     tokens = candidate.items.get("chunk_tokens")
     if not tokens or not ours or not theirs or tokens != reference.items.get("chunk_tokens"):
         return {}
-    name, spec = value
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     estimate = clustered_interval(differences, tokens, transform)
     if estimate is not None:
-        return {name: to_value(spec, estimate)}
+        return {name: to_value(specs[name], estimate)}
     mean = transform(clustered_mean(differences, tokens)[0])
-    return make_values({name: spec}, {name: mean}, n={name: 1})
+    return make_values(specs, {name: mean}, n={name: 1})

@@ -105,7 +105,7 @@ def summarise_device(
 ) -> dict[str, float | None]:
     """Medians of TTFT and TPOT by the device's own clock; each round's first and last token."""
     if not rounds:
-        return {"ttft_device_s": None, "tpot_device_s": None}
+        return dict.fromkeys(("ttft_device_s", "tpot_device_s"))
     return {
         "ttft_device_s": median(first for first, _ in rounds),
         "tpot_device_s": median((last - first) / (new_tokens - 1) for first, last in rounds),
