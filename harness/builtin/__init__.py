@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.errors import InputError
+from harness.catalog import check_name
 
 FOLDER = Path(__file__).parent
 _PLACES = {
@@ -20,8 +20,4 @@ _PLACES = {
 
 def locate_builtin(name: str) -> Path:
     """The file or folder of an embedded name; raises `InputError` listing the known ones."""
-    if name not in _PLACES:
-        from harness.catalog import describe_unknown
-
-        raise InputError(describe_unknown("embedded name", name, _PLACES))
-    return _PLACES[name]
+    return _PLACES[check_name("embedded name", name, _PLACES)]

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from harness.catalog import UnknownNameError, describe_unknown, load_measurement
+from harness.catalog import UnknownNameError, check_name, load_measurement
 from harness.descriptions import OptionsBase, ValueSpec
 from harness.suite.yaml_file import Location, YamlFile
 
@@ -46,8 +46,8 @@ def check_listed(name: str, info: ValidationInfo) -> str:
     kind = "model" if info.field_name == "model" else "precision"
     if info.context is not None:
         known = getattr(info.context, f"{kind}s")
-        if known and name not in known:
-            raise ValueError(f"{describe_unknown(kind, name, known)} (under `{kind}s:`)")
+        if known:
+            check_name(kind, name, known, f" (under `{kind}s:`)")
     return name
 
 
@@ -78,9 +78,7 @@ def _check_metric(metric: str, info: ValidationInfo) -> str:
     scope = info.context
     assert isinstance(scope, Scope), "limits are read in the scope of their file"
     family, value = parts["family"], parts["value"]
-    if family not in scope.measured:
-        message = describe_unknown("metric family", family, scope.measured)
-        raise ValueError(f"{message} (under `measure:`)")
+    check_name("metric family", family, scope.measured, " (under `measure:`)")
     spec = _find_value(family, value)
     if spec is None:
         return metric
@@ -95,8 +93,8 @@ def _check_metric(metric: str, info: ValidationInfo) -> str:
     if qualifier is None and not spec.total:
         example = " or ".join(f"{name}[{item}]" for item in known) or f"{name}[…]"
         raise ValueError(f"{name} is reported per {spec.per}: write {example}")
-    if qualifier is not None and known and qualifier not in known:
-        raise ValueError(describe_unknown(f"{spec.per} of {name}", qualifier, known))
+    if qualifier is not None and known:
+        check_name(f"{spec.per} of {name}", qualifier, known)
     return metric
 
 
@@ -106,9 +104,7 @@ def _find_value(family: str, value: str) -> ValueSpec | None:
         values = load_measurement(family).values
     except UnknownNameError:
         return None
-    if value not in values:
-        raise ValueError(describe_unknown(f"value of {family}", value, values))
-    return values[value]
+    return values[check_name(f"value of {family}", value, values)]
 
 
 _BOUNDED: dict[str, Any] = {"anyOf": [{"required": ["max"]}, {"required": ["min"]}]}

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from harness.catalog import (
-    describe_unknown,
+    check_name,
     list_engines,
     list_measurements,
     list_names,
@@ -46,10 +46,12 @@ class _UnknownPrecision(PrecisionEntry, extra="ignore"):
 
     @model_validator(mode="after")
     def _refuse(self) -> "_UnknownPrecision":
-        message = describe_unknown("precision", self.use or self.name, list_names("precisions"))
-        if self.use is not None:
-            raise ValueError(f"use: {message}")
-        raise ValueError(f"{message} (a name of your own needs `use:`)")
+        known = list_names("precisions")
+        if self.use is None:
+            check_name("precision", self.name, known, " (a name of your own needs `use:`)")
+        else:
+            check_name("precision", self.use, known, " (under `use:`)")
+        return self
 
 
 class Measure(OptionsBase):

@@ -253,6 +253,7 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_is(
             ["unknown precision 'mine'", "a name of your own needs `use:`"],
         ),
         ({"precisions": "precisions: [fp32, {name: a, use: ▼nf}]"}, ["unknown precision 'nf'"]),
+        ({"precisions": "precisions: [fp32, {name: nf4, use: ▼''}]"}, ["unknown precision ''"]),
         ({"precisions": "precisions: [fp32, {name: a, use: ▼4}]"}, ["found the number 4"]),
         ({"precisions": "precisions: [fp32, {name: ▼yes, use: nf4}]"}, ["the boolean yes"]),
         ({"precisions": "precisions: [fp32, ▼{use: nf4}]"}, ["missing key 'name'"]),
