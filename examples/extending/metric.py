@@ -91,5 +91,6 @@ METRIC = Metric(
         Column("+ref", "increase", "+.4f"),
     ),
     needs=frozenset({"open_outputs"}),
+    how=frozenset({"text"}),  # its hash is in the protocol, too
     compare=compare,
 )

@@ -16,7 +16,7 @@ from harness.records.find_runs import (
     read_at_revision,
     resolve_revision,
 )
-from harness.records.record import Outcome, Record, Verdict
+from harness.records.record import Outcome, Record, Validity, Verdict
 from harness.records.run_file import Run
 from harness.verdicts.compare import Compared, compare_pair
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
@@ -79,12 +79,12 @@ class Baseline:
         lost = []
         for cell, measurements in self.stored.cells.items():
             for name in measurements:
-                validity = found.get((cell, name))
-                if validity is not None and validity.status not in ("failed", "skipped"):
+                validity = found.get((cell, name), Validity(status="skipped"))
+                if validity.status not in ("failed", "skipped"):
                     continue
-                why = "was not measured" if validity is None else "was skipped"
+                why = "was skipped" if (cell, name) in found else "was not measured"
                 outcome: Outcome = "INCONCLUSIVE"
-                if validity is not None and validity.status == "failed":
+                if validity.status == "failed":
                     why, outcome = f"failed: {'; '.join(validity.reasons)}", "FAIL"
                 text = f"{cell} {name} {why}; {self.name} has thresholds of it"
                 lost.append(self._without_value(name, text, outcome))
