@@ -3,6 +3,7 @@
 Every text is escaped, so that a model's name or an error's message is shown and never rendered.
 """
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -38,8 +39,7 @@ def escape(text: str) -> str:
     Between two colons GitHub reads even a line number as an emoji's name, and in a comment a user
     or an issue behind ``@`` and ``#``; ``<wbr>`` separates them.
     """
-    text = " ".join(clean(text).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = html.escape(" ".join(clean(text).split()), quote=False)
     text = _MENTION.sub(r"\1<wbr>", _EMOJI.sub(":<wbr>", text))
     text = _SPECIAL.sub(r"\\\1", text)
     return _STARTS_BLOCK.sub(r"\1\\\2", text)

@@ -246,7 +246,7 @@ def test_the_item_fails_and_the_numbers_are_in_the_file_and_in_the_table(tmp_pat
     record = find_records(project.last_run("s"))["m[fp32]::throughput"]
     speed = record.values["decode_tokens_per_s[1x8]"].value
     assert f"{speed:,.1f}!" in outcome.text
-    assert "! finished before the measurement failed (m[fp32] throughput)" in outcome.text
+    assert "! finished before the measurement failed (throughput of m[fp32])" in outcome.text
     assert "FAILED" in next(
         line for line in outcome.text.splitlines() if line.startswith("m[fp32] ") and "!" in line
     )
