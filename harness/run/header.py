@@ -31,7 +31,7 @@ def start_header(
         git_dirty=git["dirty"],
         device=machine.device.device,
         device_name=machine.description,
-        baseline=baseline,
+        baseline=scrub(baseline),
     )
     return Run(
         schema=SCHEMA,

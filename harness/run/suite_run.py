@@ -139,11 +139,12 @@ class SuiteRun:
         if not self._records:
             self._journal.remove()
             return None
-        records = self.completed()
+        # Verdicts name the suite's file and its baseline; both may be under someone's home.
+        records = tuple(map(_scrub_record, self.completed()))
         update = {
             "duration_s": round(time.monotonic() - self._start, 3),
             "interrupted": self._interrupted or not self.planned.keys() <= self._records.keys(),
-            "remarks": self._list_remarks(records),
+            "remarks": tuple(scrub(self._list_remarks(records))),
         }
         facts = self._header.run.model_copy(update=update)
         run = self._header.model_copy(update={"run": facts, "records": records})
@@ -156,7 +157,7 @@ class SuiteRun:
         self.run = run
         return run
 
-    def _list_remarks(self, records: tuple[Record, ...]) -> tuple[str, ...]:
+    def _list_remarks(self, records: tuple[Record, ...]) -> list[str]:
         """What a reader must know of the run as a whole."""
         remarks = []
         made = len(self.planned.keys() & self._records.keys())
@@ -165,7 +166,7 @@ class SuiteRun:
         if self.baseline is not None:
             remarks.append(f"judged against {self.baseline.name}")
             remarks += self.baseline.remarks(self._machine.environment, records)
-        return tuple(remarks)
+        return remarks
 
     def _judge(self, record: Record) -> Record:
         """The record with the baseline's verdicts after those of the limits."""
@@ -267,8 +268,7 @@ class SuiteRun:
         """The record as it goes into the journal, under this run's name of the cell."""
         facts = {"id": cell.id, "model": cell.model.name}
         named = record.cell.model_copy(update=facts)
-        record = record.model_copy(update={"cell": named, **update})
-        record = Record.model_validate(scrub(record.model_dump()))
+        record = _scrub_record(record.model_copy(update={"cell": named, **update}))
         fetch_questions(record, self.path.parent)
         self._journal.append(record)
         return record
@@ -294,3 +294,7 @@ class SuiteRun:
             "device": [self._machine.device.device, self._machine.device.gpu_name],
         } | ({"noise": True} if noise else {})
         return reference_key(facts, measurement, self.suite.folder, self._machine.environment)
+
+
+def _scrub_record(record: Record) -> Record:
+    return Record.model_validate(scrub(record.model_dump()))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.records.run_file import read_run
 from tests.support.projects import PLUGIN_LINE, Outcome, Project, finish, read_junit
 
 pytestmark = pytest.mark.e2e
@@ -49,6 +50,23 @@ def test_harness_run_works_from_any_folder_and_exits_as_pytest_does(here: Projec
     }
     again = harness_run(here, "../elsewhere/x.yaml", "--lf", "--collect-only", "-q")
     assert again.node_ids == ["../elsewhere/x.yaml::m[bf16]::footprint"], again.text
+
+
+def test_no_home_path_of_a_suite_elsewhere_is_in_the_run_file(
+    here: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = here.folder.parent
+    monkeypatch.setenv("HOME", str(home))
+    harness_run(here, str(home / "elsewhere/x.yaml"), "--measure", "footprint", "--results", "home")
+    [path] = (here.folder / "home/x").glob("*.json")
+    text = path.read_text()
+    assert str(home) not in text
+    run = read_run(path)
+    assert run.suite["file"] == "~/elsewhere/x.yaml"
+    [verdict] = [verdict for record in run.records for verdict in record.verdicts]
+    [limit] = run.suite["limits"]
+    assert verdict.position == limit["position"]
+    assert limit["position"].startswith("~/elsewhere/x.yaml:5:")
 
 
 def test_harness_run_takes_node_ids_and_refuses_unknown_names(here: Project) -> None:
