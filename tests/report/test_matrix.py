@@ -188,6 +188,16 @@ def test_notes_say_flags_and_skips_once_with_their_places() -> None:
     assert show_section(make_run(*SIZES), "Notes") == []
 
 
+def test_notes_that_differ_in_numbers_only_are_said_once() -> None:
+    reasons = {"fp32": ("used 1.5 of 2 cores",), "nf4": ("batch 8: slow", "used 1.2 of 2 cores")}
+    records = [make_record("memory", p, status="flagged", reasons=r) for p, r in reasons.items()]
+    records.append(make_record("mmlu", status="flagged", reasons=("batch 16: slow",)))
+    assert show_section(make_run(*records), "Notes") == [
+        "* flagged: used 1.2 to 1.5 of 2 cores (memory of m[fp32], m[nf4])",
+        "* flagged: batch 8, 16: slow (memory, mmlu of m[nf4], m[fp32])",
+    ]
+
+
 def test_a_flagged_number_is_marked() -> None:
     fine = make_record("footprint", "fp32", values={"total_bytes": 4_000_000})
     odd = make_record("footprint", "nf4", values={"total_bytes": 1_000_000}, status="flagged")
