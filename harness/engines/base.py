@@ -8,8 +8,6 @@ cannot answer; a measurement that needs it is then skipped with that reason. So 
 engine in outline, `examples/extending/engine.py` the smallest one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol

@@ -3,8 +3,6 @@
 Layers are read by their attributes, without importing bitsandbytes.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Differences between a declared precision and what was loaded, as `check` lists them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 # Routers and gates are small; a mixture's experts are most of the model.

@@ -1,7 +1,5 @@
 """The unquantised precisions: one dtype for every floating-point weight."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from harness.descriptions import OptionsBase, Precision

@@ -4,8 +4,7 @@ Dettmers et al. 2023 (QLoRA), https://arxiv.org/abs/2305.14314; double quantisat
 scales themselves in 8 bits.
 """
 
-from __future__ import annotations
-
+from functools import partial
 from typing import Any
 
 from harness.descriptions import OptionsBase, Precision
@@ -40,14 +39,11 @@ def four_bit_precision(kind: str, help_text: str | None) -> Precision:
             bnb_4bit_compute_dtype=dtype,
         )
 
-    def check(attested: dict[str, Any], options: FourBitOptions, device: str) -> list[str]:
-        return _check(attested, kind, options, device)
-
     return Precision(
         help=help_text or "",
         options=FourBitOptions,
         load_arguments=load_arguments,
-        check=check,
+        check=partial(_check, kind),
         prepare=_choose_cpu_kernel,
         layers=LAYERS,
     )
@@ -71,7 +67,7 @@ def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None
             layer.support_avx512bf16_for_cpu = False
 
 
-def _check(attested: dict[str, Any], kind: str, options: FourBitOptions, device: str) -> list[str]:
+def _check(kind: str, attested: dict[str, Any], options: FourBitOptions, device: str) -> list[str]:
     dtype = choose_dtype(options.compute_dtype, device)
     wrong = check_quantised(attested, kind, dtype)
     if attested["quantisation"] != kind:

@@ -4,8 +4,6 @@ Dettmers et al. 2022, https://arxiv.org/abs/2208.07339. The outlier columns are 
 whole batch, so a token's logits depend slightly on what is batched with it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field

@@ -3,8 +3,6 @@
 The host passes these functions to that process, so importing this file imports no torch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from harness.machine.environment import DeviceFacts, describe_memory

@@ -1,7 +1,5 @@
 """The cell's side: load once, then answer one request after another. Runs in the worker."""
 
-from __future__ import annotations
-
 import ctypes
 import faulthandler
 import os

@@ -1,7 +1,5 @@
 """How much memory is still available: on the device, or on the machine and its control group."""
 
-from __future__ import annotations
-
 import psutil
 import torch
 

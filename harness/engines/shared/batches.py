@@ -1,7 +1,5 @@
 """Batches that shrink where memory runs out."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Sequence
 from typing import TypeVar

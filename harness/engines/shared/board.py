@@ -1,7 +1,5 @@
 """The GPU board behind a CUDA device, and its energy counter."""
 
-from __future__ import annotations
-
 import torch
 
 from harness.machine.nvml import ask_board

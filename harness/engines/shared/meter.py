@@ -6,8 +6,6 @@ much the device's use has grown since before this process touched it. On a CPU: 
 inherits from its parent; also RssAnon, which leaves out the mapped files' pages that VmHWM counts.
 """
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

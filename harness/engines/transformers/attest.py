@@ -4,8 +4,6 @@ Walks the modules and trusts nothing that was asked for; states only what can be
 loaded objects and from the libraries.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import re
@@ -45,7 +43,7 @@ def attest(model: Any) -> dict[str, Any]:
     layers = read_layers(model)
     head = model.get_output_embeddings()
     found: dict[str, Any] = {
-        "quantisation": _name_quantisation(layers),
+        "quantisation": "mixed" if len(layers.kinds) > 1 else next(iter(layers.kinds), None),
         "linear_dtypes": _count(map(layers.stored_dtype, layers.linear)),
         **_attest_dtypes(model, layers),
         "output_head": _attest_head(layers, head),
@@ -70,12 +68,6 @@ def tf32_in_force() -> bool:
     on = switches["float32_matmul_precision"] != "highest" or switches["cudnn_allow_tf32"]
     # cuBLAS and cuDNN obey the variable whatever the switches say.
     return bool(on and switches["NVIDIA_TF32_OVERRIDE"] != "0")
-
-
-def _name_quantisation(layers: Layers) -> str | None:
-    if len(layers.kinds) > 1:
-        return "mixed"
-    return next(iter(layers.kinds), None)
 
 
 def _attest_dtypes(model: Any, layers: Layers) -> dict[str, Any]:

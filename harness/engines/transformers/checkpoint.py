@@ -3,8 +3,6 @@
 Reads the headers of safetensors files only: https://huggingface.co/docs/safetensors/index#format
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -14,9 +12,6 @@ from typing import Any
 from harness.catalog import list_readers
 from harness.suite.model_files import list_weights
 
-# Stored by GPTQ, AWQ and compressed-tensors next to or instead of a weight; the readers of the
-# precisions list the names of their own libraries.
-_QUANTISED_ENDS = (".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv")
 _FLOATS = ("F64", "F32", "BF16", "F16")
 
 
@@ -57,15 +52,15 @@ def read_checkpoint(folder: str) -> Checkpoint:
 def find_quantised(checkpoint: Checkpoint) -> str | None:
     """The sign that these weights are quantised already; None where there is none.
 
-    Found by the names of what quantisers store, and by matrices in less than 16 bits. Masks, which
-    some old checkpoints keep as bytes under the name ``bias``, are no sign.
+    Found by what the precisions' libraries store, and by matrices held neither as floats of 16 bits
+    or more nor as an index (I64) or mask. Old checkpoints keep masks as bytes, named ``bias``.
     """
-    ends = (*_QUANTISED_ENDS, *(end for reader in list_readers() for end in reader.stored_names))
+    ends = tuple(end for reader in list_readers() for end in reader.stored_names)
     for name, (dtype, shape) in checkpoint.tensors.items():
         if name.endswith(ends):
             return f"it holds {name}"
-        small = dtype in ("I8", "U8") or dtype.startswith(("F8", "F6", "F4"))
-        if small and len(shape) > 1 and not name.endswith("bias"):
+        packed = dtype not in (*_FLOATS, "I64", "BOOL")
+        if packed and len(shape) > 1 and not name.endswith("bias"):
             return f"{name} is stored as {dtype}"
     return None
 

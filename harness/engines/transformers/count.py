@@ -1,7 +1,5 @@
 """Parameters and bytes of a loaded model, and the allocator's own figure."""
 
-from __future__ import annotations
-
 import types
 from collections.abc import Collection, Iterable, Iterator
 from itertools import chain
@@ -54,8 +52,8 @@ def count_bytes(model: Any) -> Counts:
     )
 
 
-def sum_storages(root: Any) -> int:
-    """Bytes of every distinct tensor storage that can be reached from ``root``.
+def sum_storages(root: Any, smallest: int = 1) -> int:
+    """Bytes of every distinct storage reached from ``root``, of tensors of ``smallest`` or more.
 
     Follows attributes and containers and knows nothing of how a layer keeps its weights, so that
     it also finds tensors that `count_bytes` does not look for.
@@ -68,7 +66,7 @@ def sum_storages(root: Any) -> int:
         if id(thing) in seen or isinstance(thing, (type, types.ModuleType)):
             continue
         seen.add(id(thing))
-        if isinstance(thing, torch.Tensor) and thing.numel():
+        if isinstance(thing, torch.Tensor) and thing.numel() >= smallest:
             found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
         waiting.extend(_parts(thing))
     return sum(found.values())

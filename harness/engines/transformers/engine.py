@@ -1,7 +1,5 @@
 """A model loaded by transformers, behind the contract of `harness.engines.base`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any

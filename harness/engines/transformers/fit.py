@@ -1,7 +1,5 @@
 """Whether a checkpoint's weights, its config and a tokenizer belong together."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Forward passes that keep only the logits that are asked for."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +15,9 @@ def logits_at(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.T
     Rows padded on the right are safe at their own positions: attention is causal.
     """
     with torch.inference_mode():
-        if keeps_logits(model):
-            kept: torch.Tensor = model(
-                input_ids=ids, use_cache=False, logits_to_keep=positions
-            ).logits
-            return kept
-        everything: torch.Tensor = model(input_ids=ids, use_cache=False).logits
-        return everything[:, positions]
+        keep = {"logits_to_keep": positions} if keeps_logits(model) else {}
+        logits: torch.Tensor = model(input_ids=ids, use_cache=False, **keep).logits
+        return logits if keep else logits[:, positions]
 
 
 def keeps_logits(model: Any) -> bool:

@@ -1,7 +1,5 @@
 """Forced greedy generation over the model's own cache, timed token by token. Worker only."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable
@@ -127,13 +125,12 @@ def _synchroniser(device: torch.device) -> Any:
 
 def _make_static_cache(model: Any, length: int) -> Any:
     try:
-        cache = StaticCache(config=model.config, max_cache_len=length)
+        return StaticCache(config=model.config, max_cache_len=length)
     except Exception as error:  # each config lacks something else
         raise InputError(
             f"no static cache for this model ({type(error).__name__}: {error}); "
             "leave out `cache: static`"
         ) from error
-    return cache
 
 
 def _compile(model: Any) -> Any:

@@ -6,10 +6,7 @@ fp32 a prompt's answer is the same in every batch; in lower precisions two token
 as likely may change places with the batch's size.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,12 +29,18 @@ def generate_batch(
     padded = [[0] * (length - len(row)) + list(row) for row in rows]
     mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
     watch = _Watch(tokenizer, len(rows), find_eos(model, tokenizer), stop)
-    with _plainly_greedy(model, max_new_tokens):
+    own = model.generation_config  # which `generate` would fall back on
+    model.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=max_new_tokens, use_cache=True, pad_token_id=0
+    )
+    try:
         output = model.generate(
             input_ids=torch.tensor(padded, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
+    finally:
+        model.generation_config = own
     # Rows that ended early went on until the last one did.
     answers = output[:, length:].tolist()
     return [
@@ -64,19 +67,6 @@ def find_eos(model: Any, tokenizer: Any) -> frozenset[int]:
     ):
         found |= {given} if isinstance(given, int) else set(given or ())
     return frozenset(found)
-
-
-@contextmanager
-def _plainly_greedy(model: Any, max_new_tokens: int) -> Iterator[None]:
-    """Replace the checkpoint's generation settings, which `generate` would fall back on."""
-    own = model.generation_config
-    model.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, use_cache=True, pad_token_id=0
-    )
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 class _Watch:

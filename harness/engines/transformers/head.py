@@ -5,8 +5,6 @@ states are caught on their way into the head, and the head runs on as many of th
 of logits behind the head (soft-capping, a logit scale) is not replayed: `read_checked` finds it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +32,7 @@ def head_of(model: Any) -> Any | None:
     return model.get_output_embeddings()
 
 
-def read_hidden(
-    model: Any,
-    ids: torch.Tensor,
-    positions: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-) -> Hidden | None:
+def read_hidden(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> Hidden | None:
     """One forward pass of ``ids`` (batch, length), the head on the last of ``positions`` alone.
 
     Returns None where the states cannot be caught: no head, or one that is not called with the
@@ -59,8 +52,6 @@ def read_hidden(
 
     kept = len(positions) if keeps_logits(model) else ids.shape[1]
     arguments: dict[str, Any] = {"logits_to_keep": positions} if keeps_logits(model) else {}
-    if attention_mask is not None:
-        arguments["attention_mask"] = attention_mask
     hook = head.register_forward_pre_hook(catch)
     try:
         with torch.inference_mode():

@@ -4,8 +4,6 @@ States the kernels registered or switched on, not the one that a call picks: CUD
 by the size of a product.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

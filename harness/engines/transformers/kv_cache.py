@@ -5,10 +5,9 @@ From the config only where every layer keeps keys and values of all tokens. Late
 own: there the answer is None and only the measured figure counts.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from typing import Any
+
+from harness.engines.transformers.count import sum_storages
 
 # Set in a config, each of them means that the cache is no plain one of keys and values.
 _OTHERWISE = (
@@ -61,24 +60,10 @@ def cache_bytes(cache: Any) -> int | None:
     """
     if not hasattr(cache, "layers"):
         return None
-    storages = [t.untyped_storage() for t in _find_tensors(cache.layers) if t.numel() > 1]
-    return sum({storage.data_ptr(): int(storage.nbytes()) for storage in storages}.values())
+    return sum_storages(cache.layers, smallest=2)
 
 
 def _find(config: Any, *names: str) -> int | None:
     """The first of ``names`` that the config gives as a positive integer."""
     found = (getattr(config, name, None) for name in names)
     return next((value for value in found if isinstance(value, int) and value > 0), None)
-
-
-def _find_tensors(held: Any) -> Iterator[Any]:
-    """Every tensor within lists, dictionaries and the layers' own attributes."""
-    if hasattr(held, "untyped_storage"):
-        yield held
-    elif isinstance(held, dict):
-        yield from _find_tensors(list(held.values()))
-    elif isinstance(held, (list, tuple)):
-        for entry in held:
-            yield from _find_tensors(entry)
-    elif hasattr(held, "is_initialized"):  # a layer of the cache
-        yield from _find_tensors(vars(held))

@@ -3,8 +3,6 @@
 Quantised layers are read by the `LayerReader`s of the precisions: nothing here knows a library.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -37,10 +35,6 @@ class Layers:
     def kinds(self) -> tuple[str, ...]:
         """The kinds of quantisation that occur, sorted."""
         return tuple(sorted({layer.kind for layer in self.packed.values()}))
-
-    def of_kind(self, kind: str) -> list[str]:
-        """Names of the layers quantised as ``kind``."""
-        return [name for name, layer in self.packed.items() if layer.kind == kind]
 
     def tensors(self, name: str) -> tuple[torch.Tensor, ...]:
         """The weight of one layer, with its constants where it is quantised; no bias."""

@@ -1,7 +1,5 @@
 """Load one cell's model on its device and attest what was loaded."""
 
-from __future__ import annotations
-
 import gc
 import importlib.util
 import time
@@ -62,7 +60,10 @@ def load_cell(job: CellJob) -> TransformersEngine:
     transformers_logging.disable_progress_bar()
     set_tf32(precision.tf32)
     # Before the meter starts: making a random checkpoint takes more memory than loading it.
-    folder = job.files.folder or _make_random(job)
+    folder = job.files.folder
+    if not folder:
+        assert isinstance(job.model.source, Architecture)
+        folder = make_random_checkpoint(job.model.source, job.model.seed)
     checkpoint = _check_checkpoint(job, folder)
     start = time.perf_counter()
     tokenizer = _load_tokenizer(job)
@@ -124,11 +125,6 @@ def choose_attention(attention: str | None, device: str) -> dict[str, Any]:
 
 def _device_type(job: CellJob) -> str:
     return job.device.split(":")[0]
-
-
-def _make_random(job: CellJob) -> str:
-    assert isinstance(job.model.source, Architecture)
-    return make_random_checkpoint(job.model.source, job.model.seed)
 
 
 def _check_checkpoint(job: CellJob, folder: str) -> Checkpoint:

@@ -1,7 +1,5 @@
 """Logits of single positions of a padded batch, with no other position going through the head."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -36,19 +34,6 @@ class LogitPicker:
         ``open_cache`` makes the cache that the pass goes on from.
         """
         places = places or [(0, ids.shape[1] - 1)]  # an empty choice of positions would mean all
-        found = self._try(ids, places, keep_cache, open_cache)
-        if found is None:  # `picks` is off now, so that the second pass cannot fail
-            found = self._try(ids, places, keep_cache, open_cache)
-        assert found is not None
-        return found
-
-    def _try(
-        self,
-        ids: torch.Tensor,
-        places: list[Place],
-        keep_cache: bool,
-        open_cache: Callable[[], Any] | None,
-    ) -> tuple[torch.Tensor, Any] | None:
         given: dict[str, Any] = {"use_cache": keep_cache or open_cache is not None}
         if open_cache is not None:
             given["past_key_values"] = open_cache()
@@ -79,4 +64,7 @@ class LogitPicker:
         self.picks = bool(picked) and logits.shape[:2] == (1, len(places))
         if self.picks:
             return logits[0], cache
-        return None if picked else (logits[rows, columns], cache)
+        if picked:  # and not usable: again, with all positions through the head
+            del output, logits, cache
+            return self.read(ids, places, keep_cache, open_cache)
+        return logits[rows, columns], cache

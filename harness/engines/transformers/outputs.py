@@ -4,8 +4,6 @@ Both sides of a comparison are cut into the same slices: a product of another si
 its last bits, and so would a model from itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

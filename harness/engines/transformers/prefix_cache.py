@@ -1,7 +1,5 @@
 """Hand a model's KV cache on from a shared prefix to the prompts that continue it."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,14 +60,11 @@ class CachedPrefixes:
 
 def read_cache(cache: Any, length: int) -> CachedPrefixes | None:
     """Keys and values that a pass left in the cache; None where there are none to be read."""
-    layers = [(getattr(x, "keys", None), getattr(x, "values", None)) for x in _layers_of(cache)]
+    held = getattr(cache, "layers", None) or ()
+    layers = [(getattr(x, "keys", None), getattr(x, "values", None)) for x in held]
     if not layers or any(keys is None for keys, _ in layers):
         return None
     return CachedPrefixes(layers, length)  # type: ignore[arg-type]
-
-
-def _layers_of(cache: Any) -> list[Any]:
-    return list(getattr(cache, "layers", None) or ())
 
 
 def _take(cached: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

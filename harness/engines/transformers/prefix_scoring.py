@@ -8,8 +8,6 @@ the head. One row behind a shared prefix is also computed by itself: if the mode
 other numbers, every row is computed whole.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +20,7 @@ import torch
 from harness.engines.base import Cost, Target, TokenSink
 from harness.engines.shared.batches import free_memory, is_out_of_memory
 from harness.engines.shared.prefix_tree import Node, Tokens, build_tree
-from harness.engines.transformers.forward import (
-    batch_for_logits,
-    keeps_logits,
-)
+from harness.engines.transformers.forward import batch_for_logits, keeps_logits
 from harness.engines.transformers.logit_picker import LogitPicker
 from harness.engines.transformers.prefix_cache import (
     CachedPrefixes,

@@ -4,8 +4,6 @@ Written to disk once per architecture and seed, so that it is loaded and quantis
 path as a real one. Its text is noise: no quality is measured on it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Negative log-likelihoods of tokens from logits, a bounded slice of logits at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The bytes that a model reads per decode step, and the products that a token costs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn
