@@ -77,8 +77,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
     """``increase`` from the windows' paired differences."""
-    increase = ("increase", VALUES["increase"])
-    return compare_chunks(candidate, reference, "chunk_entropy", increase)
+    return compare_chunks(candidate, reference, "chunk_entropy", VALUES, "increase")
 
 
 METRIC = Metric(
