@@ -3,8 +3,6 @@
 ``pytest_plugins = ["harness.plugin"]``, or from any folder by `harness run`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Generator

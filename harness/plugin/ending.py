@@ -1,9 +1,6 @@
 """How an invocation ends: its runs are written, blessed and summarised."""
 
-from __future__ import annotations
-
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +23,9 @@ def end_session(session: pytest.Session, state: State) -> None:
         session.exitstatus = exit_code.INTERNAL_ERROR
     if state.options.bless and written:
         try:
-            _bless(state, session.config.rootpath)
+            for run in filter(None, (one.run for one in state.finished)):
+                path, result = bless_runs([run], state.options.reason, session.config.rootpath)
+                state.notes += result.list_lines(state.show_path(path))
         except (InputError, OSError) as error:
             state.problems.append(f"ERROR: not blessed: {error}")
             if session.exitstatus == ok:
@@ -64,13 +63,6 @@ def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
     files = [(run, one.path.name) for run, one in runs]
     for line in publish(os.environ, files, config.rootpath, state.options.also_failing):
         reporter.write_line(line)
-
-
-def _bless(state: State, root: Path) -> None:
-    """Make thresholds of the finished runs; raises `InputError` where one may not be."""
-    for run in filter(None, (one.run for one in state.finished)):
-        path, result = bless_runs([run], state.options.reason, root)
-        state.notes += result.list_lines(state.show_path(path))
 
 
 def _list_unmeasured(state: State) -> list[str]:

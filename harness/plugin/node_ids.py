@@ -4,8 +4,6 @@ pytest takes everything after the first ``[`` of an argument for one parametrisa
 measurement is taken off here and remembered.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The options that the plugin adds to pytest, and what they mean to a run."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from dataclasses import dataclass
@@ -103,11 +101,7 @@ def read_options(config: pytest.Config) -> CommandLine:
         also_failing.add("INCONCLUSIVE")
     return CommandLine(
         device=given.device,
-        selection=Selection(
-            precisions=_split(given.precision),
-            models=_split(given.model),
-            measures=_split(given.measure),
-        ),
+        selection=Selection(*map(_split, (given.precision, given.model, given.measure))),
         settings=RunSettings(
             results=config.rootpath / given.results,
             argv=("pytest", *config.invocation_params.args),

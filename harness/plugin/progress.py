@@ -1,7 +1,5 @@
 """Progress of long measurements: one line that is rewritten on a terminal, lines in a log."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

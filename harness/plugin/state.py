@@ -1,7 +1,5 @@
 """What the plugin keeps between pytest's hooks: the suites, the machine, and one run per suite."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -118,8 +116,7 @@ class State:
             raise InputError(f"--bless: the tree {found}: commit first, thresholds name a commit")
 
     def _show_progress(self, cell: str, measurement: str, progress: Progress) -> None:
-        # A reference that was not selected is measured for the cells that were.
-        number = "reference"
+        number = "reference"  # not selected, but measured for the cells that were
         if cell in self._cells:
             number = f"cell {self._cells[cell]}/{len(self._cells)}"
         self.terminal.show_progress(f"{number} {cell} {measurement}", progress)

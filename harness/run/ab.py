@@ -4,8 +4,6 @@ Sides are two precisions, or two Python environments. Pairs go A B, B A, A B …
 over minutes falls on both sides alike; the pair is the sample (METHOD, speed).
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@
 the record, the versions of the libraries, and the harness's own.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,15 +1,12 @@
 """Turn one cell and one measurement into a record, whatever happens on the way.
 
-`Executor` is the contract that a run relies on; `LocalExecutor` measures on this machine and owns
-the process of the current cell. Neither plans, keeps or judges records.
+It plans, keeps and judges no records: a run does.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from harness.catalog import load_measurement, load_precision
 from harness.errors import InputError, UnavailableError
@@ -34,25 +31,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, record: Record) -> None:
         super().__init__()
         self.record = record
-
-
-class Executor(Protocol):
-    """Where cells are measured."""
-
-    def measure(
-        self, cell: Cell, measurement: MeasurementSpec, reference: Record | None = None
-    ) -> Record:
-        """One record: numbers, or the reason why there are none.
-
-        ``reference`` is the reference's record of the same measurement, for metrics that compare
-        while they measure. Ctrl-C raises `Interrupted` where anything was measured before it.
-        """
-
-    def find_files(self, cell: Cell) -> ModelFiles | Failure:
-        """The files of the cell's model, or why this machine cannot run the cell."""
-
-    def close(self) -> None:
-        """End the current cell's process; the next measurement starts a fresh one."""
 
 
 class LocalExecutor:
@@ -88,7 +66,11 @@ class LocalExecutor:
     def measure(
         self, cell: Cell, measurement: MeasurementSpec, reference: Record | None = None
     ) -> Record:
-        """As `Executor.measure`."""
+        """One record: numbers, or the reason why there are none.
+
+        ``reference`` is the reference's record of the same measurement, for metrics that compare
+        while they measure. Ctrl-C raises `Interrupted` where anything was measured before it.
+        """
         count = measurement.options.repeats
         if count == 1 or not self._isolate:
             return self._measure_once(cell, measurement, reference)
@@ -111,25 +93,24 @@ class LocalExecutor:
         return merge_repeats(records)
 
     def find_files(self, cell: Cell) -> ModelFiles | Failure:
-        """As `Executor.find_files`; the files are looked for once per run."""
+        """The files of the cell's model, found once per run, or why the cell cannot run here."""
         refusal = explain_refusal(cell, self._machine)
         if refusal is not None:
             return refusal
         model = cell.model
         if model.name not in self._files:
-            self._files[model.name] = self._look_for_files(cell)
+            found: ModelFiles | Failure
+            try:
+                found = find_files(model, self._suite_folder, self._machine.online)
+            except UnavailableError as error:
+                found = Failure("skipped", str(error))
+            except (InputError, OSError) as error:
+                found = Failure("failed", str(error))
+            self._files[model.name] = found
         return self._files[model.name]
 
-    def _look_for_files(self, cell: Cell) -> ModelFiles | Failure:
-        try:
-            return find_files(cell.model, self._suite_folder, self._machine.online)
-        except UnavailableError as error:
-            return Failure("skipped", str(error))
-        except (InputError, OSError) as error:
-            return Failure("failed", str(error))
-
     def close(self) -> None:
-        """End the last cell's process."""
+        """End the current cell's process; the next measurement starts a fresh one."""
         if self._process is not None:
             self._process.close()
         self._process = None

@@ -1,10 +1,7 @@
 """What a run file says before anything is measured, and what it is called."""
 
-from __future__ import annotations
-
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from harness.machine.privacy import scrub
 from harness.records.run_file import SCHEMA, Run, RunFacts
@@ -23,6 +20,7 @@ def start_header(
     """A run without records that starts now; its id is ``<suite>/<name of the file>``."""
     started = datetime.now(timezone.utc)
     git = machine.environment["git"]
+    file = suite.path.relative_to(root) if suite.path.is_relative_to(root) else suite.path
     facts = RunFacts(
         id=f"{suite.name}/{_name_run(folder, started, machine)}",
         utc=started.isoformat(timespec="seconds"),
@@ -37,7 +35,15 @@ def start_header(
         schema=SCHEMA,
         run=facts,
         environment=machine.environment,
-        suite=scrub(_describe_suite(suite, root)),
+        # The resolved suite, where it was read from, and the positions of its limits.
+        suite=scrub(
+            {
+                **resolved(suite),
+                "limits": [limit.model_dump(mode="json") for limit in suite.limits],
+                "file": file.as_posix(),
+                "sha256": suite_sha256(suite),
+            }
+        ),
         records=(),
     )
 
@@ -51,14 +57,3 @@ def _name_run(folder: Path, started: datetime, machine: Machine) -> str:
     while any((folder / f"{candidate}{end}").exists() for end in (".json", ".journal.jsonl")):
         candidate, number = f"{stem}-{number}", number + 1
     return candidate
-
-
-def _describe_suite(suite: Suite, root: Path) -> dict[str, Any]:
-    """The resolved suite, where it was read from and the positions of its limits."""
-    file = suite.path.relative_to(root) if suite.path.is_relative_to(root) else suite.path
-    return {
-        **resolved(suite),
-        "limits": [limit.model_dump(mode="json") for limit in suite.limits],
-        "file": file.as_posix(),
-        "sha256": suite_sha256(suite),
-    }

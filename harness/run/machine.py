@@ -1,7 +1,5 @@
 """What a run runs on, found once: the device, the environment, whether the hub can be reached."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

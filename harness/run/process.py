@@ -3,8 +3,6 @@
 Imports no torch: the fork server does, in a process of its own.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

@@ -4,8 +4,6 @@ Spares measuring fp32 again each time one precision is looked at. Timings are ne
 ratio of two runs on a noisy machine means nothing.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -4,8 +4,6 @@ Rounds inside one process share its luck; what varies between processes is what 
 hold (METHOD: the process is the sample).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,13 +54,11 @@ def _has_finished_a_part(record: Record) -> bool:
 
 def _merge(records: Sequence[Record]) -> dict[str, Any]:
     """The fields of the merged record except its validity, which `_judge` finds."""
-    parts = [
-        Measured(**{name: getattr(r, name) for name in Measured.model_fields}) for r in records
-    ]
+    names = Measured.model_fields
     merge = load_measurement(records[0].measurement).merge_repeats
     assert merge is not None, "a metric whose options name REPEATS merges them"
-    merged = merge(parts)
-    return {name: getattr(merged, name) for name in Measured.model_fields if name != "validity"}
+    merged = merge([Measured(**{name: getattr(r, name) for name in names}) for r in records])
+    return {name: getattr(merged, name) for name in names if name != "validity"}
 
 
 def _judge(records: Sequence[Record], interrupted: str) -> Validity:

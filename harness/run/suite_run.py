@@ -3,8 +3,6 @@
 Every record goes to the journal as soon as it exists and into one run file at the end.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from harness.records.journal import Journal, recover_journals
 from harness.records.questions import fetch_questions
 from harness.records.record import Record
 from harness.records.run_file import Run, write_run
-from harness.run.executor import Executor, Interrupted, LocalExecutor, OnCellProgress
+from harness.run.executor import Interrupted, LocalExecutor, OnCellProgress
 from harness.run.header import start_header
 from harness.run.machine import Machine
 from harness.run.references import find_reference, keep_reference, reference_key
@@ -62,12 +60,8 @@ class SuiteRun:
         settings: RunSettings,
         on_progress: OnCellProgress,
         on_notice: Callable[[str], None],
-        executor: Executor | None = None,
     ) -> None:
-        """Cells are measured by ``executor``, by default on this machine.
-
-        Raises `InputError` for a baseline that cannot be read, OSError where nothing can be kept.
-        """
+        """Raises `InputError` for an unreadable baseline, OSError where nothing can be kept."""
         self.suite = suite
         self.planned = {(cell.id, spec.name): (cell, spec) for cell, spec in planned}
         self._machine = machine
@@ -80,7 +74,7 @@ class SuiteRun:
         self._records: dict[Key, Record] = {}
         self._noise: dict[Key, Record] = {}
         self._reference = next((p for p in suite.precisions if p.name == suite.reference), None)
-        self._executor = executor or LocalExecutor(
+        self._executor = LocalExecutor(
             suite.folder,
             machine,
             self._follow,

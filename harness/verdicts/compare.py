@@ -18,7 +18,7 @@ from harness.records.values import base_name, compared_name, is_part
 from harness.verdicts.decide import FALSE_DISCOVERY_RATE, Decision, adjust_for_many, decide, harm_of
 
 _NUMBER = re.compile(r"\d[\d.,]*")
-_BUSY = "other processes"  # how harness.run.interference begins its flag of a busy machine
+_BUSY = "other processes"  # how harness.run.make_record begins its flag of a busy machine
 Key = tuple[str, str]  # cell, measurement
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.run.interference import judge_telemetry
+from harness.run.make_record import judge_telemetry
 
 
 def cpu(cores: int, threads: int | None, other: float | None) -> dict[str, Any]:
