@@ -1,4 +1,4 @@
-"""A report as data: sections, tables and lines, which a writer draws.
+"""A report as data: sections, tables, lines and pictures, which a writer draws.
 
 Builders make a `Document` from records once. Texts are as the data has them: a writer makes them
 harmless for the place where they are shown.
@@ -55,6 +55,14 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An SVG image, and the text that says the same where no picture can be shown."""
+
+    svg: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """Parts under a title. An ``entry`` is one of a list: set close together and indented."""
 
@@ -63,7 +71,7 @@ class Section:
     entry: bool = False
 
 
-Part = Table | Lines | Paragraph | Section
+Part = Table | Lines | Paragraph | Picture | Section
 
 
 @dataclass(frozen=True)

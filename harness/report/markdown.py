@@ -13,6 +13,7 @@ from harness.report.document import (
     Lines,
     Paragraph,
     Part,
+    Picture,
     Section,
     Table,
     TableColumn,
@@ -52,7 +53,7 @@ def _write(part: Part) -> str:
             return "\n\n".join(map(_draw, tables))
         case Lines(lines):
             return "\n".join(f"- {escape(line)}" for line in lines)
-        case Paragraph(text):
+        case Paragraph(text) | Picture(text=text):
             return _break_lines(text)
         case Section(title, parts, entry):
             heading = f"**{escape(title)}**" if entry else f"### {escape(title)}"

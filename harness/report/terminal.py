@@ -13,6 +13,7 @@ from harness.report.document import (
     Lines,
     Paragraph,
     Part,
+    Picture,
     Section,
     Table,
     TableColumn,
@@ -40,7 +41,7 @@ def _write(part: Part, width: int, colour: bool) -> str:
             return _draw(part, max(width, _NARROWEST), colour)
         case Lines(lines):
             return "\n".join(map(on_one_line, lines))
-        case Paragraph(text):
+        case Paragraph(text) | Picture(text=text):
             # A path stays whole: it is copied.
             folder = TextWrapper(_PROSE_WIDTH, break_long_words=False, break_on_hyphens=False)
             return "\n".join(map(folder.fill, clean(text).split("\n")))

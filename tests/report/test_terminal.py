@@ -6,9 +6,11 @@ from harness.report.document import (
     Document,
     Lines,
     Paragraph,
+    Picture,
     Section,
     make_table,
 )
+from harness.report.markdown import write_markdown
 from harness.report.terminal import write_terminal
 
 TABLE = make_table(("cell", "value", "now", "before"), [("m[8]", "ppl", "1.5", "2")], ("cell",), 2)
@@ -45,3 +47,9 @@ def test_long_texts_are_folded_and_lines_are_not() -> None:
     folded, whole = shown.split("\n\n")
     assert max(map(len, folded.split("\n"))) <= 100
     assert whole == words
+
+
+def test_a_picture_is_replaced_by_its_text() -> None:
+    document = Document("", (Picture("<svg/>", "nf4 holds a quarter of the bytes"),))
+    assert write_terminal(document) == "nf4 holds a quarter of the bytes"
+    assert write_markdown(document).endswith("nf4 holds a quarter of the bytes\n")
