@@ -45,23 +45,20 @@ class ProgressLine:
             return
         self._last = now
         text = f"{label}: {describe(progress, now - self._began)}"
-        if self._is_terminal:
-            self._draw(text)
-        else:
+        if not self._is_terminal:
             self._write(f"\n{text}\n")
+            return
+        text = f" {text}"[: max(10, self._width // 2)]
+        padded = text.ljust(self._shown)
+        # Stepping back lets whatever pytest prints next overwrite it.
+        self._write(padded + "\b" * len(padded))
+        self._shown = len(text)
 
     def clear(self) -> None:
         """Erase the line, leaving the cursor where it was."""
         if self._shown:
             self._write(" " * self._shown + "\b" * self._shown)
             self._shown = 0
-
-    def _draw(self, text: str) -> None:
-        """Write and step back, so that whatever pytest prints next overwrites it."""
-        text = f" {text}"[: max(10, self._width // 2)]
-        padded = text.ljust(self._shown)
-        self._write(padded + "\b" * len(padded))
-        self._shown = len(text)
 
     def _write(self, text: str) -> None:
         with self._uncaptured():

@@ -21,7 +21,7 @@ from harness.run.header import start_header
 from harness.run.machine import Machine
 from harness.run.references import find_reference, keep_reference, reference_key
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
-from harness.suite.models import MeasurementSpec, ModelSpec, Suite
+from harness.suite.models import MeasurementSpec, Suite
 from harness.verdicts.baseline import find_baseline
 from harness.verdicts.pairing import complete_record, complete_records
 from harness.verdicts.power_warnings import announce_items, announce_processes
@@ -99,16 +99,15 @@ class SuiteRun:
         """Measure, journal, then compare with the reference and judge: the returned record."""
         self._prepare_reference(cell)
         record = self._find_or_measure(cell, measurement)
-        reference = self._find_reference(self._records, cell.model, measurement.name)
-        noise = self._find_reference(self._noise, cell.model, measurement.name)
+        reference = self._find_reference(self._records, cell.model.name, measurement.name)
+        noise = self._find_reference(self._noise, cell.model.name, measurement.name)
         return self._judge(complete_record(self.suite, record, reference, noise))
 
     def lacks_reference(self, record: Record) -> bool:
         """Whether the record's reference failed, rather than not being there to be measured."""
         if self._reference is None or record.cell.precision == self._reference.name:
             return False
-        key = f"{record.cell.model}[{self._reference.name}]", record.measurement
-        reference = self._records.get(key)
+        reference = self._find_reference(self._records, record.cell.model, record.measurement)
         return reference is not None and reference.validity.status in ("failed", "invalid")
 
     def completed(self) -> tuple[Record, ...]:
@@ -186,25 +185,23 @@ class SuiteRun:
                 self._announced.add(text)
                 self._on_notice(text)
 
-    def _reference_cell(self, model: ModelSpec) -> Cell | None:
-        return None if self._reference is None else Cell(model, self._reference, ())
-
     def _find_reference(
-        self, records: Mapping[Key, Record], model: ModelSpec, measurement: str
+        self, records: Mapping[Key, Record], model: str, measurement: str
     ) -> Record | None:
-        cell = self._reference_cell(model)
-        return None if cell is None else records.get((cell.id, measurement))
+        if self._reference is None:
+            return None
+        return records.get((f"{model}[{self._reference.name}]", measurement))
 
     def _prepare_reference(self, cell: Cell) -> None:
         """Make the reference's records for everything planned for this model, all in one go."""
-        reference = self._reference_cell(cell.model)
-        if reference is None or cell.precision.name == reference.precision.name:
+        if self._reference is None or cell.precision == self._reference:
             return
+        reference = Cell(cell.model, self._reference, ())
         needed = {
             spec.name: spec
             for other, spec in self.planned.values()
             if other.model.name == cell.model.name
-            and other.precision.name != reference.precision.name
+            and other.precision != self._reference
             and has_paired_values(spec.name)
         }
         for spec in sort_fresh_first(needed.values()):
@@ -228,7 +225,7 @@ class SuiteRun:
         if record is None or not load_measurement(measurement.name).is_intact(record):
             reference = None
             if not is_reference:
-                reference = self._find_reference(self._records, cell.model, measurement.name)
+                reference = self._find_reference(self._records, cell.model.name, measurement.name)
             record = self._measure(cell, measurement, reference)
             keep_reference(stored, record, self._header.run.id)
         self._records[key] = record = self._keep(cell, record, reference_only=not planned)
