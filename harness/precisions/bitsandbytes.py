@@ -31,44 +31,29 @@ def quantise_while_loading(dtype: str, **config: Any) -> dict[str, Any]:
 
 def read_layer(layer: Any) -> PackedLayer | None:
     """A quantised `Linear8bitLt` or `Linear4bit`; None for any other layer."""
-    name = type(layer).__name__
+    name, state = type(layer).__name__, getattr(getattr(layer, "weight", None), "quant_state", None)
+    settings: dict[str, Any]
     if name == "Linear8bitLt" and str(layer.weight.dtype) == "torch.int8":
-        return _read_int8(layer)
-    if name == "Linear4bit" and getattr(layer.weight, "quant_state", None) is not None:
-        return _read_four_bit(layer)
-    return None
-
-
-def _read_int8(layer: Any) -> PackedLayer:
-    return PackedLayer(
-        kind="int8",
-        shape=tuple(layer.weight.shape),
-        packed=(layer.weight,),
-        constants=tuple(_find_constants(layer)),
-        settings={
+        kind, shape = "int8", layer.weight.shape
+        settings = {
             "quant_storage": "int8",
             "product_dtype": "int8",
             "block_size": "row",
             "threshold": float(layer.state.threshold),
-        },
-    )
-
-
-def _read_four_bit(layer: Any) -> PackedLayer:
-    state = layer.weight.quant_state
-    return PackedLayer(
-        kind=str(state.quant_type),
-        shape=tuple(state.shape),
-        packed=(layer.weight,),
-        constants=tuple(_find_constants(layer)),
-        settings={
+        }
+    elif name == "Linear4bit" and state is not None:
+        kind, shape = str(state.quant_type), state.shape
+        settings = {
             "quant_storage": str(layer.weight.dtype).removeprefix("torch."),
             "double_quant": bool(state.nested),
             "block_size": int(state.blocksize),
             "nested_block_size": int(state.state2.blocksize) if state.nested else None,
             "compute_dtype": str(layer.compute_dtype).removeprefix("torch."),
-        },
-    )
+        }
+    else:
+        return None
+    constants = tuple(_find_constants(layer))
+    return PackedLayer(kind, tuple(shape), (layer.weight,), constants, settings)
 
 
 def _find_constants(layer: Any) -> Iterator[Any]:

@@ -22,7 +22,9 @@ def describe_kernels(model: Any, layers: Layers) -> dict[str, Any]:
     if device == "cuda":
         blas = str(torch.backends.cuda.preferred_blas_library()).rpartition(".")[2]
         found["matmul"] = f"CUDA {torch.version.cuda}, {blas}"
-        found["sdpa"] = _list_sdpa_backends()
+        backends = ("flash", "mem_efficient", "cudnn", "math")
+        enabled = [b for b in backends if getattr(torch.backends.cuda, f"{b}_sdp_enabled")()]
+        found["sdpa"] = enabled
     else:
         found["matmul"] = f"CPU, {torch.backends.cpu.get_cpu_capability()}"
     products: dict[str, str] = {}
@@ -36,8 +38,3 @@ def describe_kernels(model: Any, layers: Layers) -> dict[str, Any]:
     if products:
         found["products"] = products
     return found
-
-
-def _list_sdpa_backends() -> list[str]:
-    names = ("flash", "mem_efficient", "cudnn", "math")
-    return [name for name in names if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()]

@@ -37,16 +37,16 @@ def kv_bytes_per_token(config: Any, element_bytes: int) -> int | None:
         return None
     if any(getattr(text, name, None) for name in _OTHERWISE if not (kinds and "window" in name)):
         return None
-    layers = _find(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    heads = _find(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
-    hidden = _find(text, "hidden_size", "n_embd", "d_model")
+    layers = find_size(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    heads = find_size(text, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    hidden = find_size(text, "hidden_size", "n_embd", "d_model")
     if layers is None or heads is None:
         return None
-    width = _find(text, "head_dim") or (hidden // heads if hidden else None)
+    width = find_size(text, "head_dim") or (hidden // heads if hidden else None)
     if width is None:
         return None
     attention = getattr(text, "attn_config", None)  # DBRX
-    kv_heads = _find(text, "num_key_value_heads") or _find(attention, "kv_n_heads") or heads
+    kv_heads = find_size(text, "num_key_value_heads") or find_size(attention, "kv_n_heads") or heads
     # Falcon's newer architecture ignores `multi_query` and caches its few heads once per query.
     if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
         kv_heads = 1
@@ -63,7 +63,7 @@ def cache_bytes(cache: Any) -> int | None:
     return sum_storages(cache.layers, smallest=2)
 
 
-def _find(config: Any, *names: str) -> int | None:
+def find_size(config: Any, *names: str) -> int | None:
     """The first of ``names`` that the config gives as a positive integer."""
     found = (getattr(config, name, None) for name in names)
     return next((value for value in found if isinstance(value, int) and value > 0), None)

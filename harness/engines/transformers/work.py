@@ -6,7 +6,7 @@ from torch import nn
 
 from harness.engines.base import Counts, Work
 from harness.engines.transformers.forward import keeps_logits
-from harness.engines.transformers.kv_cache import kv_bytes_per_token
+from harness.engines.transformers.kv_cache import find_size, kv_bytes_per_token
 from harness.engines.transformers.layers import read_layers
 
 # A config with more than one of these has weights that a token need not touch; so has a model that
@@ -39,7 +39,7 @@ def count_work(model: Any, counts: Counts) -> Work:
         attention_width=None if kv_bytes is None else _attention_width(text),
         head_everywhere=not keeps_logits(model),
         logit_bytes=model.get_input_embeddings().num_embeddings * model.dtype.itemsize,
-        attention_curve=_attention_curve(model),
+        attention_curve=_attention_curve(text, model.dtype.itemsize),
     )
 
 
@@ -52,22 +52,18 @@ def _count_head(model: Any, head: Any) -> int:
 
 
 def _attention_width(text: Any) -> int | None:
-    layers, heads = (
-        getattr(text, name, None) for name in ("num_hidden_layers", "num_attention_heads")
-    )
-    hidden = getattr(text, "hidden_size", None)
-    if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int)):
+    names = ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    layers, heads, hidden = (find_size(text, name) for name in names)
+    if layers is None or heads is None or hidden is None:
         return None
     return layers * heads * (getattr(text, "head_dim", None) or hidden // heads)
 
 
-def _attention_curve(model: Any) -> float:
+def _attention_curve(text: Any, element_bytes: int) -> float:
     """Bytes per token² of the attention that holds all scores, and their softmax in float32.
 
     Of transformers' implementations only ``eager`` does; 0 for the others.
     """
-    config = model.config.get_text_config(decoder=True)
-    if getattr(config, "_attn_implementation", None) != "eager":
+    if getattr(text, "_attn_implementation", None) != "eager":
         return 0.0
-    heads = getattr(config, "num_attention_heads", None) or 0
-    return float(heads * (model.dtype.itemsize + 4))
+    return float((find_size(text, "num_attention_heads") or 0) * (element_bytes + 4))
