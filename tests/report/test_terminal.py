@@ -52,4 +52,4 @@ def test_long_texts_are_folded_and_lines_are_not() -> None:
 def test_a_picture_is_replaced_by_its_text() -> None:
     document = Document("", (Picture("<svg/>", "nf4 holds a quarter of the bytes"),))
     assert write_terminal(document) == "nf4 holds a quarter of the bytes"
-    assert write_markdown(document).endswith("nf4 holds a quarter of the bytes\n")
+    assert write_markdown(document) == "nf4 holds a quarter of the bytes"
