@@ -40,7 +40,7 @@ def cells() -> dict[str, Engine]:
 
 
 def measure_text(cell: Engine, path: Path, **given: Any) -> Measured:
-    options = perplexity.Options(text=DataSource(path=str(path)), **given)
+    options = perplexity.METRIC.options(text=DataSource(path=str(path)), **given)
     return perplexity.measure(cell, options, make_context(Path("/")))
 
 
@@ -72,7 +72,9 @@ def test_the_perplexity_of_wikitext(cells: dict[str, Engine], tmp_path: Path) ->
 )
 def test_the_bytes_of_its_weights(cells: dict[str, Engine], precision: str, held: int) -> None:
     """The README's figures count the 32 bytes of rotary frequencies, and no constants."""
-    measured = footprint.measure(cells[precision], footprint.Options(), make_context(Path("/")))
+    measured = footprint.measure(
+        cells[precision], footprint.METRIC.options(), make_context(Path("/"))
+    )
     values = {name: value.value for name, value in measured.values.items()}
     assert values["weights_bytes"] + values["buffers_bytes"] == held
     assert values["buffers_bytes"] == 32
