@@ -16,20 +16,21 @@ _REDRAW_EVERY_S = 0.2
 class ProgressLine:
     """Shows where a run is; on a terminal it leaves no trace once cleared.
 
-    ``uncaptured`` gives a context in which writing reaches the terminal.
+    ``room`` says how many columns are left on the line that pytest is writing; ``uncaptured``
+    gives a context in which writing, and asking for the width, reaches the terminal.
     """
 
     def __init__(
         self,
         stream: TextIO,
         is_terminal: bool,
-        width: int,
+        room: Callable[[], int],
         uncaptured: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._stream = stream
         self._uncaptured = uncaptured
         self._is_terminal = is_terminal
-        self._width = width
+        self._room = room
         self._shown = 0
         self._label = ""
         self._began = self._last = time.monotonic()
@@ -44,11 +45,15 @@ class ProgressLine:
         if now - self._last < every:
             return
         self._last = now
-        text = f"{label}: {describe(progress, now - self._began)}"
+        state = describe(progress, now - self._began)
+        text = f"{label}: {state}"
         if not self._is_terminal:
             self._write(f"\n{text}\n")
             return
-        text = f" {text}"[: max(10, self._width // 2)]
+        with self._uncaptured():
+            room = self._room() - 1
+        # Where both do not fit, how far it is matters more than what it is.
+        text = f" {text if len(text) < room else state}"[: max(0, room)]
         padded = text.ljust(self._shown)
         # Stepping back lets whatever pytest prints next overwrite it.
         self._write(padded + "\b" * len(padded))
@@ -92,7 +97,10 @@ class Terminal:
         if self._progress is None:
             writer = reporter._tw
             self._progress = ProgressLine(
-                writer._file, writer.hasmarkup, writer.fullwidth, self._uncaptured
+                writer._file,
+                writer.hasmarkup,
+                lambda: writer.fullwidth - writer.width_of_current_line,
+                self._uncaptured,
             )
         self._progress.show(label, progress)
 

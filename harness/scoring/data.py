@@ -164,7 +164,8 @@ def _load_hub(source: DataSource, context: MeasureContext, split: str) -> Rows:
         first_line = str(error).partition("\n")[0]
         where = "" if context.online else ", and the hub cannot be reached"
         raise UnavailableError(
-            f"dataset {source.path!r} is not on this machine{where}: {first_line}"
+            f"dataset {source.path!r} is not on this machine{where} "
+            f"(nor does the suite's folder hold a file or folder of that name): {first_line}"
         ) from error
     return _number_rows(rows, f"{source.path} {split}")
 

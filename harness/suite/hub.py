@@ -45,7 +45,10 @@ def fetch(repo: str, revision: str | None, *, online: bool, weights: bool, code:
     fails on the way, the cache may answer. Raises `UnavailableError` and `InputError`.
     """
     what = repo if revision is None else f"{repo} at {revision}"
-    absent = f"{what} is not in the local cache and the hub cannot be reached"
+    absent = (
+        f"{what} is not in the local cache and the hub cannot be reached "
+        "(nor does the suite's folder hold a folder of that name)"
+    )
     try:
         if online:
             try:

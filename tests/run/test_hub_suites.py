@@ -125,7 +125,10 @@ def test_a_silent_hub_is_asked_once_and_the_cache_answers(runs: Runs) -> None:
     assert outcome.code == 0
     assert runs.probes == [("HEAD", "/")] or runs.probes == [("HEAD", "")]
     assert find_records(run)["newest[fp32]::perplexity"].cell.revision == runs.shas[1]
-    reason = "acme/other is not in the local cache and the hub cannot be reached"
+    reason = (
+        "acme/other is not in the local cache and the hub cannot be reached "
+        "(nor does the suite's folder hold a folder of that name)"
+    )
     assert find_records(run)["other[fp32]::footprint"].validity.reasons == (reason,)
     assert reason in outcome.text
 

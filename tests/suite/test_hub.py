@@ -176,7 +176,8 @@ def test_offline_and_not_cached_is_unavailable(hub: Hub, client: Client, tmp_pat
     answer = client.resolve("acme/tiny", online=False)
     assert answer == {
         "error": "UnavailableError",
-        "message": "acme/tiny is not in the local cache and the hub cannot be reached",
+        "message": "acme/tiny is not in the local cache and the hub cannot be reached "
+        "(nor does the suite's folder hold a folder of that name)",
     }
     assert hub.count() == 0
 
