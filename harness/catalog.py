@@ -66,6 +66,13 @@ def load_engine(name: str) -> Callable[[Any], Any]:
     return load
 
 
+def preload_engines() -> None:
+    """Import the engines of all precisions and call their `preload`, where they have one."""
+    for name in dict.fromkeys(p.engine for p in _load_folder("precisions").values()):
+        engine = importlib.import_module(f"harness.engines.{name}")
+        getattr(engine, "preload", lambda: None)()
+
+
 def describe_unknown(what: str, name: object, known: Iterable[str]) -> str:
     """``unknown WHAT 'NAME'; did you mean 'CLOSEST'? Known: A, B, C``."""
     known = sorted(known)

@@ -19,6 +19,7 @@ from harness.records.record import Record
 from harness.records.run_file import Run, read_run
 from harness.report.summary import summarise_run
 from harness.report.terminal import write_terminal
+from harness.run.executor import LocalExecutor
 from harness.run.machine import Machine, inspect_machine
 from harness.run.suite_run import RunSettings, SuiteRun
 from harness.suite.cells import Cell, build_cells
@@ -100,8 +101,8 @@ def replay(
 ) -> tuple[int, float]:
     """Records kept, and the seconds from the first to the matrix."""
 
-    class Replayed:
-        """An `Executor` that answers with records that were measured before."""
+    class Replayed(LocalExecutor):
+        """Answers with records that were measured before."""
 
         def measure(
             self,
@@ -118,13 +119,12 @@ def replay(
         def find_files(self, cell: Cell) -> Failure:
             return Failure("skipped", "replayed")  # and so no record is looked for in the cache
 
-        def close(self) -> None: ...
-
     planned = [(cell, spec) for cell in build_cells(suite) for spec in cell.measurements]
     start = time.perf_counter()
     settings = RunSettings(results, (), root=results)
     notices: list[str] = []
-    run = SuiteRun(suite, planned, machine, settings, lambda *_: None, notices.append, Replayed())
+    executor = Replayed(suite.folder, machine, lambda *_: None)
+    run = SuiteRun(suite, planned, machine, settings, lambda *_: None, notices.append, executor)
     for cell, spec in planned:
         run.measure(cell, spec)
     finished = run.finish()

@@ -180,6 +180,7 @@ def _list_facts(text: TextWindows, options: Options) -> dict[str, Any]:
     facts = {
         "weights_sha256": cell.files.weights_sha256,
         "precision": [cell.precision.use, cell.precision.options.model_dump(mode="json")],
+        "engine": cell.precision.engine,
         "attention": engine.attested.get("attention"),
         "ids_sha256": text.text.ids_sha256,
         "text_sha256": text.text.text_sha256,

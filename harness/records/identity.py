@@ -1,6 +1,6 @@
 """What a number depends on, listed in one place. Pure.
 
-METHOD.md (8) keeps three kinds apart: the *question* (data, protocol, tokenizer; for speed and
+`harness compare` keeps three kinds apart: the *question* (data, protocol, tokenizer; for speed and
 memory the device model), where a difference makes two numbers incomparable; what is *under test*
 (weights, precision, attested kernels, libraries, driver); and *conditions* (settings of the machine
 under which a speed or a peak was taken). Which commit was checked out is what a comparison is

@@ -9,7 +9,7 @@ from typing import IO
 from pydantic import BaseModel
 
 from harness.records.record import Record, dump_json
-from harness.records.run_file import Run, write_run
+from harness.records.run_file import SCHEMA, Run, write_run
 
 
 class Journal:
@@ -88,4 +88,5 @@ def _read_journal(content: bytes) -> Run | None:
     records = tuple(Record.model_validate_json(line) for line in complete[1:])
     remark = f"cut off before its end: {len(records)} measurements were finished"
     facts = header.run.model_copy(update={"interrupted": True, "remarks": (remark,)})
-    return header.model_copy(update={"run": facts, "records": records})
+    update = {"schema_version": SCHEMA, "run": facts, "records": records}
+    return header.model_copy(update=update)

@@ -13,6 +13,7 @@ from harness.report.markdown import write_markdown
 from harness.report.summary import summarise_run
 
 SUMMARY_BYTES = 1024 * 1024  # of one step; the runner refuses the whole of a longer one
+_CUT = b"\n\nThe summary is cut here: GitHub holds 1 MiB of a step. The run file has everything.\n"
 SHOWN = 10  # annotations of one kind and step that GitHub keeps
 
 
@@ -37,19 +38,25 @@ def publish(
 
 
 def write_step_summary(environ: Mapping[str, str], markdown: str) -> str | None:
-    """Append to the file that ``GITHUB_STEP_SUMMARY`` names, if any; returns what went wrong."""
+    """Append to the file that ``GITHUB_STEP_SUMMARY`` names, if any, up to what GitHub takes.
+
+    Returns what went wrong, a cut included.
+    """
     path = environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return None
     data = markdown.encode("utf-8", "replace")
     try:
         with Path(path).open("ab") as file:
-            if file.tell() + len(data) > SUMMARY_BYTES:
-                return "warning: no job summary: it is longer than GitHub's 1 MiB for a step"
-            file.write(data)
+            room = SUMMARY_BYTES - file.tell()
+            if len(data) <= room:
+                file.write(data)
+                return None
+            lines = data[: max(0, room - len(_CUT))].rpartition(b"\n")[0]  # whole ones
+            file.write((lines + _CUT)[: max(0, room)])
     except OSError as error:
         return f"warning: no job summary: GITHUB_STEP_SUMMARY cannot be written: {error}"
-    return None
+    return "warning: the job summary is cut: GitHub holds 1 MiB of a step"
 
 
 def format_annotations(

@@ -1,7 +1,7 @@
 """Two sides measured in turn, each time in fresh processes, and their ratio with its interval.
 
 Sides are two precisions, or two Python environments. Pairs go A B, B A, A B …, so that what drifts
-over minutes falls on both sides alike; the pair is the sample (METHOD, speed).
+over minutes falls on both sides alike; the pair is the sample.
 """
 
 import json

@@ -47,7 +47,7 @@ def inspect_machine(requested_device: str, root: Path, online: bool) -> Machine:
 
 
 def probe_hub(suites: list[Suite]) -> bool:
-    """One bounded probe of the hub, and only where a suite names something that lives there."""
+    """Ask the hub once, and only where a suite names something that lives there."""
     if not any(map(_needs_hub, suites)):
         return False
     from harness.suite.hub import hub_is_reachable  # imports huggingface_hub, which takes a while

@@ -130,8 +130,22 @@ class CellProcess(LoadedCell):
             self._connection.send(request)
         except OSError:
             return self._explain_death(f"before {request.measurement}")
-        answer: Measured | Failure = self._await(on_progress, f"measuring {request.measurement}")
+        try:
+            answer: Measured | Failure = self._await(
+                on_progress, f"measuring {request.measurement}"
+            )
+        except KeyboardInterrupt:
+            self._take_kept()
+            raise
         return answer
+
+    def _take_kept(self) -> None:
+        """Read what the worker had kept, and nothing had read yet, when Ctrl-C came."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._connection.poll():
+                message = self._connection.recv()
+                if isinstance(message, Partial):
+                    self.partial = message
 
     def _await(self, on_progress: OnProgress, doing: str) -> Any:
         """The worker's next answer that is final; a `Failure` where it died or hung."""
@@ -180,6 +194,8 @@ class CellInThisProcess(LoadedCell):
 
     def close(self) -> None:
         """Let go of the model."""
+        if self._engine is not None:
+            self._engine.close()
         self._engine = None
 
     def _load(self, on_progress: OnProgress) -> Loaded | Failure:

@@ -1,7 +1,7 @@
 """Several processes that measured the same, made into one record. Pure; no torch.
 
 Rounds inside one process share its luck; what varies between processes is what an interval must
-hold (METHOD: the process is the sample).
+hold: the process is the sample.
 """
 
 from collections.abc import Sequence

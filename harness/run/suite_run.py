@@ -60,6 +60,7 @@ class SuiteRun:
         settings: RunSettings,
         on_progress: OnCellProgress,
         on_notice: Callable[[str], None],
+        executor: LocalExecutor | None = None,
     ) -> None:
         """Raises `InputError` for an unreadable baseline, OSError where nothing can be kept."""
         self.suite = suite
@@ -74,7 +75,7 @@ class SuiteRun:
         self._records: dict[Key, Record] = {}
         self._noise: dict[Key, Record] = {}
         self._reference = next((p for p in suite.precisions if p.name == suite.reference), None)
-        self._executor = LocalExecutor(
+        self._executor = executor or LocalExecutor(
             suite.folder,
             machine,
             self._follow,

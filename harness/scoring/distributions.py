@@ -81,12 +81,17 @@ class DistributionWriter:
         with _explain_write():
             self._partial = folder_of(f".{self._key}-{uuid.uuid4().hex[:8]}")
             self._partial.mkdir(parents=True)
-            self._file = (self._partial / ROWS).open("wb")
-            self._file.write(self._header)
+            try:
+                self._file = (self._partial / ROWS).open("wb")
+                self._file.write(self._header)
+            except OSError:
+                shutil.rmtree(self._partial, ignore_errors=True)
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk refuses the last bytes once more
+            self._file.close()
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def append(self, rows: torch.Tensor) -> None:

@@ -25,7 +25,8 @@ _HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__mro__[1]
 def hub_is_reachable(timeout_s: float = 5.0) -> bool:
     """Ask the hub's endpoint once; True where anything but a server error answers in time.
 
-    Obeys HF_ENDPOINT, HF_HUB_OFFLINE and the proxy variables.
+    Obeys HF_ENDPOINT, HF_HUB_OFFLINE and the proxy variables. Connecting and answering may each
+    take ``timeout_s``; looking up the host's name takes as long as the system lets it.
     """
     if constants.HF_HUB_OFFLINE:
         return False
@@ -117,12 +118,17 @@ def _give_up_on_silence() -> Iterator[None]:
 
     def before(request: Any) -> None:
         nonlocal silent_since
-        silent_since = silent_since or time.monotonic()
-        if time.monotonic() - silent_since > _SILENCE_S:
+        now = time.monotonic()
+        first = silent_since or now  # a copy: an answer in another thread sets it to None
+        silent_since = first
+        if now - first > _SILENCE_S:
             # The one exception that no loop in the client catches to try again.
             raise errors.OfflineModeIsEnabled(f"no answer within {_SILENCE_S:.0f} s")
-        phases = ("connect", "read", "write", "pool")
-        request.extensions["timeout"] = dict.fromkeys(phases, _REQUEST_TIMEOUT_S)
+        given = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {
+            phase: min(given.get(phase) or _REQUEST_TIMEOUT_S, _REQUEST_TIMEOUT_S)
+            for phase in ("connect", "read", "write", "pool")
+        }
 
     def after(_: Any) -> None:
         nonlocal silent_since

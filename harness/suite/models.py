@@ -139,7 +139,7 @@ class PrecisionSpec(Named):
 
     use: str
     options: SerializeAsAny[OptionsBase]
-    engine: str = "transformers"
+    engine: str = Field(default_factory=lambda given: load_precision(given["use"]).engine)
 
     @property
     def declared(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where a harm becomes a verdict: one rule for limits, thresholds and comparisons. Pure.
 
-A harm says how much worse a value is, positive for worse, in the unit of its margin. METHOD.md (8)
-describes the rule; `judge_harm` is it. Quantities without a spread are judged plainly.
+A harm says how much worse a value is, positive for worse, in the unit of its margin. `judge_harm`
+is the rule, which docs/verdicts.md describes. Quantities without a spread are judged plainly.
 """
 
 import math

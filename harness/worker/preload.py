@@ -13,8 +13,7 @@ gc.disable()  # else a fifth of the time goes into looking for garbage that impo
 
 import torch  # noqa: E402
 
-import harness.engines.transformers.loading  # noqa: E402, F401
-from harness.catalog import list_readers  # noqa: E402
+from harness.catalog import list_readers, preload_engines  # noqa: E402
 
 
 def has_gpu_driver() -> bool:
@@ -26,14 +25,6 @@ def has_gpu_driver() -> bool:
     except OSError:
         return False
     return True
-
-
-def _import_architecture() -> None:
-    """The most common one, and the table of renamed weights that every load asks for."""
-    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-    from transformers.models.llama import modeling_llama  # noqa: F401
-
-    get_checkpoint_conversion_mapping("llama")
 
 
 def _import_compiler() -> None:
@@ -53,7 +44,7 @@ def _import_quantisers() -> None:
         reader.preload(has_gpu_driver())
 
 
-for _preload in (_import_architecture, _import_compiler, _import_quantisers):
+for _preload in (preload_engines, _import_compiler, _import_quantisers):
     with contextlib.suppress(Exception):  # the cell that needs it will report what is wrong
         _preload()
 

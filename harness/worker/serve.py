@@ -44,6 +44,7 @@ def serve(connection: Connection, job: CellJob, log_path: str) -> None:
         try:
             request: MeasureRequest = connection.recv()
         except (EOFError, OSError):
+            engine.close()
             return
         connection.send(guard(lambda: measure(engine, request, connection.send)))  # noqa: B023
 

@@ -262,7 +262,7 @@ def test_of_a_prompt_that_is_too_long_only_the_shorter_ones_are_measured(cell: E
         {"compile": True},
     ],
 )
-def testworkloads_are_distinct_and_positive(given: dict[str, Any]) -> None:
+def test_workloads_are_distinct_and_positive(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Options(**given)
 

@@ -45,11 +45,23 @@ def orphan(folder: Path, *records: Record) -> Path:
     journal = Journal(journal_path(folder), make_run())
     for record in records:
         journal.append(record)
-    journal._file.close()
+    journal.close()
     return journal.path
 
 
 # The journal
+
+
+def test_a_journal_of_an_older_schema_becomes_a_run_file_of_this_one(tmp_path: Path) -> None:
+    run = read_run(Path(__file__).parent / "schema-2.json")
+    journal = Journal(journal_path(tmp_path), run.model_copy(update={"records": ()}))
+    journal.append(run.records[0])
+    journal.close()
+    header = json.loads(journal.path.read_text().partition("\n")[0])
+    assert header["schema"] == 2
+    [recovered] = recover_journals(tmp_path)
+    content = json.loads(recovered.read_text())
+    assert (content["schema"], content["run"]["interrupted"]) == (3, True)
 
 
 def test_a_killed_process_leaves_a_journal_that_becomes_a_run_file(tmp_path: Path) -> None:

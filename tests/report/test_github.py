@@ -191,14 +191,22 @@ def test_a_summary_that_just_fits_is_whole(tmp_path: Path) -> None:
     assert path.stat().st_size == SUMMARY_BYTES
 
 
-@pytest.mark.parametrize("there", [1, 1000, SUMMARY_BYTES])
-def test_a_longer_one_is_not_written_and_a_warning_says_so(tmp_path: Path, there: int) -> None:
+@pytest.mark.parametrize("there", [1, 1000, SUMMARY_BYTES - 20, SUMMARY_BYTES])
+def test_a_longer_one_is_cut_at_a_line_s_end_and_a_warning_says_so(
+    tmp_path: Path, there: int
+) -> None:
     path = tmp_path / "summary.md"
     path.write_bytes(b"0" * there)
-    warning = write_step_summary({"GITHUB_STEP_SUMMARY": str(path)}, "x" * SUMMARY_BYTES)
+    line = "× nf4, a line\n"
+    warning = write_step_summary({"GITHUB_STEP_SUMMARY": str(path)}, line * 100_000)
     assert warning is not None
     assert "1 MiB" in warning
-    assert path.stat().st_size == there
+    assert path.stat().st_size <= SUMMARY_BYTES
+    if there <= 1000:
+        written, _, remark = path.read_bytes()[there:].decode().partition("\n\nThe summary is cut")
+        assert set(written.split("\n")) == {line.rstrip()}
+        assert "run file has everything" in remark
+        assert path.stat().st_size > SUMMARY_BYTES - 200
 
 
 def test_a_summary_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:

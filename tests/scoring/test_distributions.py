@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def store(
         for part in states.split(list(parts) or [len(states)]):
             writer.append(part)
         return writer.finish()[0]
+
+
+def test_a_disk_that_takes_no_more_is_explained_and_leaves_nothing(cache: Path) -> None:
+    states = make_states(4000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = write(states, make_head())
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        with pytest.raises(InputError, match="File too large"), writer:
+            writer.append(states)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize("parts", [(10,), (1, 9), (2, 2, 2, 2, 2)])

@@ -22,7 +22,7 @@ DROP = limit("mmlu.accuracy_drop", max=0.01)
 
 @pytest.mark.parametrize(("items", "warnings"), [(1000, 1), (6276, 1), (6277, 0), (15_000, 0)])
 def test_a_drop_finer_than_the_items_detect_is_announced(items: int, warnings: int) -> None:
-    """METHOD.md 4: at 8 % of flips one point takes 6,277 items, and 1,000 see 2.5 points."""
+    """At 8 % of flips one point takes 6,277 items, and 1,000 see 2.5 points."""
     texts = list(announce_items([DROP], "m", "nf4", "mmlu", items))
     assert len(texts) == warnings
     if items == 1000:

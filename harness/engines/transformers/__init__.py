@@ -2,4 +2,12 @@
 
 from harness.engines.transformers.loading import load_cell as load
 
-__all__ = ["load"]
+__all__ = ["load", "preload"]
+
+
+def preload() -> None:
+    """Import the most common architecture, and the table of renamed weights every load needs."""
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    get_checkpoint_conversion_mapping("llama")
