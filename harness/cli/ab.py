@@ -21,7 +21,7 @@ from harness.suite.read import load_suite
 @click.option("--precision", "precisions", multiple=True, help="one for each side, or one for both")
 @click.option("--python", "pythons", multiple=True, help="the interpreter of each side")
 @click.option("--model", help="where the suite has several")
-@click.option("--measure", "measurement", default="throughput", show_default=True)
+@click.option("--measure", "measurement", help="default: the suite's first that takes times")
 @click.option("--pairs", default=6, show_default=True, type=click.IntRange(min=2))
 @click.option("--device", default="auto", show_default=True)
 @click.option("--output", type=click.Path(path_type=Path), help="default: in results/ab/")
@@ -31,7 +31,7 @@ def command(
     precisions: Sequence[str],
     pythons: Sequence[str],
     model: str | None,
-    measurement: str,
+    measurement: str | None,
     pairs: int,
     device: str,
     output: Path | None,
@@ -46,7 +46,11 @@ def command(
     models = [one.name for one in loaded.models]
     if model is None and len(models) > 1:
         raise InputError(f"{suite} has several models: choose with --model ({', '.join(models)})")
-    check_name("measurement", measurement, [one.name for one in loaded.measurements])
+    names = [one.name for one in loaded.measurements]
+    measurement = measurement or next((n for n in names if load_measurement(n).timed), None)
+    if measurement is None:
+        raise InputError(f"{suite} takes no times: choose with --measure ({', '.join(names)})")
+    check_name("measurement", measurement, names)
     if load_measurement(measurement).needs_reference:
         raise InputError(
             f"{measurement} compares with a reference itself; ab measures each side alone"

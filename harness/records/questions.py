@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.catalog import load_measurement
 from harness.machine.files import cache_folder, write_atomically
 from harness.records.record import Record
 
@@ -125,7 +126,8 @@ def open_questions(record: Record, read_beside: ReadBeside) -> list[Item] | str:
         items = read_items(name, content)
     except ValueError as error:
         return str(error)
-    asked = len(record.items["right"])
+    specs = load_measurement(record.measurement).values.values()
+    asked = next(len(record.items[spec.row]) for spec in specs if spec.row in record.items)
     if len(items) != asked:
         return f"{FOLDER}/{name} holds {len(items)} items, the record {asked}"
     return items

@@ -121,3 +121,15 @@ def test_it_starts_without_what_it_does_not_need() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "limit 20 GiB" in done.stdout
+
+
+def test_ab_of_a_suite_that_takes_no_times_asks_for_a_measurement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "name: s\nmodels: [{name: m, source: 'builtin:tiny-world'}]\nprecisions: [fp32, nf4]\n"
+        "reference: fp32\nmeasure: {footprint: {}}\n"
+    )
+    assert main(["ab", str(suite), "--precision", "fp32", "--precision", "nf4"]) == 4
+    assert "takes no times: choose with --measure (footprint)" in capsys.readouterr().err

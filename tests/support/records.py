@@ -96,3 +96,12 @@ def make_perplexity(*chunks: float, **fields: Any) -> Record:
     items = {"chunk_nll": list(chunks), "chunk_tokens": [100] * len(chunks)}
     given = {"protocol": {"context": 128}, "items": items, **fields}
     return make_record("perplexity", "nf4", values=values, **given)
+
+
+# One record of each kind that thresholds hold.
+EVERYTHING = (
+    make_choices(),
+    make_perplexity(150.0, 160.0, 170.0, 155.0),
+    make_speeds(100.0),
+    make_peaks(1 << 30),
+)

@@ -14,19 +14,13 @@ from harness.verdicts.threshold_verdicts import judge_thresholds
 from harness.verdicts.thresholds import Thresholds
 from tests.support.records import (
     ENVIRONMENT,
+    EVERYTHING,
     make_choices,
     make_peaks,
     make_perplexity,
     make_record,
     make_run,
     make_speeds,
-)
-
-EVERYTHING = (
-    make_choices(),
-    make_perplexity(150.0, 160.0, 170.0, 155.0),
-    make_speeds(100.0),
-    make_peaks(1 << 30),
 )
 
 

@@ -29,6 +29,7 @@ from harness.verdicts.thresholds import (
 )
 from tests.support.records import (
     ENVIRONMENT,
+    EVERYTHING,
     make_choices,
     make_peaks,
     make_perplexity,
@@ -37,12 +38,6 @@ from tests.support.records import (
     make_speeds,
 )
 
-EVERYTHING = (
-    make_choices(),
-    make_perplexity(150.0, 160.0, 170.0, 155.0),
-    make_speeds(100.0),
-    make_peaks(1 << 30),
-)
 DECODE = "decode_tokens_per_s[1]"
 
 
