@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from transformers import (
 import harness.engines.transformers.loading
 from harness.engines.transformers.loading import load_cell
 from harness.errors import InputError, UnavailableError
+from harness.worker.serve import guard
 from tests.support.cells_in_process import (
     SHAPE,
     load,
@@ -254,3 +256,50 @@ def test_a_package_that_a_model_needs_and_this_machine_lacks_makes_it_unavailabl
     monkeypatch.setattr(LlamaForCausalLM, "__init__", lack)
     with pytest.raises(UnavailableError, match="cannot load m: this model needs the package ein"):
         load(sound)
+
+
+# The functions of bitsandbytes that quantise a weight while transformers loads it.
+QUANTISERS = {"nf4": "quantize_4bit", "int8": "int8_vectorwise_quant"}
+
+
+def break_quantiser(patch: pytest.MonkeyPatch, precision: str, error: Exception) -> None:
+    def fail(*given: Any, **named: Any) -> None:
+        raise error
+
+    patch.setattr(bitsandbytes.functional, QUANTISERS[precision], fail)
+
+
+@pytest.mark.parametrize("precision", sorted(QUANTISERS))
+def test_an_error_of_a_quantiser_is_said_with_the_weight(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    break_quantiser(monkeypatch, precision, RuntimeError("CUDA error: no kernel image\nfor it"))
+    with pytest.raises(InputError) as caught:
+        load(sound, precision)
+    assert str(caught.value) == (
+        "cannot load m: CUDA error: no kernel image for it "
+        "(converting model.layers.0.mlp.down_proj.weight)"
+    )
+    monkeypatch.undo()
+    assert load(sound, precision).attested["quantisation"] == precision
+
+
+@pytest.mark.parametrize("precision", sorted(QUANTISERS))
+def test_running_out_of_memory_while_quantising_stays_that(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    text = "CUDA out of memory. Tried to allocate 2.00 GiB."
+    break_quantiser(monkeypatch, precision, torch.OutOfMemoryError(text))
+    with pytest.raises(torch.OutOfMemoryError):
+        load(sound, precision)
+    failure = guard(lambda: load(sound, precision))
+    assert (failure.status, failure.reason) == ("failed", f"OutOfMemoryError: {text}")
+
+
+def test_a_bug_in_a_quantiser_keeps_its_traceback(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_quantiser(monkeypatch, "nf4", TypeError("an argument too many"))
+    failure = guard(lambda: load(sound, "nf4"))
+    assert failure.reason == "TypeError: an argument too many"
+    assert "in fail" in failure.traceback

@@ -26,6 +26,7 @@ from harness.engines.transformers.checkpoint import (
     has_wider_floats,
     read_checkpoint,
 )
+from harness.engines.transformers.conversion import raise_conversion_errors
 from harness.engines.transformers.count import count_bytes, read_requested_bytes, sum_storages
 from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.fit import check_fit, check_vocabulary
@@ -166,18 +167,23 @@ def _load_tokenizer(job: CellJob) -> PreTrainedTokenizerBase | None:
 
 
 def load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrainedModel:
-    """The model, unchecked against its label; raises `InputError`, `UnavailableError`."""
+    """The model, unchecked against its label.
+
+    Raises `InputError`, `UnavailableError`, and torch's OutOfMemoryError as it is.
+    """
+    failed: list[str] = []
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            device_map={"": job.device},
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=job.model.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_fit` names them
-            **arguments,
-        )
+        with raise_conversion_errors() as failed:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                device_map={"": job.device},
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=job.model.trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # `check_fit` names them
+                **arguments,
+            )
     except ImportError as error:
         raise UnavailableError(f"cannot load {job.model.name}: {_first_lines(error)}") from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -189,7 +195,8 @@ def load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrain
                 f"{text.split('. ')[0]}; leave out `attention: {job.model.attention}` "
                 "for what transformers chooses"
             )
-        raise InputError(f"cannot load {job.model.name}: {text}") from error
+        where = f" (converting {failed[0]})" if failed else ""
+        raise InputError(f"cannot load {job.model.name}: {text}{where}") from error
     check_fit(job.model.name, model, info)
     model.eval()
     precision = load_precision(job.precision.use)
