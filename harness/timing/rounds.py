@@ -14,6 +14,7 @@ Clock = Callable[[], float]
 
 _SETTLED = 0.02
 _FEWEST_ROUNDS = 3
+_ROUNDS_TO_SETTLE = 8
 # With fewer gaps than this the 99th percentile depends on a handful of them.
 _FEWEST_FOR_P99 = 1000
 
@@ -31,17 +32,21 @@ class RoundLimits:
 def warm_up(
     run: Callable[[], float], limits: RoundLimits, clock: Clock = time.perf_counter
 ) -> bool:
-    """Run for ``warmup_s``, then until the speed settles, for three times as long at most.
+    """Run for ``warmup_s`` and until the speed settles; for three times as long at most.
 
-    ``run`` returns the seconds it took. Returns whether the speed settled.
+    The first round starts no clock: kernels are chosen and memory is set aside in it. After it the
+    speed has eight rounds to settle in, however long they take: halves of two rounds each may
+    differ by chance. ``run`` returns the seconds it took. Returns whether the speed settled.
     """
+    run()
     start = clock()
     seconds: list[float] = []
     while True:
         seconds.append(run())
         elapsed = clock() - start
         settled = has_settled(seconds, limits.warmup_s)
-        if elapsed >= limits.warmup_s and (settled or elapsed >= 3 * limits.warmup_s):
+        over = elapsed >= 3 * limits.warmup_s and len(seconds) >= _ROUNDS_TO_SETTLE
+        if over or (settled and elapsed >= limits.warmup_s):
             return settled
 
 
