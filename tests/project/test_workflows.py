@@ -143,7 +143,10 @@ def test_the_night_starts_by_schedule_or_by_hand_on_a_gpu_with_the_whole_history
     assert workflow["concurrency"]["cancel-in-progress"] == "false"
     assert steps_of("nightly.yml")[0]["with"]["fetch-depth"] == "0"
     [pytest_call] = [s for s in scripts_of("nightly.yml") if "bin/pytest" in s]
-    assert "--require-all" in words_behind("pytest", pytest_call)
+    words = words_behind("pytest", pytest_call)
+    assert "--require-all" in words
+    # Without it smoke.yaml would pass on the CPU of a runner that has lost its GPU.
+    assert words[words.index("--device") + 1] == "cuda"
 
 
 def test_the_nightly_suites_exist_and_are_the_same_by_schedule_and_by_hand() -> None:
