@@ -44,6 +44,12 @@ class NvmlSession:
         """The driver's version. Raises `NvmlError`."""
         return str(self._call("nvmlSystemGetDriverVersion"))
 
+    @property
+    def cuda(self) -> tuple[int, int]:
+        """The newest CUDA version that the driver runs. Raises `NvmlError`."""
+        version = self._call("nvmlSystemGetCudaDriverVersion")  # 12020 is 12.2
+        return version // 1000, version % 1000 // 10
+
     def list_boards(self) -> list[Ask]:
         """Every board, in NVML's order. Raises `NvmlError`."""
         indices = range(self._call("nvmlDeviceGetCount"))

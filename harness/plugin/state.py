@@ -55,7 +55,10 @@ class State:
     def machine(self) -> Machine:
         """The machine, inspected on first use; raises ValueError where the device is not there."""
         online = probe_hub([self.suites[path] for path in self._planned])
-        return inspect_machine(self.options.device, self._config.rootpath, online)
+        machine = inspect_machine(self.options.device, self._config.rootpath, online)
+        if machine.notice is not None:
+            self.terminal.show_notice(machine.notice)
+        return machine
 
     def open_run(self, suite: Suite) -> SuiteRun:
         """The run of ``suite``; ends the one before.

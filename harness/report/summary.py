@@ -61,6 +61,9 @@ def _describe(run: Run) -> Iterator[str]:
         commit = f"commit {run.run.git_sha[:10]}{changes}"
     compared = [f"reference {reference}"] if reference else []
     yield "; ".join([run.run.device_name or run.run.device, *compared, commit])
+    lack = run.environment.get("torch", {}).get("cuda_unavailable")
+    if lack:
+        yield f"no GPU was used: {lack}"
     if reference:
         yield f"×ref: divided by the value of {reference}; ±: one standard error"
 

@@ -207,8 +207,9 @@ def explain_refusal(cell: Cell, machine: Machine) -> Failure | None:
     device, model, needs = machine.device, cell.model.name, cell.model.requires
     precision = load_precision(cell.precision.use)
     kinds, oldest = precision.devices, precision.min_capability
+    here = f"this run is on {device.device}"
     if needs.device is not None and needs.device != device.type:
-        reason = f"{model} requires {needs.device}, this run is on {device.device}"
+        reason = f"{model} requires {needs.device}, {machine.notice or here}"
     elif needs.memory is not None and needs.memory > device.memory_bytes:
         reason = (
             f"{model} requires {needs.memory / 2**30:.3g} GiB of memory, "

@@ -32,6 +32,12 @@ class Machine:
         name = self.device.gpu_name or self.environment["cpu"]["name"]
         return f"{self.device.device} ({name}), torch {self.device.torch['version']}"
 
+    @property
+    def notice(self) -> str | None:
+        """Why a run that might use a GPU of this machine does not; None where there is nothing."""
+        lack = self.device.torch.get("cuda_unavailable")
+        return f"this run is on the CPU: {lack}" if lack else None
+
 
 def inspect_machine(requested_device: str, root: Path, online: bool) -> Machine:
     """Probe the device in a worker and collect the environment.

@@ -52,3 +52,6 @@ for _preload in (preload_engines, _import_compiler, _import_quantisers):
 # its pages.
 gc.freeze()
 gc.enable()
+# It kept CUDA out of this process. A cell must not inherit it: by NVML torch sees a GPU even where
+# the driver is too old to use it.
+os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)

@@ -33,6 +33,8 @@ def serve(connection: Connection, job: CellJob, log_path: str) -> None:
     Ends when the other side closes the pipe. Output of the libraries goes to ``log_path``.
     """
     _settle_in(log_path)
+    if job.device == "cpu":
+        hide_gpus()
     if not job.online:
         go_offline()
     engine = guard(lambda: load_engine(job.precision.engine)(job))
@@ -110,6 +112,15 @@ def _let_fork_server_end() -> None:
     if pipe is not None:
         os.close(pipe)
         server._forkserver_alive_fd = None
+
+
+def hide_gpus() -> None:
+    """Keep CUDA out of a CPU cell, where libraries would start it on import or first use.
+
+    It would count towards the cell's memory. By the second variable torch does not even ask the
+    driver whether there is a GPU.
+    """
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 
 
 def go_offline() -> None:

@@ -72,6 +72,12 @@ def test_it_begins_with_counts_and_origin_and_ends_with_the_run_file() -> None:
     assert lines[-1] == f"run file: {RUN_FILE}"
 
 
+def test_a_gpu_that_was_there_and_not_used_is_named() -> None:
+    environment = {"torch": {"cuda_unavailable": "the NVIDIA driver is too old"}}
+    lines = show(finish(make_suite("footprint"), SIZES, environment=environment)).split("\n")
+    assert lines[2] == "no GPU was used: the NVIDIA driver is too old"
+
+
 def test_measurements_keep_the_suite_s_order_and_an_older_file_that_of_its_records() -> None:
     records = [speed("nf4", b1=15.0), SIZES[2]]
     heading = matrix(make_suite("footprint", "throughput"), records)[2]

@@ -24,6 +24,7 @@ def look_around() -> dict[str, Any]:
         "cuda": torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork(),
         "collects": gc.isenabled(),
         "warm_pool": os.environ.get("TORCH_WARM_POOL"),
+        "nvml_check": os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK"),
     }
     before = set(sys.modules)
     import bitsandbytes  # noqa: F401
@@ -54,3 +55,4 @@ def test_no_thread_and_no_cuda_was_started(worker: dict[str, Any]) -> None:
 def test_a_cell_finds_the_settings_of_a_fresh_process(worker: dict[str, Any]) -> None:
     assert worker["collects"]
     assert worker["warm_pool"] == os.environ.get("TORCH_WARM_POOL")
+    assert worker["nvml_check"] is None, "torch would believe in a GPU that its driver cannot use"

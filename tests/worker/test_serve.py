@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+import harness.worker.serve as serve_module
 from harness.catalog import load_measurement
 from harness.engines.base import WindowScores
 from harness.errors import InputError
+from harness.run.process import call_in_worker
 from harness.suite.model_sources import CellJob
 from harness.worker.messages import Failure, MeasureRequest, Progress
 from harness.worker.serve import guard, measure
@@ -86,6 +91,31 @@ def test_what_an_engine_lacks_skips_the_measurement_with_that_reason(
     engine: Any, measurement: str, options: dict[str, Any], reason: str
 ) -> None:
     assert ask(engine, measurement, **options) == Failure("skipped", reason)
+
+
+@pytest.mark.parametrize(("device", "seen"), [("cpu", 0), ("cuda:1", 2)])
+def test_a_cpu_cell_sees_no_gpu(device: str, seen: int) -> None:
+    """Two boards by NVML, and a driver that must not be asked."""
+    assert call_in_worker(count_gpus_in_a_cell, device) == (seen > 0, seen)
+
+
+def count_gpus_in_a_cell(device: str) -> tuple[bool, int]:
+    """Serve a cell whose engine looks for GPUs, as bitsandbytes does when it is imported."""
+    torch.cuda._is_compiled = lambda: True  # type: ignore[assignment]
+    torch.cuda._raw_device_count_nvml = lambda: 2  # type: ignore[assignment]
+    torch._C._cuda_getDeviceCount = lambda: 2  # type: ignore[attr-defined]
+    found: list[Any] = []
+
+    def look(_: CellJob) -> None:
+        found.append((torch.cuda.is_available(), torch.cuda.device_count()))
+        raise InputError("no model")
+
+    serve_module.load_engine = lambda _: look  # type: ignore[assignment]
+    ours, theirs = Pipe()
+    job: Any = SimpleNamespace(device=device, online=True, precision=SimpleNamespace(engine=""))
+    serve_module.serve(theirs, job, os.devnull)
+    assert ours.recv() == Failure("failed", "no model")
+    return found[0]
 
 
 def test_a_mistake_is_one_sentence_and_a_bug_brings_its_traceback() -> None:

@@ -1,0 +1,142 @@
+"""probe: the device that a run gets, or why not, on machines as CUDA and NVML describe them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from harness.catalog import load_precision
+from harness.run.executor import explain_refusal
+from harness.run.machine import Machine
+from harness.suite.cells import Cell
+from harness.suite.models import ModelSpec, PrecisionSpec
+from harness.worker.messages import Failure
+from harness.worker.probe import probe_device, probe_or_explain
+from tests.support.nvml import install_nvml
+
+BOARD = {"UUID": "GPU-1", "Name": "NVIDIA H100"}
+TOO_OLD = (
+    "The NVIDIA driver on your system is too old (found version 12080). Please update your GPU "
+    "driver by downloading and installing a new version from the URL: http://www.nvidia.com/"
+)
+
+
+class Cuda:
+    """torch built for CUDA 13.0 on a machine with one H100, of which ``fails`` is told."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, fails: dict[str, Exception]) -> None:
+        self.called: list[str] = []
+        patch.setattr(torch, "__version__", "2.13.0+cu130")
+        patch.setattr(torch.version, "cuda", "13.0")
+        patch.setattr(torch.backends.cuda, "is_built", lambda: True)
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        properties = SimpleNamespace(
+            name="NVIDIA H100", major=9, minor=0, total_memory=80_000, uuid="1"
+        )
+        for owner, name, answer in (
+            (torch.cuda, "is_available", True),  # as NVML counts, whatever the driver can do
+            (torch.cuda, "init", None),
+            (torch.cuda, "device_count", 1),
+            (torch.cuda, "set_device", None),
+            (torch.cuda, "get_device_properties", properties),
+            (torch, "ones", torch.ones(1)),
+            (torch.backends.cudnn, "version", 91900),
+        ):
+            patch.setattr(owner, name, self._script(name, answer, fails.get(name)))
+
+    def _script(self, name: str, answer: Any, failure: Exception | None) -> Any:
+        def call(*_: Any, **__: Any) -> Any:
+            self.called.append(name)
+            if failure is not None:
+                raise failure
+            return answer
+
+        return call
+
+
+def test_a_gpu_that_computes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_nvml(monkeypatch, BOARD)
+    cuda = Cuda(monkeypatch, {})
+    for requested in ("auto", "cuda", "cuda:0"):
+        found = probe_device(requested)
+        assert (found.device, found.gpu_name) == ("cuda:0", "NVIDIA H100")
+        assert (found.capability, found.memory_bytes, found.uuid) == ((9, 0), 80_000, "GPU-1")
+        assert found.torch["cudnn"] == 91900
+        assert "cuda_unavailable" not in found.torch
+    assert "ones" in cuda.called, "a kernel was run"
+    assert probe_or_explain("cuda:1") == (
+        "--device cuda:1: torch sees 1 CUDA device (torch 2.13.0+cu130 is built for CUDA 13.0)"
+    )
+
+
+def test_a_cpu_run_does_not_start_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch, {})
+    assert probe_device("cpu").device == "cpu"
+    assert not cuda.called
+
+
+def test_a_driver_too_old_for_this_torch_is_named_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NVML counts its GPU, so that torch believes in it until CUDA starts."""
+    install_nvml(monkeypatch, BOARD)
+    Cuda(monkeypatch, {"init": RuntimeError(TOO_OLD)})
+    reason = (
+        "the NVIDIA driver is too old: torch 2.13.0+cu130 is built for CUDA 13.0, driver 570.1 "
+        "runs CUDA up to 12.8. Install a driver for CUDA 13, or a torch built for CUDA 12, see "
+        "https://pytorch.org/get-started/previous-versions"
+    )
+    assert probe_or_explain("cuda") == f"--device cuda: {reason}"
+    found = probe_device("auto")
+    assert found.device == "cpu"
+    assert found.torch["cuda_unavailable"] == reason
+    machine = Machine(found, {}, online=False)
+    assert machine.notice == f"this run is on the CPU: {reason}"
+    needs = {"name": "m", "source": "x", "requires": {"device": "cuda"}}
+    precision = PrecisionSpec(name="bf16", use="bf16", options=load_precision("bf16").options())
+    refusal = explain_refusal(Cell(ModelSpec(**needs), precision, ()), machine)
+    assert refusal == Failure("skipped", f"m requires cuda, {machine.notice}")
+
+
+NO_IMAGE = RuntimeError("CUDA error: no kernel image is available\nSearch for `cudaErrorNoKernel`")
+NOT_READY = RuntimeError(
+    "Unexpected error from cudaGetDeviceCount(). Error 802: not yet initialized"
+)
+MISMATCH = RuntimeError("cuDNN version incompatibility: compiled against (9, 19, 0)")
+
+
+@pytest.mark.parametrize(
+    ("where", "error"), [("init", NOT_READY), ("ones", NO_IMAGE), ("version", MISMATCH)]
+)
+def test_any_other_failure_is_told_in_cuda_s_own_words(
+    monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
+) -> None:
+    """A driver that runs this build, but no device, kernel or library that does."""
+    nvml = install_nvml(monkeypatch, BOARD)
+    monkeypatch.setattr(nvml, "nvmlSystemGetCudaDriverVersion", lambda: 13010)
+    Cuda(monkeypatch, {where: error})
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert probe_or_explain("cuda") == (
+        f"--device cuda: CUDA cannot be used: {str(error).splitlines()[0]} (torch 2.13.0+cu130 is "
+        "built for CUDA 13.0, CUDA_VISIBLE_DEVICES is '3', driver 570.1 runs CUDA up to 13.1)"
+    )
+
+
+def test_a_machine_without_a_gpu_is_no_reason_for_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build for CUDA, and NVML without a board: a laptop with the usual wheel."""
+    install_nvml(monkeypatch)
+    Cuda(monkeypatch, {"init": RuntimeError("Found no NVIDIA driver on your system.")})
+    found = probe_device("auto")
+    assert found.device == "cpu"
+    assert Machine(found, {}, online=False).notice is None
+
+
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="a CPU build of torch is needed")
+def test_a_cpu_build_beside_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_nvml(monkeypatch, BOARD)
+    lack = f"torch sees 0 CUDA devices (torch {torch.__version__} is a CPU build): install a build"
+    assert str(probe_or_explain("cuda:0")).startswith(f"--device cuda:0: {lack}")
+    assert probe_device("auto").torch["cuda_unavailable"].startswith(lack)
