@@ -107,9 +107,11 @@ class Gpu:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.allocated = self.reserved = self.peak = self.reserved_peak = self.context = 0
+        self.device = "cuda:0"
         answers = {
             "is_initialized": lambda: self.context > 0,
-            "synchronize": self._initialise,
+            "set_device": self._initialise,
+            "synchronize": lambda device: self._work(device),
             "empty_cache": lambda: self.hold(self.allocated, self.allocated),
             "reset_peak_memory_stats": self._reset,
             "memory_allocated": lambda _: self.allocated,
@@ -140,8 +142,11 @@ class Gpu:
         self.peak = max(self.peak, allocated)
         self.reserved_peak = max(self.reserved_peak, reserved)
 
-    def _initialise(self, _device: str) -> None:
-        self.context = 50
+    def _initialise(self, device: str) -> None:
+        self.context, self.device = 50, device
+
+    def _work(self, device: str) -> None:
+        assert device == self.device, "a context on CUDA's current device, and one on this"
 
     def _reset(self, _device: str) -> None:
         self.peak, self.reserved_peak = self.allocated, self.reserved
@@ -173,6 +178,14 @@ def test_on_a_gpu_peaks_are_by_phase_and_what_was_reserved_is_kept(
         "name": "native",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
     }
+
+
+def test_a_cell_on_the_second_gpu_leaves_the_first_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's current device, on which libraries make their handles, is the cell's."""
+    gpu = Gpu(monkeypatch)
+    reader = MemoryMeter("cuda:1")
+    assert gpu.device == "cuda:1"
+    assert reader.device_used_bytes() == 50, "what the board held was read before"
 
 
 def test_the_use_of_a_gpu_is_unavailable_where_cuda_was_in_use_before_or_nvml_refuses(

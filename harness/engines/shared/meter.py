@@ -27,7 +27,11 @@ _CUDA_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_C
 
 
 class MemoryMeter:
-    """Reads memory relative to what the process held when the meter was made."""
+    """Reads memory relative to what the process held when the meter was made.
+
+    On CUDA, making it starts CUDA on ``device``, which becomes the process's current one: otherwise
+    libraries would take the memory of a context on the first GPU as well.
+    """
 
     def __init__(self, device: str) -> None:
         self._cuda = device if device.startswith("cuda") else None
@@ -35,6 +39,8 @@ class MemoryMeter:
         # By board, before CUDA's context: which board is this process's is known only with it.
         unused = self._cuda and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._boards_before = read_used_bytes() if unused else {}
+        if self._cuda:
+            torch.cuda.set_device(self._cuda)
         self._reserved_peak = 0
         self.release_unused()
         self._baseline = 0 if self._cuda else _read_status("VmRSS")
