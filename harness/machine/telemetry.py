@@ -36,7 +36,8 @@ class Telemetry:
     """Samples from `start` to `stop`, which returns the summary.
 
     ``worker`` is the process that computes, ``gpu_uuid`` its GPU's (None on a CPU), ``threads`` how
-    many it computes with.
+    many it computes with. Whoever started this process, such as a notebook with a model on the
+    same GPU, waits for it and counts as no other process there.
     """
 
     def __init__(self, worker: int | None, gpu_uuid: str | None, threads: int | None) -> None:
@@ -44,7 +45,9 @@ class Telemetry:
         self._threads = threads
         self._before = read_cpu_times(self._own)
         self._mhz: list[float] = []
-        self._gpu = BoardWatch(gpu_uuid, self._own) if gpu_uuid is not None else None
+        self._gpu = (
+            BoardWatch(gpu_uuid, self._own | _list_ancestors()) if gpu_uuid is not None else None
+        )
         self._taken: list[float] = []
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="telemetry", daemon=True)
@@ -84,6 +87,12 @@ class Telemetry:
             due = max(due + INTERVAL_S, time.monotonic())
             if self._end.wait(due - time.monotonic()):
                 return
+
+
+def _list_ancestors() -> set[int]:
+    with suppress(psutil.Error):
+        return {process.pid for process in psutil.Process().parents()}
+    return set()
 
 
 @dataclass(frozen=True)

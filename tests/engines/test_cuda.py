@@ -116,6 +116,47 @@ def numbers(measured: Measured) -> dict[str, Any]:
     return {name: value.value for name, value in measured.values.items()}
 
 
+# All of it together: first, while no test has made a CUDA context that the run would count
+# as another process (by its number, where a container hides whose it is)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    """A real run of pytest: the embedded model, two precisions."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    project = Project(
+        tmp_path_factory.mktemp("project"), variables={"PYTHONPATH": os.pathsep.join(paths)}
+    )
+    project.write("pytest.ini", "[pytest]\n")
+    project.write(
+        "suites/s.yaml",
+        "name: s\nreference: bf16\nprecisions: [bf16, nf4]\n"
+        'models: [{name: tiny, source: "builtin:tiny-world"}]\n'
+        "measure:\n  footprint: {}\n  memory: {prompt_tokens: 64, new_tokens: 8}\n"
+        "  throughput: {prompt_tokens: 64, new_tokens: 16, min_rounds: 3, min_time_s: 1}\n",
+    )
+    outcome = project.run("suites", "--device", DEVICE, "-v")
+    assert outcome.code == 0, outcome.text
+    return find_records(project.last_run("s"))
+
+
+def test_every_record_of_a_run_is_of_this_device(records: dict[str, Record]) -> None:
+    assert len(records) == 6
+    assert {record.cell.device for record in records.values()} == {DEVICE}
+    assert all(record.usable for record in records.values())
+    assert all(record.cell.attested for record in records.values())
+
+
+def test_telemetry_of_a_run_is_that_of_the_device(records: dict[str, Record]) -> None:
+    (found,) = records["tiny[nf4]::throughput"].telemetry
+    assert found["samples"] > 1
+    assert found["cpu"]["cores"] > 0
+    if CUDA:
+        for name in ("sm_mhz", "memory_mhz", "power_w", "temperature_c"):
+            assert 0 < found["gpu"][name]["min"] <= found["gpu"][name]["max"], name
+        assert not found["gpu"]["other_processes"]
+
+
 # What is read
 
 
@@ -361,46 +402,6 @@ def test_the_energy_counter_rises_with_work() -> None:
     after = read_energy_j(DEVICE)
     assert after is not None
     assert 1 < after - before < 100_000
-
-
-# All of it together
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """A real run of pytest: the embedded model, two precisions."""
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    project = Project(
-        tmp_path_factory.mktemp("project"), variables={"PYTHONPATH": os.pathsep.join(paths)}
-    )
-    project.write("pytest.ini", "[pytest]\n")
-    project.write(
-        "suites/s.yaml",
-        "name: s\nreference: bf16\nprecisions: [bf16, nf4]\n"
-        'models: [{name: tiny, source: "builtin:tiny-world"}]\n'
-        "measure:\n  footprint: {}\n  memory: {prompt_tokens: 64, new_tokens: 8}\n"
-        "  throughput: {prompt_tokens: 64, new_tokens: 16, min_rounds: 3, min_time_s: 1}\n",
-    )
-    outcome = project.run("suites", "--device", DEVICE, "-v")
-    assert outcome.code == 0, outcome.text
-    return find_records(project.last_run("s"))
-
-
-def test_every_record_of_a_run_is_of_this_device(records: dict[str, Record]) -> None:
-    assert len(records) == 6
-    assert {record.cell.device for record in records.values()} == {DEVICE}
-    assert all(record.usable for record in records.values())
-    assert all(record.cell.attested for record in records.values())
-
-
-def test_telemetry_of_a_run_is_that_of_the_device(records: dict[str, Record]) -> None:
-    (found,) = records["tiny[nf4]::throughput"].telemetry
-    assert found["samples"] > 1
-    assert found["cpu"]["cores"] > 0
-    if CUDA:
-        for name in ("sm_mhz", "memory_mhz", "power_w", "temperature_c"):
-            assert 0 < found["gpu"][name]["min"] <= found["gpu"][name]["max"], name
-        assert not found["gpu"]["other_processes"]
 
 
 @cuda_only

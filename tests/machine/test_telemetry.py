@@ -18,6 +18,7 @@ from harness.machine.telemetry import (
     count_other_cores,
     read_cpu_times,
 )
+from harness.run.make_record import judge_telemetry
 from tests.support.nvml import install_nvml
 
 BOARD = "GPU-00000000-0000-0000-0000-000000000000"
@@ -136,6 +137,17 @@ def test_processes_that_are_not_ours_are_counted(
     monkeypatch: pytest.MonkeyPatch, pids: tuple[int, ...], others: int | None
 ) -> None:
     assert watch(monkeypatch, make_board(pids))["other_processes"] == others
+
+
+@pytest.mark.parametrize(("strangers", "others"), [((), 0), ((5,), 1)])
+def test_who_started_this_process_is_no_stranger(
+    monkeypatch: pytest.MonkeyPatch, strangers: tuple[int, ...], others: int
+) -> None:
+    """A notebook, or a pytest whose earlier tests left a CUDA context, that runs the harness."""
+    install_nvml(monkeypatch, make_board((77, os.getppid(), *strangers)))
+    summary = Telemetry(77, BOARD, threads=1).start().stop()
+    assert summary["gpu"]["other_processes"] == others
+    assert judge_telemetry({"gpu": summary["gpu"]}).status == ("invalid" if others else "ok")
 
 
 def test_a_fact_that_is_refused_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
