@@ -10,6 +10,7 @@ from harness.errors import InputError
 from harness.records.find_runs import Found, find_runs, name_device
 from harness.report.comparison import dump_comparison, show_comparison, show_judged
 from harness.report.ledger import dump_ledger, open_ledger, show_ledger
+from harness.suite.allowed import is_question
 from harness.verdicts.baseline import NOT_AS_WRITTEN, find_baseline, names_thresholds, pick_run
 from harness.verdicts.compare import Comparison, compare_runs, is_identical
 
@@ -19,27 +20,61 @@ _STATUS = {"FAIL": 1, "INCOMPARABLE": 3, "INCONCLUSIVE": 2}  # the first that ap
 @click.command(name="compare")
 @click.argument("a")
 @click.argument("b")
-@click.option("--allow", multiple=True, metavar="FIELD", help="a field that may differ: flagged")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="FIELD[,FIELD…]",
+    help="Compare although this part of the question differs, such as protocol.shots; flagged. "
+    "Repeatable.",
+)
 @format_option
-@click.option("--on-inconclusive", default="warn", type=click.Choice(["warn", "fail"]))
-@click.option("--flips", default=0, type=click.IntRange(min=0), help="so many items that B lost")
-@click.option("--root", default=".", type=click.Path(path_type=Path), help="of the repository")
+@click.option(
+    "--on-inconclusive",
+    default="warn",
+    show_default=True,
+    type=click.Choice(["warn", "fail"]),
+    help="What an undecided value means for the exit code.",
+)
+@click.option(
+    "--flips",
+    default=0,
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Also show the N questions of each task that B lost most clearly, with both answers.",
+)
+@click.option(
+    "--root",
+    default=".",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The repository's folder, for revisions and results/thresholds.",
+)
 def command(
     a: str, b: str, allow: Sequence[str], form: str, on_inconclusive: str, flips: int, root: Path
 ) -> int:
-    """Compare B with A: run files, folders or git revisions.
+    """Compare B with A, value by value and item by item.
 
-    A may be thresholds. Exits with 0 where nothing got worse, 1 where something did, 2 where
-    something is open under --on-inconclusive fail, 3 where the runs are incomparable, 4 for wrong
-    input.
+    A and B are run files, folders (the newest run of each suite and device), or git revisions (the
+    runs committed under results/ there). A may also be a file of thresholds, or a revision that has
+    some.
+
+    Both must answer the same question: data, prompts, protocol, tokenizer; for speed and memory
+    also the device. What is under test may differ (weights, precision, libraries, driver, code) and
+    is named beside what changed.
+
+    \b
+    Exit codes:
+      0  nothing got worse
+      1  something got worse
+      2  something is undecided, under --on-inconclusive fail
+      3  the runs cannot be compared
+      4  wrong input
     """
     allow = [name.strip() for given in allow for name in given.split(",") if name.strip()]
     if Path(b).is_file() and names_thresholds(b, root):
         raise InputError(f"{b} holds thresholds: they go first, and the run that they judge second")
     if names_thresholds(a, root):
-        if allow:
-            raise InputError("--allow is for two runs: thresholds hold only for what was blessed")
-        return _judge_by_thresholds(a, find_runs(b, root), form, on_inconclusive, root)
+        return _judge_by_thresholds(a, find_runs(b, root), allow, form, on_inconclusive, root)
     pairs = _pair(find_runs(a, root), find_runs(b, root))
     compared = [_compare(x, y, allow) for x, y in pairs]
     _check_allowed(allow, compared)
@@ -70,13 +105,19 @@ def _compare(x: Found, y: Found, allow: Sequence[str]) -> Comparison:
 
 
 def _judge_by_thresholds(
-    a: str, runs: Sequence[Found], form: str, on_inconclusive: str, root: Path
+    a: str,
+    runs: Sequence[Found],
+    allow: Sequence[str],
+    form: str,
+    on_inconclusive: str,
+    root: Path,
 ) -> int:
-    """Each of the runs against the thresholds that ``a`` names; a changed fact is incomparable."""
+    """Each of the runs against the thresholds that ``a`` names."""
     shown, data = [], []
     found: set[str] = set()
     for one in runs:
-        baseline = find_baseline(a, str(one.run.suite.get("name")), name_device(one.run), root)
+        suite = str(one.run.suite.get("name"))
+        baseline = find_baseline(a, suite, name_device(one.run), root, allow)
         assert baseline is not None
         verdicts = [v for r in one.run.records for v in baseline.judge(one.run, r)]
         verdicts += baseline.judge_lost(one.run.records)
@@ -110,9 +151,11 @@ def _pair(a: Sequence[Found], b: Sequence[Found]) -> list[tuple[Found, Found]]:
     return pairs
 
 
-def _check_allowed(allow: Sequence[str], compared: Sequence[Comparison]) -> None:
-    """A field that nothing differs in was probably misspelt: say so, once, on stderr."""
+def _check_allowed(allow: Collection[str], compared: Sequence[Comparison]) -> None:
+    """Say on stderr what an ``--allow`` did nothing for: it was probably misspelt."""
     flags = [flag for one in compared for flag in one.flags]
     for name in allow:
-        if not any(flag.startswith((f"{name} ", f"{name}.")) for flag in flags):
+        if not is_question(name):
+            click.echo(f"warning: --allow {name}: stops no comparison", err=True)
+        elif not any(flag.startswith((f"{name} ", f"{name}.")) for flag in flags):
             click.echo(f"warning: --allow {name}: both sides have the same", err=True)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from harness.errors import InputError
 from harness.run.suite_run import RunSettings
+from harness.suite.allowed import check_allowed
 from harness.suite.cells import Selection
 
 
@@ -57,6 +59,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FILE|REV|none",
         "help": "judge by these thresholds or this earlier run as well as by the suite's limits "
         "(default: results/thresholds/<suite>/<device>.json, where it exists)",
+    },
+    "allow": {
+        "action": "append",
+        "default": [],
+        "metavar": "FIELD[,FIELD…]",
+        "help": "judge although this part of the question differs, such as protocol.shots; flagged",
     },
     "bless": {"action": "store_true", "help": "make thresholds of this run; needs --reason"},
     "reason": {"default": "", "metavar": "TEXT", "help": "why, for --bless"},
@@ -108,6 +116,7 @@ def read_options(config: pytest.Config) -> CommandLine:
             root=config.rootpath,
             # New thresholds are not judged by those that they replace.
             against="none" if given.bless else given.against,
+            allow=_read_allowed(given.allow),
             isolate=not given.no_isolate,
             cell_timeout_s=given.cell_timeout,
         ),
@@ -116,6 +125,13 @@ def read_options(config: pytest.Config) -> CommandLine:
         require_all=given.require_all,
         also_failing=frozenset(also_failing),
     )
+
+
+def _read_allowed(given: list[str]) -> tuple[str, ...]:
+    try:
+        return check_allowed(_split(given))
+    except InputError as error:
+        raise pytest.UsageError(f"--allow: {error}") from None
 
 
 def _split(given: list[str]) -> tuple[str, ...]:

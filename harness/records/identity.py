@@ -1,18 +1,21 @@
 """What a number depends on, listed in one place. Pure.
 
-`harness compare` keeps three kinds apart: the *question* (data, protocol, tokenizer; for speed and
-memory the device model), where a difference makes two numbers incomparable; what is *under test*
-(weights, precision, attested kernels, libraries, driver); and *conditions* (settings of the machine
-under which a speed or a peak was taken). Which commit was checked out is what a comparison is
-about, and is never listed.
+Three kinds are kept apart. Where the *question* differs (data, prompts, protocol, tokenizer; for
+speed and memory the device), two numbers cannot be compared. What is *under test* (weights,
+precision, attested kernels, libraries, driver, our own code) may differ: watching it is what a
+comparison is for, and what differs is the suspect. *Conditions* are settings of the machine under
+which a speed was taken: where they differ a speed is flagged. Which commit was checked out is never
+listed.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from harness.catalog import UnknownNameError, list_readers, load_measurement
 from harness.records.record import Record
+from harness.suite.allowed import CONDITIONS, is_question
 
 # The libraries that compute every number; those that quantise are named by their layer readers.
 _LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
@@ -20,6 +23,8 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers")
 _ATTESTED = (
     *("quantisation", "compute_dtype", "linear_dtypes", "output_head", "tf32", "attention"),
 )
+_WEIGHTS = "weights_sha256"
+_SHORT = 24  # characters of a value that is shown whole
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,60 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.field} ({_show(self.a)} → {_show(self.b)})"
+
+    @property
+    def short(self) -> str:
+        """The change in a few words: ``bitsandbytes 0.49 → 0.50``, or only ``weights``."""
+        name = self.field.removeprefix("libraries.").removesuffix("_sha256")
+        a, b = ("none" if side is None else str(side) for side in (self.a, self.b))
+        is_plain = len(a) <= _SHORT and len(b) <= _SHORT and "sha256:" not in a + b
+        return f"{name} {a} → {b}" if is_plain else name
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between two measurements, by what it means for comparing them.
+
+    - ``refused``: parts of the question, so that the numbers cannot be compared.
+    - ``allowed``: parts of the question that somebody allowed to differ.
+    - ``conditions``: settings of the machine.
+    - ``suspects``: what is under test and known on both sides.
+    """
+
+    refused: tuple[Difference, ...] = ()
+    allowed: tuple[Difference, ...] = ()
+    conditions: tuple[Difference, ...] = ()
+    suspects: tuple[Difference, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """A sentence for each difference that a reader of the numbers must know."""
+        return (
+            *(f"{one} was allowed to differ" for one in self.allowed),
+            *(f"{one} differs, under which it was measured" for one in self.conditions),
+        )
+
+    def name_suspects(self, since: str) -> str:
+        """``; since <since>: weights, bitsandbytes 0.49 → 0.50``, or nothing."""
+        changed = dict.fromkeys(one.short for one in self.suspects)
+        return f"; since {since}: {', '.join(changed)}" if changed else ""
+
+
+def compare_facts(
+    a: Mapping[str, Any], b: Mapping[str, Any], allow: Collection[str] = ()
+) -> Changes:
+    """The facts that differ, sorted. ``allow`` names fields that may differ, or their groups."""
+    found: dict[str, list[Difference]] = {}
+    for one in find_differences(a, b):
+        if is_question(one.field):
+            names = {one.field, one.field.partition(".")[0]}
+            kind = "allowed" if names & {*allow} else "refused"
+        elif None in (one.a, one.b):
+            continue  # what one side did not record is unknown, not changed
+        else:
+            kind = "conditions" if one.field in CONDITIONS else "suspects"
+        found.setdefault(kind, []).append(one)
+    return Changes(**{kind: tuple(ones) for kind, ones in found.items()})
 
 
 def list_libraries() -> tuple[str, ...]:
@@ -46,10 +105,11 @@ def identify(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     kind, _, index = cell.device.partition(":")
     facts = {
         "device": kind,
-        **_list_inputs(record),
+        **_list_question(record),
         **_list_declared(record),
         **{name: (cell.attested or {}).get(name) for name in (*_ATTESTED, *settings)},
         **_pick("libraries", libraries, *list_libraries()),
+        "harness": environment.get("harness", {}).get("sources_sha256"),
     }
     metric = load_measurement(record.measurement)
     if not (metric.timed or metric.fresh_process):
@@ -58,9 +118,9 @@ def identify(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
         gpu = environment.get("gpu", {})
         boards, number = gpu.get("devices", ()), int(index or 0)
         board = boards[number] if number < len(boards) else {}
-        limits = ("power_limit_w", "max_sm_mhz", "max_memory_mhz")
-        names = ("name", "memory_bytes", "mig", *limits)
-        return facts | _pick("gpu", gpu, "driver") | _pick("gpu", board, *names)
+        facts |= _pick("gpu", gpu, "driver") | _pick("gpu", board, "name", "memory_bytes", "mig")
+        conditions = [name.partition(".")[2] for name in CONDITIONS] if metric.timed else []
+        return facts | _pick("gpu", board, *conditions)
     cpu = _pick("cpu", environment.get("cpu", {}), "name", "usable_cores", "quota_cores")
     return facts | cpu | {"threads": environment.get("torch", {}).get("threads")}
 
@@ -84,23 +144,34 @@ def list_protocol(record: Record) -> dict[str, Any]:
     return _without_how(record, record.protocol)
 
 
-def list_outcomes(record: Record) -> dict[str, Any]:
-    """What came out item by item, without how it was computed."""
+def list_outcomes(record: Record, *values: str) -> dict[str, Any]:
+    """What came out item by item: the rows that the descriptions of ``values`` name.
+
+    Without ``values`` those of all values. Where none is named: all but how it was computed. So the
+    outcome of a question is its answer, and not a likelihood in its fourth digit.
+    """
+    specs: Mapping[str, Any] = {}
+    with contextlib.suppress(UnknownNameError):
+        specs = load_measurement(record.measurement).values
+    named = [specs[name] for name in values or specs]
+    rows = {row for spec in named for row in (spec.row, spec.answers) if row}
+    if rows:
+        return {name: row for name, row in record.items.items() if name in rows}
     return _without_how(record, record.items)
 
 
 def identify_series(record: Record) -> dict[str, Any]:
-    """The facts that stay the same along a series over time: the question and what was declared.
+    """The facts that stay the same along a series over time: the question.
 
-    A change of anything else, such as a library, is what a history is there to show.
+    A change of anything else, such as weights, is what a history is there to show.
     """
-    facts = {**_list_declared(record), **_list_inputs(record)}
+    facts = _list_question(record)
     facts.pop("protocol.tokenizer_sha256", None)  # repeats the tokenizer
-    return facts
+    return {name: value for name, value in facts.items() if is_question(name)}
 
 
-def list_suspects(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What may explain a change of any number over time: software and settings of the machine."""
+def list_suspects(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
+    """What may explain a change over time: what is under test, and settings of the machine."""
     board = (environment.get("gpu", {}).get("devices") or [{}])[0]
     picked = {
         "python": ("version",),
@@ -109,7 +180,9 @@ def list_suspects(environment: Mapping[str, Any]) -> dict[str, Any]:
         "torch": ("threads",),
         "harness": ("version",),
     }
-    facts = dict(environment.get("libraries", {}))
+    under_test = {**_list_question(record), **_list_declared(record)}
+    facts = {n: v for n, v in under_test.items() if not is_question(n)}
+    facts |= environment.get("libraries", {})
     for group, names in picked.items():
         facts |= _pick(group, environment.get(group, {}), *names)
     return facts | _pick("gpu", board, "power_limit_w")
@@ -133,11 +206,15 @@ def _without_how(record: Record, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in how}
 
 
-def _list_inputs(record: Record) -> dict[str, Any]:
-    return {
-        "tokenizer": record.cell.tokenizer_sha256,
-        **{f"protocol.{name}": value for name, value in list_protocol(record).items()},
-    }
+def _list_question(record: Record) -> dict[str, Any]:
+    """Tokenizer and protocol; the weights that a protocol names are under test, as all are."""
+    facts = {"tokenizer": record.cell.tokenizer_sha256}
+    for name, value in list_protocol(record).items():
+        if isinstance(value, Mapping) and _WEIGHTS in value:
+            facts[f"{name}'s weights"] = value[_WEIGHTS]
+            value = {key: fact for key, fact in value.items() if key != _WEIGHTS}
+        facts[f"protocol.{name}"] = value
+    return facts
 
 
 def _list_declared(record: Record) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from harness.records.record import Verdict
 from harness.report.document import Document, Lines, Part, make_table
 from harness.verdicts.compare import Compared, Comparison
+from harness.verdicts.wording import describe_refusal, show_change, show_size
 
 _TITLES = ("cell", "value", "A", "B", "change", "95 % interval", "margin", "verdict")
 _WORDS = ("cell", "value", "verdict")
@@ -25,6 +26,9 @@ def show_comparison(
     rows = [_make_row(one) for one in sorted(shown, key=lambda one: _ORDER.index(one.verdict))]
     table = [make_table(_TITLES, rows, _WORDS, keys=2)] if rows else []
     counted = _count(one.verdict for one in comparison.compared) or "nothing was comparable"
+    gaps = [f"{n} not comparable" for n in [len(comparison.refused)] if n and comparison.compared]
+    gaps += [f"{n} missing" for n in [len(comparison.missing)] if n]
+    counted = ", ".join([counted, *gaps])
     paragraphs = [*_explain(comparison), [f"{comparison.verdict}: {counted}"]]
     explained = [Lines(tuple(lines)) for lines in paragraphs if lines]
     return Document("", (Lines((f"A: {a}", f"B: {b}")), *table, *explained, *ledgers))
@@ -63,9 +67,9 @@ def _make_row(one: Compared) -> tuple[str, ...]:
         f"{one.measurement}.{one.value}",
         _show(one.a),
         _show(one.b),
-        _show_change(change, one.is_ratio),
-        "—" if ends is None else " to ".join(_show_change(end, one.is_ratio) for end in ends),
-        _show_size(one.margin, one.is_ratio),
+        show_change(change, one.is_ratio),
+        "—" if ends is None else " to ".join(show_change(end, one.is_ratio) for end in ends),
+        show_size(one.margin, one.is_ratio),
         "PASS, better" if one.verdict == "PASS" and one.improved else one.verdict,
     )
 
@@ -77,23 +81,29 @@ def _explain(comparison: Comparison) -> list[list[str]]:
         if one.reason:
             reason, smallest = one.reason, one.smallest_detectable
             if smallest is not None:
-                least = _show_size(smallest, one.is_ratio)
+                least = show_size(smallest, one.is_ratio)
                 reason += f"; harm is seen with 80 % power from {least} on"
             reasons.setdefault(reason, []).append(f"{one.cell} {one.measurement}.{one.value}")
-    why = [
-        f"{first}{f' and {len(others)} more' if others else ''}: {reason}"
-        for reason, (first, *others) in reasons.items()
-    ]
+    why = [f"{_name_first(names)}: {reason}" for reason, names in reasons.items()]
     refused = [
-        f"{one.cell} {one.measurement} is incomparable: "
-        f"{', '.join(map(str, one.differences))}; --allow FIELD compares all the same"
+        describe_refusal(f"{one.cell} {one.measurement}", "A", one.differences, one.values)
         for one in comparison.refused
     ]
+    suspects: dict[str, list[str]] = {}
+    for one in comparison.compared:
+        if one.suspects and one.verdict != "IDENTICAL":
+            about = f"{one.cell} {one.measurement}.{one.value} {one.verdict}"
+            suspects.setdefault(one.suspects.removeprefix("; "), []).append(about)
+    changed = [f"{_name_first(names)}: {text}" for text, names in suspects.items()]
     gaps: dict[tuple[str, str], list[str]] = {}
     for gap in comparison.missing:
         gaps.setdefault((gap.cell, f"{gap.reason} ({gap.verdict})"), []).append(gap.measurement)
     missing = [f"{cell} {', '.join(names)}: {reason}" for (cell, reason), names in gaps.items()]
-    return [why, refused, missing, list(comparison.flags)]
+    return [why, changed, refused, missing, list(comparison.flags)]
+
+
+def _name_first(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _count(verdicts: Iterable[str]) -> str:
@@ -104,11 +114,3 @@ def _show(number: float | None) -> str:
     if number is None:
         return "—"
     return f"{number:,}" if isinstance(number, int) else f"{number:,.6g}"
-
-
-def _show_size(size: float, is_ratio: bool) -> str:
-    return f"{size:.2%}" if is_ratio else f"{size:.4g}"
-
-
-def _show_change(change: float, is_ratio: bool) -> str:
-    return f"{change - 1:+.2%}" if is_ratio else f"{change:+.4g}"

@@ -35,13 +35,15 @@ Key = tuple[str, str]  # a cell's id and a measurement's name
 class RunSettings:
     """How to run: where results go, whether cells get a process, how long one may take.
 
-    ``against`` names what the run is judged by in addition to its limits, see `find_baseline`.
+    ``against`` names what the run is judged by in addition to its limits, ``allow`` what may differ
+    from it, see `find_baseline`.
     """
 
     results: Path
     argv: tuple[str, ...]
     root: Path
     against: str | None = None
+    allow: tuple[str, ...] = ()
     isolate: bool = True
     cell_timeout_s: float | None = None
 
@@ -85,7 +87,10 @@ class SuiteRun:
         )
         self._start = time.monotonic()
         folder = settings.results / suite.name
-        self.baseline = find_baseline(settings.against, suite.name, machine.slug, settings.root)
+        allow = (*suite.allow, *settings.allow)
+        self.baseline = find_baseline(
+            settings.against, suite.name, machine.slug, settings.root, allow
+        )
         self.recovered = recover_journals(folder)
         baseline = None if self.baseline is None else self.baseline.name
         self._header = start_header(suite, machine, folder, settings.root, settings.argv, baseline)

@@ -21,6 +21,7 @@ from pydantic import (
 
 from harness.catalog import load_precision
 from harness.descriptions import OptionsBase
+from harness.suite.allowed import check_allowed
 from harness.suite.data_source import Source, check_hub_only
 from harness.suite.limits import Limit as Limit
 from harness.suite.limits import check_listed
@@ -167,6 +168,11 @@ class Heading(OptionsBase):
         default=False,
         description="measure the reference a second time, with other batches in another process: "
         "what differs less than the two is shown as noise",
+    )
+    allow: Annotated[tuple[str, ...], AfterValidator(check_allowed), Field(strict=False)] = Field(
+        default=(),
+        description="fields such as protocol.shots that may differ from what this suite's runs "
+        "are compared with",
     )
 
 

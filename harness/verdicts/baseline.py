@@ -1,7 +1,7 @@
 """What a run is judged against besides its suite's limits: thresholds, or an earlier run."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from harness.verdicts.thresholds import (
     path_of,
     read_thresholds,
 )
+from harness.verdicts.wording import describe_refusal, show_change, show_size
 
 # Raised for a record or threshold that a person has edited.
 NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
@@ -36,10 +37,11 @@ NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, Attribute
 
 @dataclass(frozen=True)
 class Baseline:
-    """Thresholds or an earlier run, and what it is called."""
+    """Thresholds or an earlier run, what it is called, and what may differ from it."""
 
     name: str
     stored: Thresholds | Run
+    allow: tuple[str, ...] = ()
 
     def judge(self, now: Run, record: Record) -> tuple[Verdict, ...]:
         """The verdicts on one record of run ``now``; none where the baseline does not have it.
@@ -50,7 +52,7 @@ class Baseline:
             return ()
         try:
             if isinstance(self.stored, Thresholds):
-                return judge_thresholds(self.stored, now.environment, record)
+                return judge_thresholds(self.stored, now.environment, record, self.allow)
             return tuple(self._judge_by_run(self.stored, now, record))
         except NOT_AS_WRITTEN as error:  # what was measured is kept, whatever the baseline holds
             text = (
@@ -91,9 +93,10 @@ class Baseline:
         return lost
 
     def has_changed(self, run: Run) -> bool:
-        """Whether a fact that a threshold of one of the records depends on has changed."""
+        """Whether one of the records answers another question than its thresholds do."""
         return isinstance(self.stored, Thresholds) and any(
-            blessed is not None and find_changes(blessed, run.environment, record)
+            blessed is not None
+            and find_changes(blessed, run.environment, record, self.allow).refused
             for record in run.records
             for blessed in [None if record.noise else self.stored.find(record)]
         )
@@ -104,15 +107,14 @@ class Baseline:
         alike = [r for r in earlier.records if (r.cell.id, r.measurement) == key and not r.noise]
         if not alike or not record.usable or record.noise:
             return
-        found = compare_pair(earlier, now, key, alike[0], record)
+        found = compare_pair(earlier, now, key, alike[0], record, self.allow)
         label = " ".join(key)
         yield from (_to_verdict(self.name, one) for one in found.compared)
         for lost in found.missing:
             text = f"{label}: {lost.reason} (A is {self.name})"
             yield self._without_value(record.measurement, text, lost.verdict)
         for refused in found.refused:
-            fields = ", ".join(map(str, refused.differences))
-            text = f"{label} is incomparable with {self.name}: {fields}"
+            text = describe_refusal(label, self.name, refused.differences, refused.values)
             yield self._without_value(record.measurement, text)
 
     def _without_value(self, metric: str, text: str, outcome: Outcome = "INCONCLUSIVE") -> Verdict:
@@ -124,30 +126,39 @@ class Baseline:
         )
 
 
-def find_baseline(against: str | None, suite: str, device: str, root: Path) -> Baseline | None:
+def find_baseline(
+    against: str | None, suite: str, device: str, root: Path, allow: Iterable[str] = ()
+) -> Baseline | None:
     """What ``--against`` names: a file, a revision, ``none``; by default this device's thresholds.
 
-    A revision means the thresholds committed there, or else its newest run of the suite. Raises
-    `InputError` for what cannot be found or read.
+    A revision means the thresholds committed there, or else its newest run of the suite. ``allow``
+    names fields that may differ. Raises `InputError` for what cannot be found or read.
     """
+    found = _find_stored(against, suite, device, root)
+    return None if found is None else Baseline(*found, tuple(dict.fromkeys(allow)))
+
+
+def _find_stored(
+    against: str | None, suite: str, device: str, root: Path
+) -> tuple[str, Thresholds | Run] | None:
     own = path_of(root, suite, device)
     name = str(own.relative_to(root))
     if against == "none" or (against is None and not own.exists()):
         return None
     if against is None:
-        return _of_thresholds(name, read_thresholds(own), suite, device)
+        return name, _check_of(name, read_thresholds(own), suite, device)
     path = Path(against)
     if path.is_file() and names_thresholds(against, root):
-        return _of_thresholds(against, read_thresholds(path), suite, device)
+        return against, _check_of(against, read_thresholds(path), suite, device)
     if not path.exists():
         content = read_at_revision(root, resolve_revision(against, root), name)
         if content is not None:
             where = f"{against}:{name}"
-            return _of_thresholds(where, parse_thresholds(content, where), suite, device)
+            return where, _check_of(where, parse_thresholds(content, where), suite, device)
     found = pick_run(find_runs(against, root), suite, device)
     if found is None:
         raise InputError(f"--against {against}: no run of suite {suite!r} there")
-    return Baseline(found.name, found.run)
+    return found.name, found.run
 
 
 def pick_run(found: Sequence[Found], suite: str, device: str) -> Found | None:
@@ -174,27 +185,30 @@ def names_thresholds(argument: str, root: Path) -> bool:
     return isinstance(data, dict) and "cells" in data
 
 
-def _of_thresholds(name: str, stored: Thresholds, suite: str, device: str) -> Baseline:
+def _check_of(name: str, stored: Thresholds, suite: str, device: str) -> Thresholds:
     for what, theirs, ours in (("suite", stored.suite, suite), ("device", stored.device, device)):
         if theirs != ours:
             raise InputError(f"{name} holds thresholds of {what} {theirs!r}, this is {ours!r}")
-    return Baseline(name, stored)
+    return stored
 
 
 def _to_verdict(name: str, one: Compared) -> Verdict:
-    change = f"{one.change - 1:+.2%}" if one.is_ratio else f"{one.change:+.4g}"
-    margin = f"{one.margin:.2%}" if one.is_ratio else f"{one.margin:.4g}"
+    """The sentence has one interval, that of the change."""
+    change = show_change(one.change, one.is_ratio)
     text = f"{one.cell}: {one.measurement}.{one.value} changed by {change} since {name}"
     if one.interval is not None:
-        low, high = one.interval
-        text += f" (95 % interval {low:.4g} to {high:.4g})"
-    text += f", the margin is {margin}"
+        low, high = (show_change(end, one.is_ratio) for end in one.interval)
+        text += f" (95 % interval {low} to {high})"
+    text += f", the margin is {show_size(one.margin, one.is_ratio)}"
+    if one.smallest_detectable is not None:
+        text += f", harm is seen from {show_size(one.smallest_detectable, one.is_ratio)} on"
+    text += f"; {one.reason}" if one.reason else ""
     return Verdict(
         verdict="PASS" if one.verdict == "IDENTICAL" else one.verdict,
         metric=f"{one.measurement}.{one.value}",
         bound=name,
         value=one.b,
-        text=f"{text}; {one.reason}." if one.reason else f"{text}.",
+        text=f"{text}{one.suspects}.",
         against="run",
         smallest_detectable=one.smallest_detectable,
     )

@@ -4,21 +4,25 @@ Records are joined by cell and measurement, and item by item where there are ite
 that makes no sense is refused, with the fields that differ; what only one run has is listed.
 """
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.records.identity import Difference, find_differences, identify, list_outcomes
+from harness.records.identity import (
+    Changes,
+    Difference,
+    compare_facts,
+    identify,
+    list_outcomes,
+)
 from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
 from harness.records.values import base_name, compared_name, is_part
 from harness.verdicts.decide import FALSE_DISCOVERY_RATE, Decision, adjust_for_many, decide, harm_of
+from harness.verdicts.doubts import find_doubts
 
-_NUMBER = re.compile(r"\d[\d.,]*")
-_BUSY = "other processes"  # how harness.run.make_record begins its flag of a busy machine
 Key = tuple[str, str]  # cell, measurement
 
 
@@ -28,7 +32,7 @@ class Compared:
 
     ``harm``, ``margin`` and ``smallest_detectable`` are shares where ``change`` is a ratio, else in
     the value's unit; ``p`` is unadjusted, ``q`` by Benjamini and Hochberg over all that was
-    compared.
+    compared. ``suspects`` says what is under test and differs.
     """
 
     cell: str
@@ -46,6 +50,7 @@ class Compared:
     p: float | None = None
     q: float | None = None
     n: int | None = None
+    suspects: str = ""
     smallest_detectable: float | None = None
     reason: str = ""
 
@@ -57,11 +62,12 @@ class Compared:
 
 @dataclass(frozen=True)
 class Refused:
-    """A measurement of both runs that may not be compared."""
+    """A measurement of both runs whose questions differ; ``values`` are (name, A's, B's)."""
 
     cell: str
     measurement: str
     differences: tuple[Difference, ...]
+    values: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,40 +132,52 @@ def compare_pair(
     if before is None or after is None or not (before.usable and after.usable):
         return Comparison(missing=_find_loss(key, before, after))
     sides = identify(a.environment, before), identify(b.environment, after)
-    differences = find_differences(*sides)
-    stopping = tuple(d for d in differences if not {d.field, d.field.partition(".")[0]} & {*allow})
-    flags = tuple(f"{d} was allowed to differ" for d in differences if d not in stopping)
-    values = [] if stopping else compare_records(before, after)
-    if not stopping and not values and compare_records(before, before):
-        stopping = (Difference("items", _count_items(before), _count_items(after)),)
-    if stopping:
-        return Comparison(refused=(Refused(*key, stopping),), flags=flags)
+    changes = compare_facts(*sides, allow)
+    values = [] if changes.refused else _compare_records(before, after, changes)
+    refused = changes.refused
+    if not refused and not values and _compare_records(before, before, changes):
+        refused = (Difference("items", _count_items(before), _count_items(after)),)
+    if refused:
+        shown = tuple(list_judged(before, after))
+        return Comparison(refused=(Refused(*key, refused, shown),), flags=changes.flags)
     lost = tuple(_find_lost_values(before, after))
-    return Comparison(tuple(values), (), lost, flags, ((before, after),))
+    return Comparison(tuple(values), (), lost, changes.flags, ((before, after),))
 
 
-def compare_records(before: Record, after: Record) -> list[Compared]:
+def _compare_records(before: Record, after: Record, changes: Changes) -> list[Compared]:
     """The judged values of one measurement of both runs; ``q`` is still unknown."""
     metric = load_measurement(before.measurement)
     paired = metric.compare(after, before)
-    same = is_identical(before, after)
     compared = []
     for name, value in paired.items():
         spec = metric.values[base_name(name)]
         judged = spec.margin is not None and spec.neutral is not None and value.value is not None
         if judged and not is_part(name, paired):
-            compared.append(_compare_value(before, after, name, value, spec, same))
+            compared.append(_compare_value(before, after, name, value, spec, changes))
     return compared
 
 
-def is_identical(before: Record, after: Record) -> bool:
-    """Whether every item has the same outcome in both; a record without items never is."""
-    ours, theirs = (list_outcomes(record) for record in (before, after))
+def is_identical(before: Record, after: Record, *values: str) -> bool:
+    """Whether every item has the same outcome in both, as far as ``values`` are made of it.
+
+    A record without items never is.
+    """
+    ours, theirs = (list_outcomes(record, *values) for record in (before, after))
     return bool(ours) and ours == theirs
 
 
+def list_judged(before: Record, after: Record) -> Iterable[tuple[str, float, float]]:
+    """The values with a margin that both have: name, before, after."""
+    specs = load_measurement(before.measurement).values
+    for name, value in before.values.items():
+        spec, now = specs.get(base_name(name)), after.values.get(name)
+        is_shown = spec and spec.margin and not is_part(name, before.values)
+        if is_shown and now and value.value is not None and now.value is not None:
+            yield name, value.value, now.value
+
+
 def _compare_value(
-    before: Record, after: Record, name: str, value: Value, spec: ValueSpec, same: bool
+    before: Record, after: Record, name: str, value: Value, spec: ValueSpec, changes: Changes
 ) -> Compared:
     assert value.value is not None
     assert spec.neutral is not None
@@ -171,8 +189,11 @@ def _compare_value(
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
     harm = harm_of(value, spec, 1 if spec.better == "lower" else -1, spec.neutral)
-    same = same or (harm.is_exact and harm.estimate == 0)
-    doubt = _find_doubt(before, after) if spec.sampled == "processes" else ""
+    is_zero = harm.is_exact and harm.estimate == 0
+    same = is_zero or is_identical(before, after, base_name(of))
+    doubts = [*find_doubts(before, after), *find_doubts(after, before)]
+    doubts += [f"{one} differs" for one in changes.conditions]
+    doubt = "; ".join(dict.fromkeys(doubts)) if spec.sampled == "processes" else ""
     confidence = 1 - FALSE_DISCOVERY_RATE / 2
     decision = Decision("PASS") if same else decide(harm, margin, confidence, doubt=doubt)
     return Compared(
@@ -190,25 +211,9 @@ def _compare_value(
         margin=margin,
         p=value.p,
         n=value.n,
+        suspects=changes.name_suspects("A"),
         smallest_detectable=decision.smallest_detectable,
         reason=decision.why,
-    )
-
-
-def _find_doubt(before: Record, after: Record) -> str:
-    """The flags that only one of two timings has, and those of a busy machine on either.
-
-    A GPU with a power cap on both sides is as good as one without; a busy machine is not.
-    """
-    before_flags, after_flags = (
-        {_NUMBER.sub("#", reason): reason for reason in record.validity.reasons}
-        for record in (before, after)
-    )
-    one_sided = before_flags.keys() ^ after_flags.keys()
-    return "; ".join(
-        reason
-        for kind, reason in {**before_flags, **after_flags}.items()
-        if kind in one_sided or kind.startswith(_BUSY)
     )
 
 

@@ -109,7 +109,6 @@ def _observe(
     run: Run, utc: str, wanted: Wanted, left_out: Counter[str], known: Mapping[str, set[str]]
 ) -> Iterator[tuple[_Key, _Observed]]:
     """Each wanted value of a run; what has no number is counted, every name kept in ``known``."""
-    suspects = list_suspects(run.environment)
     for record in (record for record in run.records if not record.noise):
         found = {
             f"{record.measurement}.{name}": value
@@ -122,7 +121,7 @@ def _observe(
         if not record.usable:
             left_out[f"records {record.validity.status}"] += 1
             continue
-        identity = identify_series(record)
+        identity, suspects = identify_series(record), list_suspects(run.environment, record)
         for metric, value in found.items():
             if not wanted.has_value(metric):
                 continue

@@ -5,7 +5,7 @@ both sides have the same items.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from harness.statistics.estimates import (
 )
 from harness.statistics.shares import paired_difference
 from harness.verdicts.decide import FALSE_DISCOVERY_RATE, Decision, Harm, decide
+from harness.verdicts.doubts import name_changes
 from harness.verdicts.thresholds import (
     Threshold,
     Thresholds,
@@ -29,38 +30,44 @@ from harness.verdicts.thresholds import (
     hash_items,
     unpack_row,
 )
+from harness.verdicts.wording import describe_refusal
 
 _OPEN = partial(Verdict, verdict="INCONCLUSIVE", value=None, against="threshold")
 
 
 def judge_thresholds(
-    thresholds: Thresholds, environment: Mapping[str, Any], record: Record
+    thresholds: Thresholds,
+    environment: Mapping[str, Any],
+    record: Record,
+    allow: Collection[str] = (),
 ) -> tuple[Verdict, ...]:
     """A verdict per blessed value of this record; none where it failed, or nothing is blessed.
 
-    A single INCONCLUSIVE verdict without a value where a fact that the thresholds depend on has
-    changed. Numbers of an invalid record are not judged, but a number that is gone is a loss.
+    A single INCONCLUSIVE verdict without a value where another question is asked; ``allow`` names
+    fields of it that may differ. Numbers of an invalid record are not judged, but a number that is
+    gone is a loss.
     """
     blessed = thresholds.find(record)
     if blessed is None or record.noise or record.validity.status in ("failed", "skipped"):
         return ()
     commit = blessed.commit[:10]
-    differences = find_changes(blessed, environment, record)
-    if differences:
-        text = (
-            f"{record.cell.id} {record.measurement} cannot be judged against the thresholds of "
-            f"{commit}: {', '.join(map(str, differences))} changed; bless it anew where that was "
-            "meant"
-        )
+    changes = find_changes(blessed, environment, record, allow)
+    if changes.refused:
+        label = f"{record.cell.id} {record.measurement}"
+        found = [(n, one.value, record.values.get(n)) for n, one in blessed.values.items()]
+        numbers = [(n, was, now.value) for n, was, now in found if now and now.value is not None]
+        text = describe_refusal(label, f"what was blessed at {commit}", changes.refused, numbers)
+        text += "; bless it anew where the change was meant"
         bound, metric = f"threshold of {commit}", record.measurement
         return (_OPEN(metric=metric, bound=bound, text=text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
     # Bonferroni: an item is judged before the others are measured.
     largest_p = FALSE_DISCOVERY_RATE / max(1, _count_speeds(thresholds))
-    return tuple(
+    verdicts = (
         _judge(record, name, threshold, commit, same_items, largest_p)
         for name, threshold in blessed.values.items()
     )
+    return tuple(name_changes(verdict, changes, "the blessing") for verdict in verdicts)
 
 
 def propose_tighter(
@@ -70,7 +77,9 @@ def propose_tighter(
     proposals = []
     for record in records:
         blessed = thresholds.find(record)
-        if blessed is None or not record.usable or find_changes(blessed, environment, record):
+        if blessed is None or not record.usable:
+            continue
+        if find_changes(blessed, environment, record).refused:
             continue
         for name, threshold in blessed.values.items():
             spec, margin = find_spec(record.measurement, name), threshold.margin

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
 from harness.machine.files import write_atomically
-from harness.records.identity import Difference, find_differences, identify, list_outcomes
+from harness.records.identity import Changes, compare_facts, identify, list_outcomes
 from harness.records.record import Record
 from harness.records.run_file import describe_mistakes
 
@@ -186,10 +186,13 @@ def unpack_row(packed: str) -> str:
 
 
 def find_changes(
-    blessed: Blessed, environment: Mapping[str, Any], record: Record
-) -> tuple[Difference, ...]:
-    """The facts that are not what they were when blessed."""
-    return find_differences(blessed.facts, facts_of(environment, record))
+    blessed: Blessed,
+    environment: Mapping[str, Any],
+    record: Record,
+    allow: Collection[str] = (),
+) -> Changes:
+    """The facts that are not what they were when blessed; ``allow`` names some that may differ."""
+    return compare_facts(blessed.facts, facts_of(environment, record), allow)
 
 
 def list_unmeasured(thresholds: Thresholds, records: Iterable[Record]) -> list[str]:

@@ -180,9 +180,10 @@ def test_a_field_that_does_not_differ_was_probably_misspelt(
     tmp_path: Path, capsys: Capture
 ) -> None:
     path = save(SAME, tmp_path / "a.json")
-    code, _, err = compare(capsys, path, path, "--allow", "librarys")
+    code, _, err = compare(capsys, path, path, "--allow", "librarys,protocol.shot")
     assert code == 0
-    assert "--allow librarys: both sides have the same" in err
+    assert "--allow librarys: stops no comparison" in err
+    assert "--allow protocol.shot: both sides have the same" in err
 
 
 def test_the_formats_say_the_same(tmp_path: Path, capsys: Capture) -> None:
@@ -228,7 +229,6 @@ def test_a_run_that_lost_what_is_blessed_fails(tmp_path: Path, capsys: Capture) 
     code, out, _ = compare(capsys, thresholds, part, "--on-inconclusive", "fail")
     assert code == 2
     assert "m[nf4] throughput was not measured" in out
-    assert compare(capsys, thresholds, part, "--allow", "libraries")[0] == 4
     assert "they go first" in compare(capsys, part, thresholds)[2]
     of_other = Path(thresholds).read_text().replace('"suite": "s"', '"suite": "other"')
     (tmp_path / "other.json").write_text(of_other)
@@ -240,15 +240,21 @@ def test_a_run_that_lost_what_is_blessed_fails(tmp_path: Path, capsys: Capture) 
 def test_what_was_allowed_is_shown_with_what_still_stops_a_comparison(
     tmp_path: Path, capsys: Capture
 ) -> None:
-    libraries = {**ENVIRONMENT["libraries"], "torch": "2.14"}
-    other = make_run(
-        make_choices(protocol={"shots": 0}), environment={**ENVIRONMENT, "libraries": libraries}
+    cell = make_choices().cell.model_copy(update={"tokenizer_sha256": "other"})
+    other = make_run(make_choices(protocol={"shots": 0}).model_copy(update={"cell": cell}))
+    good = save(make_run(make_choices()), tmp_path / "a.json")
+    assert main(["bless", good, "--reason", "x", "--root", str(tmp_path)]) == 0
+    capsys.readouterr()
+    b = save(other, tmp_path / "b.json")
+    for a in (good, str(tmp_path / "results/thresholds/s/cpu-xeon.json")):
+        code, out, err = compare(capsys, a, b, "--allow", "tokenizer")
+        assert (code, err) == (3, "")
+        assert "protocol.shots (5 → 0)" in out
+        assert compare(capsys, a, b, "--allow", "tokenizer, protocol")[0] == 0
+    assert (
+        "tokenizer (none → other) was allowed to differ"
+        in compare(capsys, good, b, "--allow", "tokenizer")[1]
     )
-    paths = [save(make_run(make_choices()), tmp_path / "a.json"), save(other, tmp_path / "b.json")]
-    code, out, err = compare(capsys, *paths, "--allow", "libraries")
-    assert (code, err) == (3, "")
-    assert "libraries.torch (2.13.0 → 2.14) was allowed to differ" in out
-    assert compare(capsys, *paths, "--allow", "libraries, protocol")[0] == 0
 
 
 def test_two_suites_of_one_folder_are_both_compared(tmp_path: Path, capsys: Capture) -> None:
@@ -305,8 +311,7 @@ def test_what_a_file_says_is_no_command_to_a_terminal_or_to_github(
     tmp_path: Path, capsys: Capture
 ) -> None:
     evil = "2.13\n::error::owned \x1b[2J"
-    libraries = {**ENVIRONMENT["libraries"], "torch": evil}
-    other = make_run(make_choices(), environment={**ENVIRONMENT, "libraries": libraries})
+    other = make_run(make_choices(protocol={"shots": evil}))
     paths = [save(make_run(make_choices()), tmp_path / "a.json"), save(other, tmp_path / "b.json")]
     for form in ("text", "md"):
         code, out, _ = compare(capsys, *paths, "--format", form)

@@ -200,16 +200,16 @@ def test_another_protocol_begins_a_series_anew_and_is_named(
     assert "method" not in out
 
 
-def test_other_weights_begin_a_series_anew(
+def test_other_weights_go_on_with_a_series_and_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for day in range(8):
-        record = ppl(5.0 if day < 4 else 4.0)
-        weights = {"weights_sha256": "a" if day < 4 else "b"}
-        cell = record.cell.model_copy(update=weights)
+        record = ppl(5.0 if day < 4 else 6.0)
+        facts = {"weights_sha256": "a" * 64 if day < 4 else "b" * 64}
+        cell = record.cell.model_copy(update=facts)
         write_day(tmp_path, day, record.model_copy(update={"cell": cell}))
-    (group,) = read(capsys, tmp_path)["groups"]
-    assert [s["changed"] for s in group["series"][0]["segments"]] == [[], ["weights"]]
+    _, out, _ = history(capsys, tmp_path)
+    assert "+20 %, worse (5 → 6); before it c003000000; new: weights" in out
 
 
 def test_another_device_is_another_series(

@@ -184,6 +184,10 @@ def test_node_ids_start_at_the_root_wherever_pytest_is_called(project: Project) 
             ["suites", "--device", "gpu"],
             "--device: expected auto, cpu, cuda or cuda:N, found 'gpu'",
         ),
+        (
+            ["suites", "--allow", "weights"],
+            "--allow: 'weights' is no field that stops a comparison",
+        ),
         (["suites", "--cell-timeout", "0"], "--cell-timeout"),
     ],
     ids=lambda given: " ".join(given[-2:]) if isinstance(given, list) else "",

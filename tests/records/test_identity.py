@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from harness.records.identity import (
+    Difference,
     find_differences,
     identify,
     identify_series,
     list_differing,
     list_outcomes,
     list_protocol,
+    list_suspects,
 )
 from harness.records.record import Record
 from tests.support.records import ENVIRONMENT, make_choices, make_record, make_speeds
@@ -71,9 +73,32 @@ def test_a_missing_fact_is_no_difference_from_none() -> None:
     assert str(found) == f"a ({'x' * 12}… → none)"
 
 
-def test_a_series_goes_on_over_new_libraries_and_ends_with_new_weights() -> None:
-    record = on(make_choices(), "cpu", weights_sha256="w")
-    assert identify_series(record) == {"weights": "w", "tokenizer": None, "protocol.shots": 5}
+def test_a_series_goes_on_while_the_question_is_the_same() -> None:
+    record = on(make_choices(), "cpu", weights_sha256="w", declared={"use": "nf4"})
+    assert identify_series(record) == {"tokenizer": None, "protocol.shots": 5}
+    suspects = list_suspects(ENVIRONMENT, record)
+    assert (suspects["weights"], suspects["precision.use"]) == ("w", "nf4")
+    assert suspects["torch"] == "2.13.0"
+
+
+def test_an_outcome_is_an_answer_and_no_likelihood() -> None:
+    items = {"right": "10", "chosen": "AB", "log_likelihoods": [[-1.0], [-2.0]], "tied": "00"}
+    assert list_outcomes(make_record("mmlu", items=items)) == {"right": "10", "chosen": "AB"}
+    both = {**items, "right_norm": "11", "chosen_norm": "BB"}
+    assert list_outcomes(make_record("hellaswag", items=both), "acc_norm") == {
+        "right_norm": "11",
+        "chosen_norm": "BB",
+    }
+
+
+def test_a_change_is_named_in_a_few_words() -> None:
+    def short(*change: Any) -> str:
+        return Difference(*change).short
+
+    assert short("libraries.bitsandbytes", "0.49", "0.50") == "bitsandbytes 0.49 → 0.50"
+    assert short("weights", "a" * 64, "b" * 64) == "weights"
+    assert short("weights", "sha256:1", "sha256:2") == "weights"
+    assert short("precision.double_quant", None, True) == "precision.double_quant none → True"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +113,7 @@ def test_a_series_goes_on_over_new_libraries_and_ends_with_new_weights() -> None
 )
 def test_how_items_were_computed_is_no_outcome(measurement: str, name: str) -> None:
     record = make_record(measurement, items={"right": "10", name: 3})
-    assert list_outcomes(record) == {"right": "10"}
+    assert name not in list_outcomes(record)
 
 
 @pytest.mark.parametrize(

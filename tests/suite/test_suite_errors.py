@@ -131,6 +131,7 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_is(
     [
         # the top level
         ({"name": None, "reference": "▼reference: fp32"}, ["missing key 'name'"]),
+        ({"reference": "reference: fp32\nallow: ▼[weights]"}, ["'weights' is no field that stops"]),
         ({"name": "▼name: s", "models": None}, ["missing key 'models'"]),
         (
             {"name": "name: s\n▼modles: 3"},

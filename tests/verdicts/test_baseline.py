@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,49 @@ def test_a_worse_number_fails_its_item_and_none_asks_for_none(blessed: Blessed) 
     outcome = blessed.project.run("--against", "none", "--precision", "bf16")
     assert outcome.code == 0
     assert "judged against" not in outcome.text
+
+
+def test_other_weights_and_a_renamed_precision_are_judged_and_named(blessed: Blessed) -> None:
+    """What a maintainer changes is what the guard watches."""
+    project = blessed.project
+    suite, model = project.folder / "suites/s.yaml", project.folder / "model"
+    kept = project.folder / "kept"
+    model.rename(kept)
+    try:
+        write_checkpoint(model, num_hidden_layers=1, initializer_range=0.5)  # surer, and wrong
+        other = project.run("-v", "--precision", "bf16")
+    finally:
+        shutil.rmtree(model)
+        kept.rename(model)
+    assert other.results["suites/s.yaml::m[bf16]::perplexity"] == "FAILED", other.text
+    assert "; since the blessing: weights" in other.failures["m[bf16]::perplexity"]
+    suite.write_text(SUITE.replace("[fp32, bf16]", "[fp32, {name: bf16, use: fp32}]"))
+    try:
+        renamed = project.run("-v", "--precision", "bf16")
+    finally:
+        suite.write_text(SUITE)
+    assert renamed.results["suites/s.yaml::m[bf16]::footprint"] == "FAILED", renamed.text
+    assert "precision.use bf16 → fp32" in renamed.failures["m[bf16]::footprint"]
+
+
+def test_another_question_is_open_until_it_is_allowed(blessed: Blessed) -> None:
+    suite = blessed.project.folder / "suites/s.yaml"
+    shorter = SUITE.replace("context: 32, stride: 16", "context: 24, stride: 12")
+    what = ("-v", "--precision", "bf16", "--measure", "perplexity")
+    try:
+        suite.write_text(shorter)
+        refused = blessed.project.run(*what)
+        strict = blessed.project.run(*what, "--require-all")
+        allowed = blessed.project.run(*what, "--allow", "protocol")
+        suite.write_text(f"allow: [protocol.context, protocol.stride]\n{shorter}")
+        by_suite = blessed.project.run(*what)
+    finally:
+        suite.write_text(SUITE)
+    assert "protocol.context (32 → 24), protocol.stride (16 → 12); ppl was" in refused.text
+    assert (refused.code, strict.code) == (0, pytest.ExitCode.TESTS_FAILED)
+    for outcome in (allowed, by_suite):
+        assert "blessed at" in outcome.text
+        assert "protocol.context (32 → 24) was allowed to differ" in outcome.text
 
 
 @pytest.mark.parametrize("against", ["HEAD", "results/runs/s"])

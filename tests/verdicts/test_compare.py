@@ -243,18 +243,10 @@ def with_environment(group: str, name: str, value: Any) -> Callable[[Run], Run]:
     return change
 
 
-INCOMPARABLE = {
-    "weights": (make_choices(), with_cell(weights_sha256="other")),
+QUESTIONS = {
     "tokenizer": (make_choices(), with_cell(tokenizer_sha256="other")),
-    "device": (make_choices(), with_cell(device="cuda:0")),
-    "precision.double_quant": (make_choices(), with_cell(declared={"double_quant": True})),
-    "compute_dtype": (make_choices(), with_cell(attested={"compute_dtype": "float32"})),
-    "attention": (make_choices(), with_cell(attested={"attention": "eager"})),
-    "tf32": (make_perplexity(150.0, 151.0), with_cell(attested={"tf32": True})),
     "protocol.shots": (make_choices(), with_record(protocol={"shots": 0})),
     "protocol.context": (make_perplexity(150.0, 151.0), with_record(protocol={"context": 64})),
-    "libraries.torch": (make_choices(), with_environment("libraries", "torch", "2.14.0")),
-    "libraries.bitsandbytes": (make_peaks(9), with_environment("libraries", "bitsandbytes", "1")),
     "cpu.name": (make_speeds(9.0), with_environment("cpu", "name", "EPYC")),
     "threads": (make_speeds(9.0), with_environment("torch", "threads", 1)),
     "protocol.allocator": (make_peaks(9), with_record(protocol={"allocator": "jemalloc"})),
@@ -262,9 +254,9 @@ INCOMPARABLE = {
 }
 
 
-@pytest.mark.parametrize("field", INCOMPARABLE)
-def test_runs_that_differ_in_more_than_the_commit_are_refused(field: str) -> None:
-    record, change = INCOMPARABLE[field]
+@pytest.mark.parametrize("field", QUESTIONS)
+def test_another_question_is_refused_by_the_name_of_its_field(field: str) -> None:
+    record, change = QUESTIONS[field]
     before = make_run(record)
     found = compare_runs(before, change(before))
     assert found.verdict == "INCOMPARABLE"
@@ -272,15 +264,74 @@ def test_runs_that_differ_in_more_than_the_commit_are_refused(field: str) -> Non
     assert found.compared == ()
 
 
-@pytest.mark.parametrize("field", [f for f in INCOMPARABLE if f != "items"])
+@pytest.mark.parametrize("field", [f for f in QUESTIONS if f != "items"])
 def test_an_allowed_difference_is_a_flag(field: str) -> None:
-    record, change = INCOMPARABLE[field]
+    record, change = QUESTIONS[field]
     before = make_run(record)
     for allow in (field, field.partition(".")[0]):
         found = compare_runs(before, change(before), allow=[allow])
         assert found.refused == ()
         assert found.compared
         assert [flag.partition(" ")[0] for flag in found.flags] == [field]
+
+
+def test_what_is_refused_is_shown_all_the_same() -> None:
+    before = make_run(make_choices())
+    after = make_run(make_choices(lost=100, protocol={"shots": 0}))
+    text = write_terminal(show_comparison("a", "b", compare_runs(before, after)), 200)
+    assert (
+        "m[nf4] mmlu is incomparable with A: protocol.shots (5 → 0); acc was 0.5, is 0.4 " in text
+    )
+    assert "(-20.00 %); --allow protocol.shots compares all the same" in text
+
+
+CODED = {"declared": {"double_quant": False}, "attested": {"attention": "sdpa", "tf32": False}}
+SUSPECTS = {
+    "weights": with_cell(weights_sha256="b" * 64),
+    "device cpu → cuda": with_cell(device="cuda:0"),
+    "precision.double_quant False → True": with_cell(declared={"double_quant": True}),
+    "attention sdpa → eager": with_cell(attested={"attention": "eager", "tf32": False}),
+    "tf32 False → True": with_cell(attested={"attention": "sdpa", "tf32": True}),
+    "torch 2.13.0 → 2.14.0": with_environment("libraries", "torch", "2.14.0"),
+    "bitsandbytes 0.50.2 → 1": with_environment("libraries", "bitsandbytes", "1"),
+    "harness": with_environment("harness", "sources_sha256", "2" * 64),
+}
+
+
+@pytest.mark.parametrize("suspect", SUSPECTS)
+@pytest.mark.parametrize(("lost", "verdict"), [(0, "IDENTICAL"), (60, "FAIL")])
+def test_what_is_under_test_is_judged_and_named(suspect: str, lost: int, verdict: str) -> None:
+    """A guard that goes quiet when something changed is no guard."""
+    environment = {**ENVIRONMENT, "harness": {"sources_sha256": "1" * 64}}
+    sides = [
+        with_cell(weights_sha256="a" * 64, **CODED)(make_run(record, environment=environment))
+        for record in (make_choices(n=2000), make_choices(lost, 0, 2000))
+    ]
+    found = compare_runs(sides[0], SUSPECTS[suspect](sides[1]))
+    [one] = found.compared
+    assert (one.verdict, one.suspects) == (verdict, f"; since A: {suspect}")
+    text = write_terminal(show_comparison("a", "b", found), 200)
+    assert (f"m[nf4] mmlu.acc FAIL: since A: {suspect}" in text) == (verdict == "FAIL")
+
+
+def test_what_one_side_did_not_record_is_no_suspect() -> None:
+    before = make_run(make_choices())
+    [one] = compare_runs(before, with_cell(attested={"attention": "sdpa"})(before)).compared
+    assert one.suspects == ""
+
+
+def test_weights_of_the_reference_are_under_test_its_precision_is_not() -> None:
+    def diverge(weights: str, precision: str) -> Run:
+        facts = {"precision": precision, "weights_sha256": weights}
+        items = {"chunk_kl": [1.0, 2.0], "chunk_tokens": [9, 9]}
+        values = {"kl_mean": 0.1}
+        protocol = {"reference": facts}
+        return make_run(make_record("divergence", values=values, items=items, protocol=protocol))
+
+    before = diverge("a", "fp32")
+    assert compare_runs(before, diverge("b", "fp32")).compared[0].verdict == "IDENTICAL"
+    [refused] = compare_runs(before, diverge("a", "bf16")).refused
+    assert [d.field for d in refused.differences] == ["protocol.reference"]
 
 
 GPU = {
@@ -292,28 +343,46 @@ GPU = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("name", "H100"), ("power_limit_w", 500.0), ("max_sm_mhz", 1200), ("mig", True)],
-)
-def test_speeds_of_other_boards_or_settings_are_refused(name: str, value: Any) -> None:
-    on_gpu = with_cell(device="cuda:0")(make_run(make_speeds(9.0), environment=GPU))
+def on_other_gpu(record: Record, name: str, value: Any) -> Comparison:
+    """The first record of a run on ``GPU``, ``record`` where one of its facts is another."""
     other = copy.deepcopy(GPU)
-    other["gpu"]["devices"][0][name] = value  # type: ignore[index]
-    found = compare_runs(on_gpu, on_gpu.model_copy(update={"environment": other}))
+    place = other["gpu"] if name in other["gpu"] else other["gpu"]["devices"][0]
+    place[name] = value  # type: ignore[index]
+    first = make_speeds(100.0) if record.measurement == "throughput" else make_choices()
+    sides = (make_run(first, environment=GPU), make_run(record, environment=other))
+    return compare_runs(*map(with_cell(device="cuda:0"), sides))
+
+
+@pytest.mark.parametrize(("name", "value"), [("name", "H100"), ("mig", True)])
+def test_speeds_of_other_boards_are_refused(name: str, value: Any) -> None:
+    found = on_other_gpu(make_speeds(100.0), name, value)
     assert [d.field for d in found.refused[0].differences] == [f"gpu.{name}"]
-    quality = with_cell(device="cuda:0")(make_run(make_choices(), environment=GPU))
-    again = compare_runs(quality, quality.model_copy(update={"environment": other}))
-    assert again.verdict == "PASS"
+    assert on_other_gpu(make_choices(), name, value).verdict == "PASS"
 
 
-def test_a_refusal_says_what_both_sides_have() -> None:
-    before = make_run(make_choices())
-    after = with_environment("libraries", "torch", "2.14.0")(before)
-    shown = show_comparison("a", "b", compare_runs(before, after))
-    text = write_terminal(shown)
-    assert "m[nf4] mmlu is incomparable: libraries.torch (2.13.0 → 2.14.0)" in text
-    assert "--allow FIELD" in text
+@pytest.mark.parametrize(("name", "value"), [("power_limit_w", 500.0), ("max_sm_mhz", 1200)])
+def test_speeds_under_other_conditions_are_flagged_and_no_regression(name: str, value: Any) -> None:
+    found = on_other_gpu(make_speeds(80.0), name, value)
+    assert found.compared[0].verdict == "INCONCLUSIVE"
+    assert f"flagged: gpu.{name} (" in found.compared[0].reason
+    assert [flag.partition(" ")[0] for flag in found.flags] == [f"gpu.{name}"]
+    assert on_other_gpu(make_speeds(100.0), name, value).compared[0].verdict == "PASS"
+
+
+def test_another_driver_is_a_suspect() -> None:
+    [one] = on_other_gpu(make_speeds(80.0), "driver", "570").compared
+    assert (one.verdict, one.suspects) == ("FAIL", "; since A: gpu.driver 560 → 570")
+
+
+def test_equal_answers_are_identical_whatever_their_likelihoods() -> None:
+    """Also where too few items could show it by statistics."""
+    scores = [[-1.0, -2.0], [-3.0, -1.0]]
+    items = {"right": "10", "chosen": "AA", "log_likelihoods": scores}
+    near = {**items, "log_likelihoods": [[-1.0001, -2.0], [-3.0, -1.0]]}
+    before, after = (make_choices(n=2, items=one) for one in (items, near))
+    assert verdicts(compare(before, after)) == {"mmlu.acc": "IDENTICAL"}
+    other = make_choices(n=2, items={**items, "chosen": "AB"})
+    assert verdicts(compare(before, other)) == {"mmlu.acc": "INCONCLUSIVE"}
 
 
 # Showing it

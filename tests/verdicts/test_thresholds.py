@@ -134,16 +134,50 @@ def test_a_threshold_without_spread_concludes_nothing_about_one_process() -> Non
     assert "bless from 3 or more" in verdict.text
 
 
-def test_what_a_threshold_depends_on_must_be_the_same() -> None:
+def test_another_question_is_not_judged_and_its_numbers_are_shown() -> None:
     thresholds = blessed(make_run(*EVERYTHING))
-    newer = {**ENVIRONMENT, "libraries": {**ENVIRONMENT["libraries"], "torch": "2.14"}}
-    found = judge(thresholds, *EVERYTHING, environment=newer)
-    assert {(v.metric, v.verdict) for v in found} == {
-        (r.measurement, "INCONCLUSIVE") for r in EVERYTHING
-    }
-    assert "libraries.torch (2.13.0 → 2.14) changed; bless it anew" in found[0].text
-    other = make_choices(protocol={"shots": 0})
-    assert "protocol.shots (5 → 0)" in judge(thresholds, other)[0].text
+    other = make_choices(lost=100, protocol={"shots": 0})
+    [verdict] = judge(thresholds, other)
+    assert (verdict.metric, verdict.verdict) == ("mmlu", "INCONCLUSIVE")
+    assert "protocol.shots (5 → 0); acc was 0.5, is 0.4 (-20.00 %)" in verdict.text
+    assert "--allow protocol.shots compares all the same; bless it anew" in verdict.text
+    for allow in ("protocol.shots", "protocol"):
+        [verdict] = judge_thresholds(thresholds, ENVIRONMENT, other, [allow])
+        assert (verdict.metric, verdict.verdict) == ("mmlu.acc", "FAIL")
+        assert "protocol.shots (5 → 0) was allowed to differ" in verdict.text
+
+
+def test_what_is_under_test_is_judged_and_named_as_the_suspect() -> None:
+    """New weights and another library: what got worse fails, the rest passes."""
+    nf4 = make_choices().cell.model_copy(update={"weights_sha256": "a" * 64})
+    before = [r.model_copy(update={"cell": nf4}) for r in EVERYTHING]
+    thresholds = blessed(make_run(*before))
+    cell = nf4.model_copy(update={"weights_sha256": "b" * 64, "device": "cpu"})
+    now = [make_choices(lost=60), *EVERYTHING[1:]]
+    libraries = {**ENVIRONMENT["libraries"], "bitsandbytes": "0.51"}
+    newer = {**ENVIRONMENT, "libraries": libraries}
+    records = [r.model_copy(update={"cell": cell}) for r in now]
+    found = judge(thresholds, *records, environment=newer)
+    assert {v.metric for v in found} == ALL
+    assert {v.metric for v in found if v.verdict == "FAIL"} == {"mmlu.acc"}
+    suspects = "; since the blessing: weights, bitsandbytes 0.50.2 → 0.51."
+    assert all(v.text.endswith(suspects) for v in found)
+
+
+def test_a_slowdown_under_another_power_limit_is_left_open() -> None:
+    def on_gpu(speed: float, watts: float) -> Run:
+        board = {"name": "H200", "power_limit_w": watts}
+        environment = {**ENVIRONMENT, "gpu": {"driver": "560", "devices": [board]}}
+        record = make_speeds(speed)
+        cell = record.cell.model_copy(update={"device": "cuda:0"})
+        return make_run(record.model_copy(update={"cell": cell}), environment=environment)
+
+    thresholds = blessed(on_gpu(100.0, 700.0))
+    for watts, outcome in ((700.0, "FAIL"), (500.0, "INCONCLUSIVE")):
+        now = on_gpu(80.0, watts)
+        [verdict] = judge(thresholds, now.records[0], environment=now.environment)
+        assert verdict.verdict == outcome
+    assert "gpu.power_limit_w (700.0 → 500.0) differs" in verdict.text
 
 
 def test_a_value_that_is_gone_fails_and_a_record_without_numbers_is_left_to_others() -> None:

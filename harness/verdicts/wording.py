@@ -1,0 +1,78 @@
+"""The words and numbers that verdicts' sentences have in common. Pure."""
+
+from collections.abc import Iterable, Sequence
+
+from harness.records.identity import Difference
+
+_BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
+_FEWEST, _MOST = 4, 17  # digits; 17 tell any two floats apart
+_SHOWN = 3  # values named in one sentence
+
+
+def show_numbers(numbers: Sequence[float], unit: str = "") -> list[str]:
+    """Numbers of one sentence, with the fewest digits that tell unequal ones apart.
+
+    At least four digits, three of bytes, which are shown in the unit of the largest. Whole numbers
+    are written out. Rounding keeps their order: an interval contains its value.
+    """
+    scale, name, fewest = 1.0, unit, _FEWEST
+    if unit == "bytes":
+        largest = max(map(abs, numbers), default=0)
+        scale, name = next((s for s in _BYTES if largest >= s[0]), _BYTES[-1])
+        fewest = _FEWEST - 1
+    scaled = [number if scale == 1 else number / scale for number in numbers]
+    texts: list[str] = []
+    for digits in range(fewest, _MOST + 1):
+        texts = [_show(number, digits) for number in scaled]
+        if len(set(texts)) == len(set(numbers)):
+            break
+    return [f"{text} {name}".rstrip() for text in texts]
+
+
+def show_interval(low: float, high: float, value: float, unit: str = "") -> str:
+    """``(95 % interval 0.91 to 1.02)``, with digits enough to hold ``value`` between its ends."""
+    ends = show_numbers((value, low, high))[1:]
+    return f"(95 % interval {ends[0]} to {ends[1]}{' ' * bool(unit)}{unit})"
+
+
+def describe_refusal(
+    label: str,
+    against: str,
+    differences: Sequence[Difference],
+    values: Iterable[tuple[str, float, float]],
+) -> str:
+    """Why two numbers are not compared, what they are all the same, and how to compare them.
+
+    ``values`` are (name, before, now).
+    """
+    text = f"{label} is incomparable with {against}: {', '.join(map(str, differences))}"
+    shown = [describe_change(*value) for value in values]
+    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+    text += f"; {', '.join(shown[:_SHOWN])}{more}" if shown else ""
+    fields = dict.fromkeys(one.field for one in differences)
+    if "items" in fields:  # there is nothing to compare item by item
+        return text
+    return f"{text}; --allow {','.join(fields)} compares all the same"
+
+
+def describe_change(name: str, before: float, now: float) -> str:
+    """``acc was 0.5, is 0.48 (-4.00 %)``."""
+    was, is_now = show_numbers((before, now))
+    share = f" ({show_change(now / before, is_ratio=True)})" if before else ""
+    return f"{name} was {was}, is {is_now}{share}"
+
+
+def show_change(change: float, is_ratio: bool) -> str:
+    """A ratio as ``+1.23 %``, a difference with four digits."""
+    return f"{100 * (change - 1):+.2f} %" if is_ratio else f"{change:+.4g}"
+
+
+def show_size(size: float, is_ratio: bool) -> str:
+    """A margin or a smallest detectable harm: a share as ``1.23 %``."""
+    return f"{100 * size:.2f} %" if is_ratio else f"{size:.4g}"
+
+
+def _show(number: float, digits: int) -> str:
+    if isinstance(number, int) or abs(number) >= 10**digits:
+        return f"{number:,.0f}"
+    return f"{number:,.{digits}g}"
