@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from harness.descriptions import Margin, ValueSpec
 from harness.metrics.text_windows import TOKEN_COUNTS, Window
 from harness.records.record import Value
-from harness.records.values import make_values, qualify
-from harness.statistics.estimates import clustered_mean
+from harness.records.values import base_name, make_values, qualify, to_value
+from harness.statistics.estimates import clustered_mean, positive_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,14 +69,18 @@ def summarise(
     numbers: dict[str, float | None] = {}
     spread: dict[str, float | None] = {}
     clusters: dict[str, int] = {}
+    intervals: dict[str, Value] = {}
 
     def add_mean(name: str, per_token: npt.NDArray[np.float64], where: Any = ...) -> None:
         counts = np.bincount(window_of[where], minlength=len(windows))
         sums = np.bincount(window_of[where], per_token[where], minlength=len(windows))
         has = counts > 0
         if has.any():
-            mean, stderr = clustered_mean(sums[has].tolist(), counts[has].tolist())
-            numbers[name], spread[name], clusters[name] = mean, stderr, int(has.sum())
+            given = sums[has].tolist(), counts[has].tolist()
+            numbers[name], spread[name] = clustered_mean(*given)
+            clusters[name] = int(has.sum())
+            if base_name(name) == "kl_mean" and (interval := positive_interval(*given)):
+                intervals[name] = to_value(DIVERGENCE_VALUES["kl_mean"], interval)
 
     for name, per_token in (("kl_mean", kl), ("top1_agreement", agrees)):
         add_mean(name, per_token)
@@ -94,7 +98,7 @@ def summarise(
         "chunk_kl": np.bincount(window_of, kl).tolist(),
         "chunk_agrees": np.bincount(window_of, agrees).astype(int).tolist(),
     }
-    return make_values(DIVERGENCE_VALUES, numbers, spread, clusters), items
+    return make_values(DIVERGENCE_VALUES, numbers, spread, clusters) | intervals, items
 
 
 def find_quarters(windows: Sequence[Window], context: int) -> npt.NDArray[np.int64]:

@@ -273,7 +273,7 @@ def compare_chunks(
 ) -> dict[str, Value]:
     """The value ``name``: the ``transform`` of ``row``'s mean paired change per token.
 
-    Clustered by window, without an interval for a single one; {} unless both have the same windows.
+    Clustered by window, without an interval for few of them; {} unless both have the same windows.
     """
     ours, theirs = candidate.items.get(row), reference.items.get(row)
     tokens = candidate.items.get("chunk_tokens")
@@ -284,4 +284,4 @@ def compare_chunks(
     if estimate is not None:
         return {name: to_value(specs[name], estimate)}
     mean = transform(clustered_mean(differences, tokens)[0])
-    return make_values(specs, {name: mean}, n={name: 1})
+    return make_values(specs, {name: mean}, n={name: len(tokens)})

@@ -96,7 +96,7 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 def exp_mean(name: str, nats: list[float]) -> dict[str, Value]:
     """exp of the mean over words, each of which is independent."""
-    estimate = clustered_interval(nats, [1] * len(nats), exp_capped)
+    estimate = clustered_interval(nats, [1] * len(nats), exp_capped, in_order=False)
     if estimate is None:
         return make_values(VALUES, {name: exp_capped(fmean(nats))}, n={name: 1})
     return {name: to_value(VALUES[name], estimate)}

@@ -391,8 +391,8 @@ def test_a_reference_without_finite_states_is_invalid_and_not_kept(
 
 
 def test_every_value_is_declared(model: Engine, other: Engine, folder: Path) -> None:
-    reference = keep(model, folder)
-    measured = run(other, folder, reference)
+    reference = keep(model, folder, context=32)
+    measured = run(other, folder, reference, context=32)
     names = {name.partition("[")[0] for name in (*measured.values, *reference.values)}
     assert names == set(METRIC.values) - {"kl_increase"}  # which is between runs
     ours = make_record("divergence", measured=measured)
@@ -410,7 +410,7 @@ reference: fp32
 models: [{name: m, source: ../model}]
 precisions: [fp32, bf16]
 measure:
-  divergence: {text: ../text.txt, context: 64}
+  divergence: {text: ../text.txt, context: 32}
 limits:
   - {precision: bf16, metric: divergence.kl_mean, max: 0.000001}
   - {precision: bf16, metric: "divergence.top1_agreement[q4]", max: 0.5}
@@ -426,8 +426,9 @@ def test_limits_may_bound_a_mean_or_its_quarter(
     path.parent.mkdir()
     path.write_text(SUITE)
     suite = load_suite(path)
-    reference = keep(model, folder)
-    candidate = make_record("divergence", "bf16", measured=run(other, folder, reference))
+    reference = keep(model, folder, context=32)
+    measured = run(other, folder, reference, context=32)
+    candidate = make_record("divergence", "bf16", measured=measured)
     first, second = complete_record(suite, candidate, reference).verdicts
     assert (first.verdict, second.verdict) == ("FAIL", "PASS"), second.text
     assert "divergence.kl_mean is " in first.text

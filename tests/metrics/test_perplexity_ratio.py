@@ -19,23 +19,34 @@ def chunk_record(nll: list[float], tokens: list[int]) -> Any:
 
 
 def test_the_ratio_is_paired_by_chunk() -> None:
-    """Differences 1, 0, 2 on 1, 2, 3 tokens: mean 0.5; residuals 0.5, -1, 0.5; SE 0.25."""
-    reference = chunk_record([10.0, 1.0, 5.0], [1, 2, 3])
-    candidate = chunk_record([11.0, 1.0, 7.0], [1, 2, 3])
+    """Differences 1, 0, 2 on 1, 2, 3 tokens, four times: mean 0.5; residuals 0.5, -1, 0.5."""
+    reference = chunk_record([10.0, 1.0, 5.0] * 4, [1, 2, 3] * 4)
+    candidate = chunk_record([11.0, 1.0, 7.0] * 4, [1, 2, 3] * 4)
     ratio = compare(candidate, reference)["ratio"]
+    stderr = math.sqrt(4 * 1.5 / (12 * 11)) / 2  # neighbours differ, so none counts as fewer
     assert ratio.value == pytest.approx(math.exp(0.5))
-    assert ratio.stderr == pytest.approx(math.exp(0.5) * 0.25)
-    assert ratio.n == 3
-    # t of 2 degrees of freedom at 0.975, from any table.
-    low, high = (math.exp(0.5 + sign * 4.30265 * 0.25) for sign in (-1, 1))
+    assert ratio.stderr == pytest.approx(math.exp(0.5) * stderr)
+    assert ratio.n == 12
+    # t of 11 degrees of freedom at 0.975, from any table.
+    low, high = (math.exp(0.5 + sign * 2.200985 * stderr) for sign in (-1, 1))
     assert ratio.interval == pytest.approx((low, high), rel=1e-5)
 
 
-@pytest.mark.parametrize("k", [2, 7, 60])
+def test_of_fewer_than_ten_chunks_there_is_a_ratio_and_no_interval() -> None:
+    ours, theirs = chunk_record([2.0, 4.0, 7.0] * 3, [2] * 9), chunk_record([1.0] * 9, [2] * 9)
+    ratio = compare(ours, theirs)["ratio"]
+    assert (ratio.value, ratio.interval, ratio.n) == (pytest.approx(math.exp(5 / 3)), None, 9)
+
+
+@pytest.mark.parametrize("k", [10, 60])
 def test_the_ratio_s_interval_is_student_s(k: int) -> None:
-    """With chunks of one size the mean of k differences, whose interval scipy knows."""
+    """With chunks of one size the mean of k differences, whose interval scipy knows.
+
+    High and low ones take turns: neighbours that are alike would widen it.
+    """
     random = np.random.default_rng(k)
-    reference, difference = random.gamma(9.0, 1.0, k), random.normal(0.2, 0.3, k)
+    reference, difference = random.gamma(9.0, 1.0, k), np.sort(random.normal(0.2, 0.3, k))
+    difference = np.column_stack((difference[: k // 2], difference[k // 2 :])).ravel()
     candidate = chunk_record(list(reference + 5 * difference), [5] * k)
     ratio = compare(candidate, chunk_record(list(reference), [5] * k))["ratio"]
     known = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
@@ -48,7 +59,11 @@ def test_a_single_chunk_s_ratio_has_neither_spread_nor_interval() -> None:
 
 
 def test_an_interval_too_wide_for_a_float_ends_at_the_largest() -> None:
-    ratio = compare(chunk_record([0.0, 900.0], [1, 1]), chunk_record([0.0, 0.0], [1, 1]))["ratio"]
+    ours, theirs = (
+        chunk_record([90_000.0] + [0.0] * 11, [1] * 12),
+        chunk_record([0.0] * 12, [1] * 12),
+    )
+    ratio = compare(ours, theirs)["ratio"]
     assert ratio.interval is not None
     assert ratio.interval[0] == 0.0
     assert ratio.interval[1] == pytest.approx(sys.float_info.max)
