@@ -1,54 +1,81 @@
 """What a number of samples can detect, and how many would be enough. Pure.
 
-scipy is imported where it is used.
+Every figure is solved for `POWER`: what is called detectable is called FAIL in four runs of five,
+and so many samples decide in four of five. scipy and numpy are imported where they are used.
 """
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
-from harness.statistics.estimates import bisect, t_quantile
+from harness.statistics.estimates import NORMAL_95, bisect, t_quantile
 
-# For "detected four times in five"; a little more, as spreads are estimates themselves.
-AIMED_POWER = 0.88
+POWER = 0.8
+_NORMAL_POWER = NormalDist().inv_cdf(POWER)
+_GRID = 64  # quantiles that stand for the distribution of a spread
+_MOST = 1000  # times as many samples as there are: beyond that no number is worth naming
 
 
 def smallest_detectable(
-    stderr: float,
-    margin: float = 0.0,
-    df: float = math.inf,
-    confidence: float = 0.95,
-    power: float = AIMED_POWER,
+    stderr: float, margin: float = 0.0, df: float = math.inf, confidence: float = 0.95
 ) -> float:
-    """The smallest harm that a verdict calls FAIL with this power.
+    """The smallest harm whose estimate is beyond margin and t(confidence)·SE with `POWER`.
 
-    A FAIL needs an estimate beyond max(margin, t(confidence)·SE); the estimate of a harm h is with
-    this power, where h = max(margin, t(confidence)·SE) + t(power)·SE. A spread estimated from few
-    samples is more often too small than too large, so its median is used: s·√(df/χ²(0.5, df)).
+    That is what a change must be to be called FAIL. The standard error in the test is estimated
+    with ``df`` degrees of freedom; the true one is taken to be the median of what may have led to
+    this one. 0 for no spread and no margin.
     """
-    if math.isfinite(df):
-        from scipy.special import chdtri
+    if not stderr:
+        return margin
+    ratios = _spreads(df)
+    true = stderr / ratios[len(ratios) // 2]
+    bars = (t_quantile(confidence, df) * ratios).clip(margin / true)
 
-        stderr *= math.sqrt(df / float(chdtri(df, 0.5)))
-    return max(margin, t_quantile(confidence, df) * stderr) + t_quantile(power, df) * stderr
+    def power(harm: float) -> float:
+        from scipy.special import ndtr
+
+        return float(ndtr(harm - bars).mean())
+
+    highest = float(bars[-1]) + 5
+    low, high = 0.0, highest
+    while high - low > 1e-4 * highest:
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    return float(true * high)
+
+
+@lru_cache(maxsize=256)
+def _spreads(df: float) -> Any:
+    """Estimated over true standard error, at the middle of each of `_GRID` equal shares."""
+    import numpy as np
+
+    if math.isinf(df):
+        return np.ones(_GRID)
+    from scipy.special import chdtri
+
+    return np.sqrt(chdtri(df, 1 - (np.arange(_GRID) + 0.5) / _GRID) / df)
 
 
 def smallest_detectable_share(
-    n: int, flip_rate: float, margin: float, confidence: float = 0.95
+    n: int, flip_rate: float, margin: float = 0.0, confidence: float = 0.95, null: float = 0.0
 ) -> float:
-    """`smallest_detectable` of a paired difference of right items.
+    """`smallest_detectable` of a paired difference d of right items.
 
-    SE = sqrt((f - d²)/n) grows with the drop d: items lost add to those that flip anyway.
+    Beyond ``margin`` and z(confidence)·sqrt((f - null²)/n) from ``null``, with a standard error of
+    sqrt((f - d²)/n). As many items flip as did, or only those that are lost where that is more.
     """
+    z = NormalDist().inv_cdf(confidence)
 
-    def seen_at(drop: float) -> float:
-        rate = min(1.0, flip_rate + drop)
-        stderr = math.sqrt(max(rate - drop**2, 0.0) / n)
-        return smallest_detectable(stderr, margin, confidence=confidence)
+    def seen(drop: float) -> bool:
+        rate = max(flip_rate, drop)
+        bar = max(margin, null + z * math.sqrt(max(rate - null**2, 0.0) / n))
+        return drop >= bar + _NORMAL_POWER * math.sqrt(max(rate - drop**2, 0.0) / n)
 
-    return bisect(lambda drop: seen_at(drop) <= drop, 0.0, 1.0)
+    return bisect(seen, 0.0, 1.0)
 
 
-def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> float:
+def smallest_detectable_drop(n: int, flip_rate: float, power: float = POWER) -> float:
     """The smallest paired accuracy drop that n items detect, two-sided 95 %, at this flip rate.
 
     Solves n = (z(0.975)·sqrt(f) + z(power)·sqrt(f - d²))²/d² (Connor 1987, Biometrics 43). A
@@ -57,24 +84,38 @@ def smallest_detectable_drop(n: int, flip_rate: float, power: float = 0.8) -> fl
     return bisect(lambda drop: items_needed(drop, flip_rate, power) <= n, 0.0, flip_rate)
 
 
-def items_needed(drop: float, flip_rate: float, power: float = 0.8) -> float:
+def items_needed(drop: float, flip_rate: float, power: float = POWER) -> float:
     """Items that detect a paired accuracy ``drop``; see `smallest_detectable_drop`."""
     z, z_power = (NormalDist().inv_cdf(q) for q in (0.975, power))
     rest = max(0.0, flip_rate - drop**2)
     return (z * math.sqrt(flip_rate) + z_power * math.sqrt(rest)) ** 2 / drop**2
 
 
-def samples_to_decide(harm: float, reach: float, n: int, margin: float) -> int | None:
-    """How many samples instead of ``n`` would decide, if the harm stays what it is.
+def items_to_pass(margin: float, flip_rate: float) -> int:
+    """Items of which unchanged answers pass ``margin`` with `POWER`, as many lost as won."""
+    return math.ceil(((NORMAL_95 + _NORMAL_POWER) / margin) ** 2 * flip_rate)
 
-    ``reach`` is the distance of the one-sided bound that must move, and shrinks with the square
-    root of the samples. None where no number would: the harm is exactly the margin, or there is
-    none to be shown.
+
+def samples_to_decide(
+    stderr: float, n: int, gap: float, df: float = math.inf, confidence: float = 0.95
+) -> int | None:
+    """How many samples instead of ``n`` put a bound ``gap`` from the truth with `POWER`.
+
+    (t(confidence) + t(0.8))·SE must be ``gap``; the standard error shrinks with the root of the
+    samples, and the degrees of freedom grow with them. None beyond a thousand times ``n``, and
+    where there is no gap.
     """
-    gap = margin - harm if harm <= margin else harm - min(0.0, margin)
-    if gap <= 0 or not math.isfinite(reach):
+    if gap <= 0 or not n:
         return None
-    return max(n + 1, math.ceil(n * (reach / gap) ** 2))
+    enough = n
+    for _ in range(20):  # more samples have more degrees of freedom, so fewer are needed
+        freedom = df * enough / n
+        reach = t_quantile(confidence, freedom) + t_quantile(POWER, freedom)
+        found = math.ceil(n * min((reach * stderr / gap) ** 2, 2.0 * _MOST))
+        if found == enough:
+            break
+        enough = max(2, found)
+    return None if enough > _MOST * n else max(n + 1, enough)
 
 
 def degrees_of_freedom(reach: float, stderr: float) -> float:

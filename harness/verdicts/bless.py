@@ -17,8 +17,10 @@ from harness.records.find_runs import name_device
 from harness.records.identity import list_differing
 from harness.records.record import Record, Value
 from harness.records.run_file import Run
-from harness.records.values import base_name, is_part, processes_of
+from harness.records.values import base_name, find_spec, is_part, processes_of
 from harness.statistics.estimates import Processes
+from harness.statistics.nights import ENOUGH_NIGHTS
+from harness.verdicts.threshold_verdicts import measure_harm
 from harness.verdicts.thresholds import (
     SCHEMA,
     Blessed,
@@ -36,23 +38,23 @@ from harness.verdicts.thresholds import (
 _ENOUGH_PROCESSES = 3
 # Processes farther apart than this do not agree: something disturbed some of them.
 _LARGEST_SPREAD = 0.10
-# A margin that must grow to more than this many times the declared one says nothing any more.
-_USELESS = 5.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """The new thresholds, what changed in them, and what was left out and why."""
+    """The new thresholds, what changed in them, what was left out, what they cannot show."""
 
     thresholds: Thresholds
     changes: tuple[str, ...]
     left_out: tuple[str, ...]
+    cautions: tuple[str, ...] = ()
 
     def list_lines(self, path: str) -> list[str]:
         """What a person reads after a bless; ``path`` is where the thresholds were written."""
         return [
             *(self.changes or ("no value changed",)),
             *(f"not blessed: {line}" for line in self.left_out),
+            *self.cautions,
             f"thresholds: {path}: review and commit it",
         ]
 
@@ -118,6 +120,7 @@ def bless(
             now = Blessed(
                 commit=run.run.git_sha or "",
                 run=run.run.id,
+                runs=[one.run.id for one, _ in measured],
                 when=when,
                 reason=reason.strip(),
                 items=hash_items(record),
@@ -130,7 +133,41 @@ def bless(
         why = "; ".join(left_out) or "no record with a value that thresholds are kept of"
         raise InputError(f"nothing to bless: {why}")
     after = Thresholds(schema=SCHEMA, suite=suite, device=device, cells=cells)
-    return Result(after, tuple(_list_changes(previous, after)), tuple(left_out))
+    cautions = _list_cautions(after, found)
+    return Result(after, tuple(_list_changes(previous, after)), tuple(left_out), tuple(cautions))
+
+
+def _list_cautions(
+    thresholds: Thresholds, found: Mapping[tuple[str, str], Sequence[tuple[Run, Record]]]
+) -> list[str]:
+    """Margins that this machine cannot hold, and speeds whose nights are unknown."""
+    cautions, unknown = [], 0
+    for (cell, measurement), measured in found.items():
+        record = measured[-1][1]
+        blessed = thresholds.find(record)
+        for name, one in (blessed.values if blessed else {}).items():
+            spec = find_spec(measurement, name)
+            same = record.values[name].model_copy(update={"value": one.value})
+            record = record.model_copy(update={"values": {**record.values, name: same}})
+            assert blessed is not None
+            assert spec is not None
+            if one.row is not None:
+                continue
+            harm = measure_harm(thresholds, blessed, record, name, spec)
+            if harm is None or harm.bounds is None:
+                continue
+            unknown += bool(harm.night)
+            if harm.bounds[1] > one.margin:
+                cautions.append(
+                    f"{cell} {measurement}.{name}: this machine cannot hold its margin of "
+                    f"{one.margin:.3g}: equal runs differ by up to {harm.bounds[1]:.3g}"
+                )
+    if unknown:
+        cautions.append(
+            f"{unknown} speeds are from fewer than {ENOUGH_NIGHTS} runs, which do not show how "
+            "nights differ: bless runs of three nights"
+        )
+    return cautions
 
 
 def _bless_records(
@@ -209,44 +246,45 @@ def _make_threshold(
     known = [one for one in samples if one is not None and one.value is not None]
     if len(known) < len(samples) or latest.value is None:
         return "unavailable"
-    if spec.sampled == "processes":
-        processes = _pool([made for one in known if (made := processes_of(one)) is not None])
-        if processes is None or processes.n < _ENOUGH_PROCESSES:
-            found = 0 if processes is None else processes.n
-            return f"{found} processes, {_ENOUGH_PROCESSES} are needed, of one run or of several"
-        spread, n, value = processes.spread or 0.0, processes.n, processes.mean
-        if spread > _LARGEST_SPREAD:
-            return f"its processes differ by {spread:.0%}, which is no agreement"
-        sigma = spread / math.sqrt(n / len(samples)) * value  # of a whole run
-        kept: float | None = spread
-    else:
+    margin = spec.margin.of
+    if spec.sampled != "processes":
         numbers = [one.value for one in known if one.value is not None]
-        n, kept = len(numbers), stdev(numbers) if len(numbers) > 1 else None
+        spread = stdev(numbers) if len(numbers) > 1 else None
         value = latest.value if len(set(numbers)) == 1 else fmean(numbers)
-        sigma = kept or 0.0
-    declared = spec.margin.of(value)
-    # The larger of what is declared and 3 σ of A/A runs; none where that would say nothing.
-    margin = None if 3 * sigma > _USELESS * declared else max(declared, 3 * sigma)
+        return Threshold(
+            value=value,
+            unit=latest.unit,
+            better=spec.better,
+            margin=margin(value),
+            spread=spread,
+            n=len(numbers),
+        )
+    runs = [made for one in known if (made := processes_of(one)) is not None]
+    n = sum(run.n for run in runs)
+    if n < _ENOUGH_PROCESSES:
+        return f"{n} processes, {_ENOUGH_PROCESSES} are needed, of one run or of several"
+    widest = max(_list_spreads(runs))
+    if widest > _LARGEST_SPREAD:
+        return f"its processes differ by {widest:.0%}, which is no agreement"
+    speed = math.exp(fmean(math.log(run.mean) for run in runs))
+    within = [(run.spread**2, run.n - 1) for run in runs if run.spread is not None]
+    df = sum(own for _, own in within)
     return Threshold(
-        value=value, unit=latest.unit, better=spec.better, margin=margin, spread=kept, n=n
+        value=speed,
+        unit=latest.unit,
+        better=spec.better,
+        margin=margin(speed),
+        spread=math.sqrt(sum(s * own for s, own in within) / df) if df else None,
+        n=n,
+        runs=[run.mean for run in runs],
     )
 
 
-def _pool(runs: Sequence[Processes]) -> Processes | None:
-    """All runs' processes as one group: their mean, the larger of the spreads within and between.
-
-    Runs of one process each are themselves the processes.
-    """
-    if not runs:
-        return None
-    n = sum(run.n for run in runs)
+def _list_spreads(runs: Sequence[Processes]) -> list[float]:
+    """Those within the runs and, of several, the one between them."""
     logs = [math.log(run.mean) for run in runs]
-    mean = math.fsum(run.n * log for run, log in zip(runs, logs)) / n
-    within = [run.spread**2 for run in runs if run.spread is not None]
-    variances = [fmean(within)] if within else []
-    if len(runs) > 1:
-        variances.append(stdev(logs) ** 2 * n / len(runs))
-    return Processes(math.exp(mean), math.sqrt(max(variances)) if variances else None, n)
+    between = [stdev(logs)] if len(logs) > 1 else []
+    return [run.spread for run in runs if run.spread is not None] + between
 
 
 def _list_changes(before: Thresholds | None, after: Thresholds) -> list[str]:
@@ -277,5 +315,5 @@ def _describe_change(was: Threshold | None, now: Threshold | None) -> str:
     unit = f" {now.unit}" if now.unit else ""
     worse = (now.value > was.value) == (now.better == "lower")
     side = "the same" if now.value == was.value else "looser" if worse else "tighter"
-    margins = [f"{m:.3g}" if m is not None else "none" for m in (was.margin, now.margin)]
+    margins = [f"{one.margin:.3g}" for one in (was, now)]
     return f"{was.value:.6g} → {now.value:.6g}{unit}{share}, {side}; margin {' → '.join(margins)}"

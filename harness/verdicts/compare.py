@@ -20,7 +20,7 @@ from harness.records.identity import (
 from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
 from harness.records.values import base_name, compared_name, is_part
-from harness.verdicts.decide import FALSE_DISCOVERY_RATE, Decision, adjust_for_many, decide, harm_of
+from harness.verdicts.decide import Decision, adjust_for_many, decide, harm_of
 from harness.verdicts.doubts import find_doubts
 
 Key = tuple[str, str]  # cell, measurement
@@ -194,8 +194,7 @@ def _compare_value(
     doubts = [*find_doubts(before, after), *find_doubts(after, before)]
     doubts += [f"{one} differs" for one in changes.conditions]
     doubt = "; ".join(dict.fromkeys(doubts)) if spec.sampled == "processes" else ""
-    confidence = 1 - FALSE_DISCOVERY_RATE / 2
-    decision = Decision("PASS") if same else decide(harm, margin, confidence, doubt=doubt)
+    decision = Decision("PASS") if same else decide(harm, margin, doubt=doubt)
     return Compared(
         cell=after.cell.id,
         measurement=after.measurement,
@@ -209,7 +208,7 @@ def _compare_value(
         interval=value.interval,
         harm=harm.estimate,
         margin=margin,
-        p=value.p,
+        p=decision.p,
         n=value.n,
         suspects=changes.name_suspects("A"),
         smallest_detectable=decision.smallest_detectable,

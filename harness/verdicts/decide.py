@@ -1,7 +1,9 @@
-"""Where a harm becomes a verdict: one rule for limits, thresholds and comparisons. Pure.
+"""Where a harm becomes a verdict: two rules, for limits and for changes. Pure.
 
-A harm says how much worse a value is, positive for worse, in the unit of its margin. `judge_harm`
-is the rule, which docs/verdicts.md describes. Quantities without a spread are judged plainly.
+A harm says how much worse a value is, positive for worse, in the unit of its margin. A *limit* is a
+promise: FAIL where the truth is surely beyond it. A *change*, from what was blessed or another run,
+is FAIL where something surely got worse, by more than the margin. docs/verdicts.md describes both.
+Quantities without a spread are judged plainly.
 """
 
 import math
@@ -11,7 +13,7 @@ from typing import Literal
 
 from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Value
-from harness.statistics.estimates import NORMAL_95, t_quantile
+from harness.statistics.estimates import FEWEST_CLUSTERS, NORMAL_95, t_quantile
 from harness.statistics.power import (
     degrees_of_freedom,
     samples_to_decide,
@@ -19,17 +21,28 @@ from harness.statistics.power import (
     smallest_detectable_share,
 )
 
-# 3 % of two sides, so that equal speeds fail in less than 2 of 100 comparisons: at the usual 5 % it
-# was 2.6 (benchmarks/calibration.py).
-FALSE_DISCOVERY_RATE = 0.03
+# How often any of the values that are compared at once may FAIL though none got worse.
+FALSE_ALARMS = 0.02
+# How often any limit may FAIL though every truth is just within its own.
+FALSE_LIMITS = 0.05
+# The standard deviation that nights of one machine are taken to have where fewer than three show
+# it. Seen: 2 % between nights where processes of one night differed by 0.5 %.
+NIGHT_SPREAD = 0.02
 # Fewer chunks than this do not show what they could detect: their own spread is too uncertain
 # (benchmarks/calibration.py: with 10 windows 65 % was detected of what should have been 80).
 _FEWEST_CHUNKS = 20
 _SAMPLES = {"items": "chunks or items", "processes": "processes"}
 _BY_CHANCE = "equal runs differ this much by chance (p = {:.2g})"
 _AMONG_MANY = "among this many comparisons one differs this much by chance (q = {:.2g})"
+_AMONG_LIMITS = "among this many limits one seems broken this clearly by chance (p = {:.2g})"
+_NIGHTS = (
+    f"nights of one machine may differ by {NIGHT_SPREAD:.0%} and more: measure both in one night, "
+    "in turn (harness ab)"
+)
 _ONE_PROCESS = "one process does not show how much the next would differ: measure in 3 or more"
-_ONE_CHUNK = "a single chunk has no spread: take a longer text"
+_FEW_CHUNKS = f"its spread needs {FEWEST_CLUSTERS} chunks or more: take a longer text"
+
+Question = Literal["limit", "change"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,11 @@ class Harm:
     - ``sampled``: what it is a sample of, and ``n`` of how many: items (or chunks of a text),
       processes (on each side, were they equally many), or blessed runs.
     - ``flips``: share of items right on one side only, where the harm is a difference of shares.
-    - ``p``: two-sided p-value of no difference, unadjusted.
+    - ``p``: one-sided p-value of no harm, unadjusted; None where the bounds tell it.
+    - ``allowance``: what a night may add to every value of a machine; a FAIL has to be clear of it,
+      and ``stderr`` is that of the rest.
+    - ``night``: the standard deviation that two nights may add to the difference, unseen by
+      ``stderr``; a FAIL has to be clear of it.
     """
 
     estimate: float
@@ -53,11 +70,33 @@ class Harm:
     n: int = 0
     flips: float | None = None
     p: float | None = None
+    night: float = 0.0
+    allowance: float = 0.0
 
     @property
     def is_exact(self) -> bool:
         """Whether the estimate has no spread at all."""
         return self.bounds is not None and self.bounds[0] == self.bounds[1]
+
+    def p_beyond(self, margin: float) -> float:
+        """One-sided p-value of a harm of at most ``margin``: 5 % where the lower bound is at it."""
+        from scipy.special import stdtr
+
+        assert self.bounds is not None
+        if self.night:
+            square = self.stderr**2 + self.night**2
+            df = self.df * (square / self.stderr**2) ** 2 if self.stderr else math.inf
+            return float(stdtr(min(df, 1e9), (margin - self.estimate) / math.sqrt(square)))
+        if self.p is not None and not margin:
+            return self.p
+        if self.sampled in ("processes", "runs") and self.stderr:
+            beyond = self.estimate - margin - self.allowance
+            return float(stdtr(min(self.df, 1e9), -beyond / self.stderr))
+        reach = self.estimate - self.bounds[0]
+        if reach <= 0:
+            return float(self.bounds[0] <= margin)
+        distance = (self.estimate - margin) / reach * t_quantile(0.95, self.df)
+        return float(stdtr(min(self.df, 1e9), -distance))
 
 
 @dataclass(frozen=True)
@@ -65,54 +104,61 @@ class Decision:
     """A verdict, why it is INCONCLUSIVE, and what could have been seen.
 
     ``smallest_detectable`` is the smallest harm that would have been called FAIL in four of five
-    runs, None for exact quantities and unknown spreads.
+    runs, None for exact quantities and unknown spreads. ``p`` is the one-sided p-value of a FAIL.
     """
 
     outcome: Outcome
     why: str = ""
     smallest_detectable: float | None = None
+    p: float | None = None
 
 
 def decide(
     harm: Harm,
     margin: float,
-    confidence: float = 0.95,
-    largest_p: float | None = None,
+    question: Question = "change",
+    largest_p: float = FALSE_ALARMS,
     doubt: str = "",
 ) -> Decision:
     """The verdict on ``harm``, of which ``margin`` is allowed.
 
-    ``largest_p`` is the largest p-value of a FAIL (None: any), ``doubt`` what speaks against a
-    FAIL, such as a busy machine. ``confidence`` is the one-sided confidence that a FAIL takes in
-    all, for the smallest detectable harm.
+    ``largest_p`` is the largest one-sided p-value of a FAIL: that of a harm beyond ``margin`` for a
+    limit, of any harm at all for a change. ``doubt`` is what speaks against a FAIL, such as a busy
+    machine.
     """
     if harm.bounds is None:
-        why = _ONE_PROCESS if harm.sampled == "processes" else _ONE_CHUNK
-        return Decision("INCONCLUSIVE", why)
+        return Decision(
+            "INCONCLUSIVE", _ONE_PROCESS if harm.sampled == "processes" else _FEW_CHUNKS
+        )
     if harm.is_exact:
         return Decision("FAIL" if harm.estimate > margin else "PASS")
-    smallest = _find_smallest(harm, margin, confidence)
-    outcome = judge_harm(harm.estimate, *harm.bounds, margin)
+    p = harm.p_beyond(margin if question == "limit" else 0.0)
+    smallest = _find_smallest(harm, margin, question, 1 - largest_p)
+    outcome = judge_harm(harm.estimate, *harm.bounds, margin, question)
     why = ""
     if outcome == "INCONCLUSIVE":
-        why = _explain_few(harm, harm.bounds, margin)
+        why = _explain_few(harm, margin, question, 1 - largest_p)
     elif outcome == "FAIL" and doubt:
         why = f"flagged: {doubt}"
-    elif outcome == "FAIL" and largest_p is not None and (harm.p or 0.0) > largest_p:
-        why = _BY_CHANCE.format(harm.p)
-    return Decision("INCONCLUSIVE" if why else outcome, why, smallest)
+    elif outcome == "FAIL" and p > largest_p:
+        chance = _AMONG_LIMITS if question == "limit" else _BY_CHANCE
+        why = _NIGHTS if harm.night else chance.format(p)
+    return Decision("INCONCLUSIVE" if why else outcome, why, smallest, p)
 
 
-def judge_harm(harm: float, lower: float, upper: float, margin: float) -> Outcome:
-    """The non-inferiority verdict on a harm (positive is worse) with one-sided 95 % bounds.
+def judge_harm(
+    harm: float, lower: float, upper: float, margin: float, question: Question = "change"
+) -> Outcome:
+    """The verdict on a harm (positive is worse) with one-sided 95 % bounds.
 
-    PASS where the harm is surely within the margin: upper <= margin. FAIL where there surely is
-    one and the estimate is beyond the margin: lower > 0 and harm > margin; for a negative margin,
-    which demands a gain, lower > margin. INCONCLUSIVE otherwise.
+    PASS where the harm is surely within the margin: upper <= margin. FAIL for a limit where it is
+    surely beyond: lower > margin; for a change where there surely is one and the estimate is beyond
+    the margin: lower > 0 and harm > margin. INCONCLUSIVE otherwise.
     """
     if upper <= margin:
         return "PASS"
-    return "FAIL" if harm > margin and lower > min(0.0, margin) else "INCONCLUSIVE"
+    is_worse = lower > margin if question == "limit" else harm > margin and lower > 0
+    return "FAIL" if is_worse else "INCONCLUSIVE"
 
 
 def harm_of(value: Value, spec: ValueSpec, sign: int, zero: float) -> Harm:
@@ -138,32 +184,38 @@ def harm_of(value: Value, spec: ValueSpec, sign: int, zero: float) -> Harm:
         sampled=spec.sampled,
         n=n,
         flips=flips,
-        p=value.p,
+        p=one_sided(value.p, estimate),
     )
+
+
+def one_sided(p: float | None, estimate: float) -> float | None:
+    """The p-value of no harm from the two-sided one of no difference."""
+    return None if p is None else p / 2 if estimate > 0 else 1 - p / 2
 
 
 def bounds_of(value: Value, spec: ValueSpec) -> tuple[float, float] | None:
     """One-sided 95 % bounds: the number itself where it is exact, None where nothing is known.
 
-    Those stored with the value; else ± t(0.95)·SE with one degree of freedom less than samples.
+    Those stored with the value; else ± t(0.95)·SE with one degree of freedom less than samples, for
+    `FEWEST_CLUSTERS` of them or more.
     """
     if value.value is None or value.bounds is not None:
         return value.bounds
     if spec.sampled is None:
         return (value.value, value.value)
-    if spec.sampled == "processes" or value.stderr is None or value.n is None or value.n < 2:
+    if spec.sampled == "processes" or value.stderr is None or (value.n or 0) < FEWEST_CLUSTERS:
         return None
+    assert value.n is not None
     reach = t_quantile(0.95, value.n - 1) * value.stderr
     return (value.value - reach, value.value + reach)
 
 
 def adjust_for_many(ps: Sequence[float]) -> list[tuple[float, str]]:
-    """Each comparison's q-value, and why a FAIL with it is left open ("" where it is kept)."""
-    largest = FALSE_DISCOVERY_RATE
-    return [
-        (q, _BY_CHANCE.format(p) if p > largest else _AMONG_MANY.format(q) if q > largest else "")
-        for p, q in zip(ps, benjamini_hochberg(ps), strict=True)
-    ]
+    """Each comparison's q-value, and why a FAIL with it is left open ("" where it is kept).
+
+    ``ps`` are one-sided: what got better does not make harm look surer.
+    """
+    return [(q, _AMONG_MANY.format(q) if q > FALSE_ALARMS else "") for q in benjamini_hochberg(ps)]
 
 
 def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
@@ -176,27 +228,42 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _explain_few(harm: Harm, bounds: tuple[float, float], margin: float) -> str:
-    """Why nothing is decided, and how many samples would, by the bound that must move."""
+def _explain_few(harm: Harm, margin: float, question: Question, confidence: float) -> str:
+    """Why nothing is decided, and how many samples would in four of five runs, if what is true?
+
+    A change within its margin is taken to be none, any other harm to be what it seems.
+    """
     if harm.sampled == "runs":
+        assert harm.bounds is not None
+        if harm.bounds[1] - harm.estimate > margin:
+            return f"this machine cannot hold this margin: {harm.n} blessed runs differ by more"
         return f"the spread is that of {harm.n} blessed runs: more of them would narrow it"
-    if harm.sampled == "items":  # their bounds may be held at 0 by the test, and would stay there
-        reach = NORMAL_95 * harm.stderr
-    else:
-        reach = abs(bounds[harm.estimate <= margin] - harm.estimate)
-    enough = samples_to_decide(harm.estimate, reach, harm.n, margin)
     few = f"{harm.n:,} {_SAMPLES.get(harm.sampled or '', 'samples')} do not decide it"
-    return few if enough is None else f"{few}: about {enough:,} would"
+    if harm.estimate <= margin:
+        assumed = harm.estimate if question == "limit" else min(0.0, harm.estimate)
+        truth = "it is as it seems" if assumed else "nothing changed"
+        enough = samples_to_decide(harm.stderr, harm.n, margin - assumed, harm.df)
+    else:
+        beyond = harm.estimate - (margin if question == "limit" else 0.0)
+        truth = "it is as it seems"
+        enough = samples_to_decide(harm.stderr, harm.n, beyond, harm.df, confidence)
+    return few if enough is None else f"{few}; about {enough:,} would, in 4 of 5 runs, if {truth}"
 
 
-def _find_smallest(harm: Harm, margin: float, confidence: float) -> float | None:
-    """Where a gain is demanded, the distance from that counts."""
-    gain, allowed = min(0.0, margin), max(0.0, margin)
+def _find_smallest(
+    harm: Harm, margin: float, question: Question, confidence: float
+) -> float | None:
+    """Beyond the limit itself, or beyond the margin of a change."""
+    beyond, allowed = (margin, 0.0) if question == "limit" else (0.0, margin)
     if harm.flips is not None:
-        return gain + smallest_detectable_share(harm.n, harm.flips, allowed, confidence)
+        if question == "limit":
+            return smallest_detectable_share(harm.n, harm.flips, 0.0, confidence, null=margin)
+        return smallest_detectable_share(harm.n, harm.flips, margin, confidence)
     if harm.sampled == "items" and harm.n < _FEWEST_CHUNKS:
         return None
-    return gain + smallest_detectable(harm.stderr, allowed, harm.df, confidence)
+    stderr, df = math.hypot(harm.stderr, harm.night), math.inf if harm.night else harm.df
+    rest = max(0.0, allowed - harm.allowance)
+    return beyond + harm.allowance + smallest_detectable(stderr, rest, df, confidence)
 
 
 def _find_df(value: Value, is_ratio: bool) -> float:

@@ -10,7 +10,7 @@ from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Record, Value, Verdict
 from harness.records.values import base_name, compared_name, find_spec, qualify
 from harness.suite.models import Limit
-from harness.verdicts.decide import Decision, bounds_of, decide, harm_of
+from harness.verdicts.decide import FALSE_LIMITS, Decision, bounds_of, decide, harm_of
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
 
@@ -25,13 +25,24 @@ def judge_limits(
     """
     if record.validity.status in ("failed", "skipped"):
         return ()
+    limits = tuple(limits)
+    # Bonferroni: a record is judged before the others are measured.
+    largest_p = FALSE_LIMITS / max(1, count_sampled(limits))
     return tuple(
-        _judge(limit, name, record, reference, why_not)
+        _judge(limit, name, record, reference, why_not, largest_p)
         for limit in limits
         if limit.family == record.measurement
         and record.cell.precision in limit.precision
         and record.cell.model in limit.model
         for name in _bounded_values(limit, record)
+    )
+
+
+def count_sampled(limits: Iterable[Limit]) -> int:
+    """How many cells' values with a spread these limits bound: each could fail by chance."""
+    specs = ((limit, find_spec(limit.family, limit.value)) for limit in limits)
+    return sum(
+        len(limit.precision) * len(limit.model) for limit, spec in specs if spec and spec.sampled
     )
 
 
@@ -52,7 +63,12 @@ def _bounded_values(limit: Limit, record: Record) -> list[str]:
 
 
 def _judge(
-    limit: Limit, name: str, record: Record, reference: Record | None, why_not: str
+    limit: Limit,
+    name: str,
+    record: Record,
+    reference: Record | None,
+    why_not: str,
+    largest_p: float,
 ) -> Verdict:
     metric, bound = f"{limit.family}.{name}", show_bound(limit)
     verdict = partial(Verdict, metric=metric, bound=bound, position=limit.position)
@@ -63,7 +79,9 @@ def _judge(
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
         return verdict(verdict="INCONCLUSIVE", value=None, text=text)
     sides = ((1, limit.max), (-1, limit.min))
-    judged = [_judge_side(sign, edge, found, spec) for sign, edge in sides if edge is not None]
+    judged = [
+        _judge_side(sign, edge, found, spec, largest_p) for sign, edge in sides if edge is not None
+    ]
     decision, smallest, broken = min(judged, key=lambda one: _WORST.index(one[0].outcome))
     bounds = bounds_of(found, spec)
     unit = f" {found.unit}" if found.unit else ""
@@ -86,7 +104,7 @@ def _judge(
 
 
 def _judge_side(
-    sign: int, edge: float, found: Value, spec: ValueSpec
+    sign: int, edge: float, found: Value, spec: ValueSpec, largest_p: float
 ) -> tuple[Decision, float | None, float | None]:
     """The decision on one side, the smallest detectable harm as a value, the edge if broken.
 
@@ -96,7 +114,8 @@ def _judge_side(
     assert found.value is not None
     neutral = spec.neutral if spec.paired and spec.sampled is not None else None
     zero = edge if neutral is None else neutral
-    decision = decide(harm_of(found, spec, sign, zero), margin=sign * (edge - zero))
+    harmful = harm_of(found, spec, sign, zero)
+    decision = decide(harmful, sign * (edge - zero), "limit", largest_p)
     harm = decision.smallest_detectable
     broken = edge if sign * found.value > sign * edge else None
     return decision, None if harm is None else zero + sign * harm, broken

@@ -13,18 +13,23 @@ from typing import Any
 from harness.descriptions import ValueSpec
 from harness.records.record import Record, Value, Verdict
 from harness.records.values import find_spec, processes_of
-from harness.statistics.estimates import (
-    NORMAL_95,
-    Processes,
-    pooled_ratio_interval,
-    t_quantile,
-)
+from harness.statistics.estimates import NORMAL_95, Processes, t_quantile
+from harness.statistics.nights import ENOUGH_NIGHTS, compare_with_blessed
 from harness.statistics.shares import paired_difference
-from harness.verdicts.decide import FALSE_DISCOVERY_RATE, Decision, Harm, decide
+from harness.verdicts.decide import (
+    FALSE_ALARMS,
+    NIGHT_SPREAD,
+    Decision,
+    Harm,
+    decide,
+    one_sided,
+)
 from harness.verdicts.doubts import name_changes
 from harness.verdicts.thresholds import (
+    Blessed,
     Threshold,
     Thresholds,
+    as_speed,
     find_changes,
     find_row,
     hash_items,
@@ -61,12 +66,7 @@ def judge_thresholds(
         bound, metric = f"threshold of {commit}", record.measurement
         return (_OPEN(metric=metric, bound=bound, text=text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
-    # Bonferroni: an item is judged before the others are measured.
-    largest_p = FALSE_DISCOVERY_RATE / max(1, _count_speeds(thresholds))
-    verdicts = (
-        _judge(record, name, threshold, commit, same_items, largest_p)
-        for name, threshold in blessed.values.items()
-    )
+    verdicts = (_judge(thresholds, blessed, record, name, same_items) for name in blessed.values)
     return tuple(name_changes(verdict, changes, "the blessing") for verdict in verdicts)
 
 
@@ -82,11 +82,11 @@ def propose_tighter(
         if find_changes(blessed, environment, record).refused:
             continue
         for name, threshold in blessed.values.items():
-            spec, margin = find_spec(record.measurement, name), threshold.margin
-            if spec is None or margin is None or _find_flaw(threshold, spec) is not None:
+            spec = find_spec(record.measurement, name)
+            if spec is None or _find_flaw(threshold, spec) is not None:
                 continue
-            harm = _measure_harm(record, name, threshold, spec)
-            if harm and harm.bounds and threshold.value and harm.bounds[1] < -margin:
+            harm = measure_harm(thresholds, blessed, record, name, spec)
+            if harm and harm.bounds and threshold.value and harm.bounds[1] < -threshold.margin:
                 gain = -harm.estimate / abs(threshold.value)
                 proposals.append(
                     f"{record.cell.id} {record.measurement}.{name} is {gain:.1%} better than its "
@@ -95,32 +95,23 @@ def propose_tighter(
     return proposals
 
 
-def _count_speeds(thresholds: Thresholds) -> int:
-    """How many blessed values vary from process to process: each could fail by chance."""
-    return sum(
-        spec is not None and spec.sampled == "processes"
-        for measurements in thresholds.cells.values()
-        for measurement, one in measurements.items()
-        for spec in (find_spec(measurement, name) for name in one.values)
-    )
-
-
-def _measure_harm(record: Record, name: str, threshold: Threshold, spec: ValueSpec) -> Harm | None:
+def measure_harm(
+    thresholds: Thresholds, blessed: Blessed, record: Record, name: str, spec: ValueSpec
+) -> Harm | None:
     """How much worse than blessed, in the value's unit; None where the value is unavailable.
 
-    - Speeds: Student's interval of the ratio, blessed and present processes taken to scatter
-      alike; a single present one is given the blessed spread.
+    - Speeds: by nights, see `harness.statistics.nights`.
     - A share of right items: item by item.
     - Others: the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n), or none where a
       single run was blessed.
     """
-    found = record.values.get(name)
+    found, threshold = record.values.get(name), blessed.values[name]
     if found is None or found.value is None:
         return None
     sign = 1 if threshold.better == "lower" else -1
     if spec.sampled == "processes":
         now = processes_of(found)
-        return None if now is None else _compare_processes(threshold, now, sign)
+        return None if now is None else _compare_speeds(thresholds, blessed, threshold, now, sign)
     if threshold.row is not None:
         return _compare_items(unpack_row(threshold.row), find_row(record, spec) or "")
     harm = sign * (found.value - threshold.value)
@@ -131,18 +122,23 @@ def _measure_harm(record: Record, name: str, threshold: Threshold, spec: ValueSp
     return Harm(harm, (harm - reach, harm + reach), stderr, df, "runs", threshold.n)
 
 
-def _compare_processes(threshold: Threshold, now: Processes, sign: int) -> Harm:
-    blessed = Processes(threshold.value, threshold.spread, threshold.n)
-    ratio = pooled_ratio_interval(blessed, now)
-    ends = [sign * (end - 1) * threshold.value for end in (ratio.lower, ratio.upper)]
+def _compare_speeds(
+    thresholds: Thresholds, blessed: Blessed, threshold: Threshold, now: Processes, sign: int
+) -> Harm:
+    """Of fewer than three nights, two of them may differ by more than their processes show."""
+    speed, value = as_speed(threshold, blessed), threshold.value
+    change = compare_with_blessed(speed, now, thresholds.nights, 1 - FALSE_ALARMS)
+    ends = [sign * math.expm1(end) * value for end in (change.lower, change.upper)]
+    few = speed.nights < ENOUGH_NIGHTS
     return Harm(
-        estimate=sign * (ratio.value - 1) * threshold.value,
+        estimate=sign * math.expm1(change.estimate) * value,
         bounds=(min(ends), max(ends)),
-        stderr=(ratio.stderr or 0.0) * threshold.value,
-        df=threshold.n - 1 if now.spread is None else threshold.n + now.n - 2,
-        sampled="processes",
-        n=round(2 / (1 / threshold.n + 1 / now.n)),
-        p=ratio.p,
+        stderr=change.stderr * value,
+        df=change.df,
+        sampled="processes" if few else "runs",
+        n=round(2 / (1 / threshold.n + 1 / now.n)) if few else speed.nights,
+        night=NIGHT_SPREAD * math.sqrt(1 + 1 / speed.nights) * value if few else 0.0,
+        allowance=change.allowance * value,
     )
 
 
@@ -160,7 +156,7 @@ def _compare_items(before: str, now: str) -> Harm:
         sampled="items",
         n=len(pairs),
         flips=(lost + won) / len(pairs),
-        p=drop.p,
+        p=one_sided(drop.p, drop.value),
     )
 
 
@@ -171,7 +167,7 @@ def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
     if (threshold.better, threshold.unit) != (spec.better, spec.unit):
         theirs, ours = (f"{x.better} is better, in {x.unit!r}" for x in (threshold, spec))
         return f"the threshold says that {theirs}, the harness that {ours}"
-    if spec.sampled == "processes" and threshold.spread is None:
+    if spec.sampled == "processes" and threshold.spread is None and len(threshold.runs) < 3:
         return "the threshold has no spread between processes: bless from 3 or more of them"
     if spec.sampled == "processes" and threshold.value <= 0:
         return f"the threshold {threshold.value:g} is no positive number"
@@ -179,11 +175,12 @@ def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
 
 
 def _judge(
-    record: Record, name: str, threshold: Threshold, commit: str, same_items: bool, largest_p: float
+    thresholds: Thresholds, blessed: Blessed, record: Record, name: str, same_items: bool
 ) -> Verdict:
+    threshold, commit = blessed.values[name], blessed.commit[:10]
     metric, value = f"{record.measurement}.{name}", threshold.value
-    margin = "none" if threshold.margin is None else f"{threshold.margin:.3g}"
-    bound = "no margin" if threshold.margin is None else f"{value:.6g} ± {margin}"
+    margin = f"{threshold.margin:.3g}"
+    bound = f"{value:.6g} ± {margin}"
     spec = find_spec(record.measurement, name)
     flaw = _find_flaw(threshold, spec)
     if spec is None or flaw is not None:
@@ -195,8 +192,12 @@ def _judge(
     change = f" ({now / value - 1:+.2%})" if now is not None and value else ""
     text = f"{record.cell.id}: {metric} is {shown}, blessed at {commit} were {value:.6g}{unit}"
     text += f"{change}, the margin is {margin}"
-    harm = _measure_harm(record, name, threshold, spec)
-    decision = _decide(record, threshold, spec, harm, same_items and now == value, largest_p)
+    harm = measure_harm(thresholds, blessed, record, name, spec)
+    timed = spec.sampled == "processes"
+    # Bonferroni: an item is judged before the others are measured.
+    largest_p = FALSE_ALARMS / max(1, thresholds.families[timed])
+    same = same_items and now == value
+    decision = _decide(record, threshold.margin, timed, harm, same, largest_p)
     bounds = None
     if harm is not None and harm.bounds is not None and not harm.is_exact:
         sign = 1 if threshold.better == "lower" else -1
@@ -219,26 +220,13 @@ def _judge(
 
 
 def _decide(
-    record: Record,
-    threshold: Threshold,
-    spec: ValueSpec,
-    harm: Harm | None,
-    same: bool,
-    largest_p: float,
+    record: Record, margin: float, timed: bool, harm: Harm | None, same: bool, largest_p: float
 ) -> Decision:
-    """By the rule, unless it needs none; ``largest_p`` is that of a speed's FAIL."""
+    """By the rule, unless it needs none; ``largest_p`` is that of a FAIL."""
     if harm is None:
         return Decision("FAIL", "it is unavailable now")
     reasons = "; ".join(record.validity.reasons)
     if not record.usable:
         return Decision("INCONCLUSIVE", f"this number is {record.validity.status}: {reasons}")
-    timed = spec.sampled == "processes"
-    largest_p = largest_p if timed else FALSE_DISCOVERY_RATE
-    if threshold.margin is None:
-        sigma = f"{threshold.spread or 0.0:{'.2%' if timed else '.2g'}}"
-        why = f"runs of one commit differ by σ = {sigma}, too much for any margin"
-        decision = Decision("INCONCLUSIVE", why)
-    else:
-        confidence = 0.95 if harm.p is None else 1 - largest_p / 2
-        decision = decide(harm, threshold.margin, confidence, largest_p, reasons if timed else "")
+    decision = decide(harm, margin, "change", largest_p, reasons if timed else "")
     return replace(decision, outcome="PASS", why="every item is as it was") if same else decision

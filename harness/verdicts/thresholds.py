@@ -7,9 +7,11 @@
 import base64
 import hashlib
 import json
+import math
 import re
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +23,10 @@ from harness.machine.files import write_atomically
 from harness.records.identity import Changes, compare_facts, identify, list_outcomes
 from harness.records.record import Record
 from harness.records.run_file import describe_mistakes
+from harness.records.values import find_spec
+from harness.statistics import nights
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = Path("results/thresholds")
 _NAME = re.compile(r"[\w][\w .-]*")  # nothing that leads out of the folder
 _LONGEST_FACT = 40  # characters; a longer fact is stored as its hash
@@ -37,37 +41,39 @@ class _Frozen(BaseModel):
 class Threshold(_Frozen):
     """One blessed number.
 
-    ``spread`` is the standard deviation of one sample: of the logarithms of ``n`` processes for a
-    speed, of ``n`` A/A runs in the value's unit otherwise; None where a single one was blessed.
-    ``margin`` is in the value's unit, None where the spread leaves none. ``row`` says which items
-    were right, packed (`pack_row`), so that a share of right items is judged item by item.
+    ``spread`` is the standard deviation of one sample: of the logarithms of processes within a run
+    for a speed, of ``n`` A/A runs in the value's unit otherwise; None where nothing shows it. ``n``
+    counts processes for a speed, whose values in each of the runs are ``runs``. ``margin`` is in
+    the value's unit. ``row`` says which items were right, packed (`pack_row`), so that a share of
+    right items is judged item by item.
     """
 
     value: int | float
     unit: str
     better: Literal["lower", "higher"]
-    margin: float | None = Field(ge=0)
+    margin: float = Field(ge=0)
     spread: float | None = Field(ge=0)
     n: int = Field(ge=1)
+    runs: list[float] = []
     row: str | None = None
 
     @model_validator(mode="after")
     def _check_spread(self) -> "Threshold":
         if self.spread is not None and self.n < 2:
             raise ValueError(f"a spread is of 2 samples or more, found n = {self.n}")
-        if self.margin is None and self.spread is None:
-            raise ValueError("without a margin there must be the spread that leaves none")
         return self
 
 
 class Blessed(_Frozen):
     """The thresholds of one measurement of one cell, and all that they depend on.
 
-    ``items`` is the hash of the items' outcomes.
+    ``runs`` are all that it was blessed from, ``run`` is the last of them. ``items`` is the hash of
+    the items' outcomes.
     """
 
     commit: str
     run: str
+    runs: list[str] = []
     when: str
     reason: str
     items: str | None
@@ -89,6 +95,43 @@ class Thresholds(_Frozen):
         """What was blessed of this record's cell and measurement."""
         return self.cells.get(record.cell.id, {}).get(record.measurement)
 
+    @cached_property
+    def nights(self) -> nights.Nights:
+        """What all blessed speeds say of how they vary."""
+        return nights.learn_nights(
+            [
+                as_speed(one, blessed)
+                for measurement, blessed, name, one in self.list_values()
+                if (spec := find_spec(measurement, name)) and spec.sampled == "processes"
+                if one.value > 0
+            ]
+        )
+
+    @cached_property
+    def families(self) -> tuple[int, int]:
+        """How many blessed values could fail by chance: others than speeds, and speeds."""
+        others = speeds = 0
+        for measurement, _, name, one in self.list_values():
+            spec = find_spec(measurement, name)
+            timed = spec is not None and spec.sampled == "processes"
+            speeds += timed
+            others += not timed and (one.row is not None or bool(one.spread))
+        return others, speeds
+
+    def list_values(self) -> Iterator[tuple[str, Blessed, str, Threshold]]:
+        """Every threshold, with its measurement and its name."""
+        for measurements in self.cells.values():
+            for measurement, blessed in measurements.items():
+                for name, one in blessed.values.items():
+                    yield measurement, blessed, name, one
+
+
+def as_speed(threshold: Threshold, blessed: Blessed) -> nights.Blessed:
+    """A speed's threshold, as logarithms."""
+    runs = zip(blessed.runs, threshold.runs) if len(blessed.runs) == len(threshold.runs) else ()
+    logs = {run: math.log(value) for run, value in runs if value > 0}
+    return nights.Blessed(math.log(threshold.value), threshold.spread, threshold.n, logs)
+
 
 def path_of(root: Path, suite: str, device: str) -> Path:
     """Where the thresholds of a suite are; ``device`` is the slug in a run file's name."""
@@ -105,12 +148,26 @@ def parse_thresholds(content: bytes, where: str) -> Thresholds:
     except ValueError as error:
         raise InputError(f"{where}: not a readable thresholds file: {error}") from None
     found = data.get("schema") if isinstance(data, dict) else None
-    if found != SCHEMA:
+    if found not in (1, SCHEMA):
         raise InputError(f"{where}: expected thresholds of schema {SCHEMA}, found {found!r}")
     try:
-        return Thresholds.model_validate(data)
+        return Thresholds.model_validate(_renew(data) if found == 1 else data)
     except ValidationError as error:
         raise InputError(f"{where}: {describe_mistakes(error)}") from None
+
+
+def _renew(data: dict[str, Any]) -> dict[str, Any]:
+    """A file of schema 1, whose margins were widened to three spreads: they are what is declared.
+
+    How many runs a speed is from was not kept, so its nights are unknown.
+    """
+    for measurements in data.get("cells", {}).values():
+        for measurement, blessed in measurements.items():
+            for name, one in blessed.get("values", {}).items():
+                spec = find_spec(measurement, name)
+                if spec is not None and spec.margin is not None:
+                    one["margin"] = spec.margin.of(one["value"])
+    return {**data, "schema": SCHEMA}
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def exact(number: float, **fields: Any) -> Value:
 
 
 def perplexity(precision: str, nll: float, **fields: Any) -> Record:
-    items = {"chunk_nll": [nll * 2, nll * 2], "chunk_tokens": [2, 2]}
+    items = {"chunk_nll": [nll * 2] * 12, "chunk_tokens": [2] * 12}
     values = {"ppl": exact(math.exp(nll)), "nll": exact(nll), "nonfinite_tokens": 0}
     given = {
         "values": values,

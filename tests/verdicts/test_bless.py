@@ -23,6 +23,8 @@ from tests.support.records import (
     make_speeds,
 )
 
+DECODE = "decode_tokens_per_s[1]"
+
 
 def blessed(*runs: Run, previous: Thresholds | None = None) -> Thresholds:
     return bless(runs, "cpu-xeon", previous, "because", "2026-01-02").thresholds
@@ -101,32 +103,37 @@ def test_thresholds_of_another_suite_or_device_are_not_changed(suite: str, devic
 
 
 def test_runs_of_one_commit_tell_the_spread_by_hand() -> None:
-    """Peaks of 100, 102 and 104 MiB: σ = 2 MiB, margin max(2 % of 102, 1 MiB, 3 σ) = 6 MiB."""
+    """Peaks of 100, 102 and 104 MiB: σ = 2 MiB. The margin stays max(2 % of 102, 1 MiB)."""
     mib = 1 << 20
     runs = [make_run(make_peaks(size * mib)) for size in (100, 102, 104)]
     threshold = blessed(*runs).cells["m[nf4]"]["memory"].values["peak_bytes"]
     assert threshold.value == 102 * mib
     assert threshold.spread == pytest.approx(2 * mib)
-    assert threshold.margin == pytest.approx(6 * mib)
+    assert threshold.margin == pytest.approx(2.04 * mib)
     assert threshold.n == 3
 
 
-def test_a_spread_that_leaves_no_margin_is_reported_and_not_widened() -> None:
+def test_a_margin_that_equal_runs_exceed_is_reported_and_not_widened() -> None:
     mib = 1 << 20
-    runs = [make_run(make_peaks(size * mib)) for size in (100, 130, 160)]
-    thresholds = blessed(*runs)
-    assert thresholds.cells["m[nf4]"]["memory"].values["peak_bytes"].margin is None
-    [first, *_] = judge_thresholds(thresholds, ENVIRONMENT, make_peaks(200 * mib))
+    runs = [make_run(make_peaks(size * mib), id=f"{size}") for size in (100, 130, 160)]
+    result = bless(runs, "cpu-xeon", None, "because", "2026-01-02")
+    peak = result.thresholds.cells["m[nf4]"]["memory"].values["peak_bytes"]
+    assert peak.margin == pytest.approx(0.02 * 130 * mib)
+    assert any("memory.peak_bytes: this machine cannot hold" in line for line in result.cautions)
+    [first, *_] = judge_thresholds(result.thresholds, ENVIRONMENT, make_peaks(200 * mib))
     assert first.verdict == "INCONCLUSIVE"
-    assert "runs of one commit differ by σ = 3.1e+07, too much for any margin" in first.text
+    [same, *_] = judge_thresholds(result.thresholds, ENVIRONMENT, make_peaks(130 * mib))
+    assert "this machine cannot hold this margin" in same.text
+    calm = [make_run(make_peaks(100 * mib + size), id=f"{size}") for size in (0, 1, 2)]
+    assert bless(calm, "cpu-xeon", None, "because", "2026-01-02").cautions == ()
 
 
 def test_runs_of_one_process_each_are_the_processes_by_hand() -> None:
-    """ln of 100, 101, 102.01: s = ln 1.01; each run is a process."""
-    runs = [make_run(make_speeds(s, None, 1)) for s in (100.0, 101.0, 102.01)]
+    """ln of 100, 101, 102.01: s = ln 1.01; each run is a process, and none shows its own spread."""
+    runs = [make_run(make_speeds(s, None, 1), id=f"{s}") for s in (100.0, 101.0, 102.01)]
     threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values["decode_tokens_per_s[1]"]
     assert (threshold.value, threshold.n) == (pytest.approx(101.0), 3)
-    assert threshold.spread == pytest.approx(math.log(1.01))
+    assert (threshold.spread, threshold.runs) == (None, [100.0, 101.0, 102.01])
 
 
 def test_a_part_of_a_suite_changes_its_own_thresholds_only() -> None:
@@ -191,38 +198,31 @@ def test_what_a_suite_no_longer_measures_is_reported_as_gone() -> None:
     assert result.changes == ("m[nf4] throughput.prefill_tokens_per_s[1]: gone, was 900 tokens/s",)
 
 
-def test_the_margin_of_a_speed_is_3_sigma_of_whole_runs_by_hand() -> None:
-    """σ of a run is that of a process over the root of its processes, however many runs there are.
-
-    One run of 4 at 6 %: 3·6 %/2 = 9 % of 100. Four runs of 1, two at -1 % and two at +1 %: σ of one
-    is 1 %·sqrt(4/3). At 6 % three times that is beyond 5 times the 3 % that are declared: none.
-    """
-
-    def margin(*runs: Run) -> float | None:
-        cell = blessed(*runs).cells["m[nf4]"]
-        return cell["throughput"].values["decode_tokens_per_s[1]"].margin
-
-    assert margin(make_run(make_speeds(100.0, 0.06, 4))) == pytest.approx(9.0)
-    assert margin(make_run(make_speeds(100.0, 0.01, 4))) == pytest.approx(3.0)
-
-    def four(step: float) -> list[Run]:
-        logs = (-step, -step, step, step)
-        return [
-            make_run(make_speeds(100 * math.exp(x), None, 1), id=f"{i}") for i, x in enumerate(logs)
-        ]
-
-    assert margin(*four(0.01)) == pytest.approx(300 * 0.01 * math.sqrt(4 / 3))
-    assert margin(*four(0.06)) is None
+@pytest.mark.parametrize("spread", [0.001, 0.01, 0.06])
+def test_the_margin_of_a_speed_is_what_is_declared_however_it_varies(spread: float) -> None:
+    result = bless([make_run(make_speeds(100.0, spread, 4))], "cpu-xeon", None, "why", "2026-01-02")
+    assert result.thresholds.cells["m[nf4]"]["throughput"].values[DECODE].margin == pytest.approx(
+        3.0
+    )
+    assert any("cannot hold its margin of 3:" in line for line in result.cautions) is (
+        spread > 0.02
+    )
 
 
-def test_runs_that_differ_more_than_their_processes_tell_the_spread_by_hand() -> None:
-    """Two runs of 3, at -1 % and +1 %: σ of a run is 1 %·√2, of a process √3 times that."""
-    logs = (-0.01, 0.01)
-    runs = [make_run(make_speeds(100 * math.exp(x), 0.001, 3), id=f"{x}") for x in logs]
-    threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values["decode_tokens_per_s[1]"]
+def test_runs_are_the_nights_and_processes_within_them_keep_their_own_spread_by_hand() -> None:
+    """Two runs of 3 at -1 % and +1 %, with spreads of 1 % and 3 %: sqrt((1 + 9)/2) %."""
+    runs = [
+        make_run(make_speeds(100 * math.exp(x), spread, 3), id=f"{x}")
+        for x, spread in ((-0.01, 0.01), (0.01, 0.03))
+    ]
+    result = bless(runs, "cpu-xeon", None, "why", "2026-01-02")
+    one = result.thresholds.cells["m[nf4]"]["throughput"]
+    threshold = one.values[DECODE]
     assert (threshold.value, threshold.n) == (pytest.approx(100.0), 6)
-    assert threshold.spread == pytest.approx(0.01 * math.sqrt(2) * math.sqrt(3))
-    assert threshold.margin == pytest.approx(300 * 0.01 * math.sqrt(2))
+    assert threshold.spread == pytest.approx(math.sqrt(5) / 100)
+    assert threshold.runs == pytest.approx([99.0049834, 101.0050167])
+    assert one.runs == ["-0.01", "0.01"]
+    assert "1 speeds are from fewer than 3 runs" in result.cautions[-1]
 
 
 def test_what_changed_is_told_with_its_direction() -> None:

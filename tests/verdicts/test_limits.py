@@ -131,7 +131,8 @@ def test_an_invalid_record_breaks_the_limit_that_says_why() -> None:
 
 
 def test_a_catastrophic_ratio_fails_however_large() -> None:
-    items = {"chunk_nll": [2000.0, 2000.0], "chunk_tokens": [2, 2]}  # exp of the mean overflows
+    # exp of the mean overflows
+    items = {"chunk_nll": [2000.0] * 12, "chunk_tokens": [2] * 12}
     record = perplexity("nf4", 1.0, items=items)
     [verdict] = judge(record, REFERENCE, limit("perplexity.ratio", max=1.1))
     assert verdict.verdict == "FAIL"
