@@ -1,10 +1,12 @@
 """How often verdicts are wrong: false alarms and missed harms, in one command.
 
-    python benchmarks/calibration.py [--repeats 1500]
+    python benchmarks/calibration.py [--repeats 1000]
     python benchmarks/calibration.py --real [--runs 20] [--precision nf4]
 
 Simulated runs, each a record as a measurement leaves it, go through the harness's own comparison,
-limits and thresholds: A/A runs, and runs that are worse by as much as a verdict says it would see.
+limits and thresholds: A/A runs, runs that are worse by as much as a verdict says it would see,
+truths just inside and just beyond limits, machines whose nights differ, drift or have outliers,
+texts whose chunks are correlated, and the shipped suites with their own numbers of items.
 ``--real`` does the same with runs of the smoke suite. Ends with 1 where a target is missed.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -24,7 +27,10 @@ from verdicts.simulated import simulate
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=1500, help="simulated comparisons of a kind")
+    parser.add_argument("--repeats", type=int, default=1000, help="simulated comparisons of a kind")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes that simulate"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", action="store_true", help="real runs instead of simulated ones")
     parser.add_argument("--runs", type=int, default=20, help="real A/A runs")
@@ -55,9 +61,9 @@ def main() -> int:
         shares = measure_real(given.runs, given.pairs, given.precision, given.work, notes)
     else:
         part, setting = "simulated", {"repeats": given.repeats, "seed": given.seed}
-        for share in simulate(given.repeats, given.seed):
-            shares.append(share)
-            print(f"{share.judge}, {share.world}", file=sys.stderr, flush=True)
+        for found in simulate(given.repeats, given.seed, given.workers):
+            shares += found
+            print(f"{found[0].judge}, {found[0].world}", file=sys.stderr, flush=True)
     result = {
         "setting": setting,
         "machine": describe_machine(("torch", "transformers", "bitsandbytes", "scipy", "numpy")),

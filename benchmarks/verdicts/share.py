@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 from peer.table import align
 
-from harness.statistics.shares import share_interval
+from harness.statistics.shares import share_interval, wilson
+
+_SURE = NormalDist().inv_cdf(0.99)
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,16 @@ class Share:
 
     @property
     def verdict(self) -> str:
-        """NOT MET where the one-sided 95 % bound misses the target as well.
+        """NOT MET where the one-sided 99 % bound misses the target as well.
 
         ``at it`` where only chance separates the two: a rule made for exactly 80 % is seen above
         and below it in half of all simulations each.
         """
-        found = share_interval(self.count, self.n)
+        value, (lower, upper) = self.count / self.n, wilson(self.count, self.n, _SURE)
         if self.at_most is not None:
-            sure, met = found.lower > self.at_most, found.value <= self.at_most
+            sure, met = lower > self.at_most, value <= self.at_most
         elif self.at_least is not None:
-            sure, met = found.upper < self.at_least, found.value >= self.at_least
+            sure, met = upper < self.at_least, value >= self.at_least
         else:
             return ""
         return "met" if met else "NOT MET" if sure else "at it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from statistics import median
 
@@ -23,7 +24,10 @@ from verdicts.judges import (
     limit_judge,
     thresholds_judge,
 )
+from verdicts.limited import LIMITS, Limited
+from verdicts.machines import MACHINES, Machine, watch_nights
 from verdicts.share import Share
+from verdicts.shipped import check_shipped
 from verdicts.worlds import (
     World,
     answer_items,
@@ -39,23 +43,41 @@ FALSE_ALARMS = {"quality": 0.05, "speed": 0.02, "memory": 0.05}
 POWER = 0.80
 _DECODE, _PREFILL = "decode_tokens_per_s[1]", "prefill_tokens_per_s[1]"
 
+Experiment = Callable[["Tries"], list[Share]]
 
-def simulate(repeats: int, seed: int) -> Iterator[Share]:
-    """Every experiment, each with ``repeats`` comparisons and a stream of its own."""
-    tries = Tries(repeats, seed)
-    for world in _compared_worlds():
-        yield from check_judge(tries, COMPARE, world)
-    for world in _blessed_worlds():
-        for runs in (1, 3):
-            yield from check_judge(tries, thresholds_judge(runs), world)
-    for judge, world in _limited_worlds():
-        yield from check_judge(tries, judge, world)
-    yield from _check_drops(tries)
-    yield from _check_slowdowns(tries)
-    yield from _check_growth(tries)
-    yield from _check_margins(tries)
-    yield from check_pooling(tries)
-    yield from _check_many(tries)
+
+def simulate(repeats: int, seed: int, workers: int) -> Iterator[list[Share]]:
+    """Every experiment, each with ``repeats`` comparisons and a stream of its own, in order."""
+    with ProcessPoolExecutor(workers) as pool:
+        yield from pool.map(partial(_carry_out, Tries(repeats, seed)), list_experiments())
+
+
+def _carry_out(tries: Tries, experiment: Experiment) -> list[Share]:
+    return experiment(tries)
+
+
+def list_experiments() -> list[Experiment]:
+    """Each gives its shares; the long ones first."""
+    return [
+        *(partial(_watch, machine=one, blessed=3) for one in MACHINES),
+        *(partial(_watch, machine=one, blessed=1) for one in (MACHINES[0], MACHINES[4])),
+        *(partial(_check_limit, limited=one) for one in LIMITS),
+        *(partial(check_judge, judge=COMPARE, world=world) for world in _compared_worlds()),
+        *(
+            partial(check_judge, judge=thresholds_judge(runs), world=world)
+            for world in _blessed_worlds()
+            for runs in (1, 3)
+        ),
+        _check_coverage,
+        _check_drops,
+        _check_slowdowns,
+        _check_growth,
+        _check_margins,
+        check_pooling,
+        _check_many,
+        _check_tasks,
+        check_shipped,
+    ]
 
 
 class Tries:
@@ -78,12 +100,38 @@ class Tries:
         return np.random.default_rng([self._seed, zlib.crc32(label.encode())])
 
 
-def check_judge(tries: Tries, judge: Judge, world: World) -> Iterator[Share]:
+def _watch(tries: Tries, machine: Machine, blessed: int) -> list[Share]:
+    rng = tries.stream(f"{machine.name} {blessed}")
+    return list(watch_nights(machine, blessed, tries.repeats, rng))
+
+
+def _check_limit(tries: Tries, limited: Limited) -> list[Share]:
+    """A truth 10 % inside its limit, at it, and 10 % beyond it."""
+    judge = limit_judge(limited.metric, limited.side, limited.bound)
+    shares = []
+    for part, where in ((0.9, "10 % inside"), (1.0, "at it"), (1.1, "10 % beyond")):
+        world, harm = limited.make(part)
+        found = tries.ask(f"{judge.name} {world.name} {where}", partial(_ask, judge, world, harm))
+        if part <= 1:
+            what = f"truth {where}: FAIL"
+            count = _fails(found)
+            shares.append(Share(judge.name, world.name, what, count, tries.repeats, at_most=0.05))
+        if part >= 1:
+            passed = sum(one.outcome == "PASS" for one in found)
+            what = f"truth {where}: PASS"
+            target = limited.passes_at_most
+            shares.append(
+                Share(judge.name, world.name, what, passed, tries.repeats, at_most=target)
+            )
+    return shares
+
+
+def check_judge(tries: Tries, judge: Judge, world: World) -> list[Share]:
     """False alarms of A/A runs; and whether the harm that these say they would see is seen."""
     same = tries.ask(f"{judge.name} {world.name} A/A", partial(_ask, judge, world, 0.0))
     # A text has no spread between runs on one machine, and a single blessed run shows none.
     unknown = judge.name == thresholds_judge(1).name and world.name.startswith("perplexity")
-    yield Share(
+    alarms = Share(
         judge.name,
         world.name,
         "A/A: FAIL",
@@ -93,13 +141,19 @@ def check_judge(tries: Tries, judge: Judge, world: World) -> Iterator[Share]:
     )
     stated = [one.smallest for one in same if one.smallest is not None]
     harm = median(stated) if stated else math.inf
-    if harm < 1:  # nothing can lose more than all of its speed
-        what = f"stated smallest, {harm:.2%}: FAIL"
-        yield _check_power(tries, judge, world, harm, what, POWER)
+    if harm >= 1:  # nothing can lose more than all of its speed
+        return [alarms]
+    what = f"stated smallest, {harm:.2%}: FAIL"
+    return [alarms, _check_power(tries, judge, world, harm, what, _stated_power(world))]
+
+
+def _stated_power(world: World) -> float | None:
+    """80 %, where the spread is that of independent samples."""
+    return None if "heavy" in world.name else POWER
 
 
 def _check_power(
-    tries: Tries, judge: Judge, world: World, harm: float, what: str, target: float
+    tries: Tries, judge: Judge, world: World, harm: float, what: str, target: float | None
 ) -> Share:
     label = f"{judge.name} {world.name} {what}"
     found = tries.ask(label, partial(_ask, judge, world, harm))
@@ -110,18 +164,14 @@ def _compared_worlds() -> Iterator[World]:
     for n in (200, 1000, 5000):
         for flips in (0.005, 0.02, 0.08):
             yield answer_items(n, flips)
-    for chunks in (10, 60, 300):
-        for noise in (0.002, 0.02):
-            yield read_chunks(chunks, noise)
-    yield read_chunks(60, 0.02, heavy=True)
-    for chunks in (10, 60):
-        for noise in (0.05, 0.5):
-            yield diverge(chunks, noise)
+    yield from (read_chunks(n, noise) for n in (10, 60, 300) for noise in (0.002, 0.02))
+    for chunks in (20, 60, 300):
+        yield read_chunks(chunks, 0.02, heavy=True, correlation=0.42)
+    yield from (diverge(n, noise) for n in (10, 60) for noise in (0.05, 0.5))
     for spread in (0.01, 0.02, 0.05):
         for first, later in ((1, 1), (3, 1), (3, 3), (6, 6)):
             yield time_processes(_DECODE, spread, first, later)
-    for spread in (0.02, 0.05):
-        yield time_processes(_PREFILL, spread, 3, 3)
+    yield from (time_processes(_PREFILL, spread, 3, 3) for spread in (0.02, 0.05))
     yield take_memory(1 << 30, 4 << 20)
     yield take_memory(60 << 20, 1 << 20)
 
@@ -140,53 +190,70 @@ def _blessed_worlds() -> Iterator[World]:
     yield take_memory(60 << 20, 1 << 20)
 
 
-def _limited_worlds() -> Iterator[tuple[Judge, World]]:
-    for n, flips in ((200, 0.08), (1000, 0.02), (5000, 0.08)):
-        yield limit_judge("mmlu.accuracy_drop", "max", 0.01), answer_items(n, flips)
-    for chunks in (10, 60):
-        yield limit_judge("perplexity.ratio", "max", 1.01), read_chunks(chunks, 0.02)
-    for processes in (3, 6):
-        world = time_processes(_DECODE, 0.02, processes, processes)
-        yield limit_judge("throughput.decode_speedup", "min", 0.97), world
+def _check_coverage(tries: Tries) -> list[Share]:
+    """95 % intervals of a text's chunks: how often the truth is outside."""
+    shares = []
+    for chunks in (10, 20, 60, 300):
+        for correlation in (0.0, 0.26, 0.42):
+            world = read_chunks(chunks, 0.02, heavy=True, correlation=correlation)
+
+            def misses(rng: Generator, world: World = world) -> bool:
+                [one] = compare_once(world, rng, 0.0)
+                assert one.interval is not None
+                return not one.interval[0] <= 1 <= one.interval[1]
+
+            count = tries.count(f"coverage {world.name}", misses)
+            what = "A/A: the 95 % interval leaves 1 out"
+            target = 0.07 if chunks >= 20 else 0.10
+            shares.append(Share("compare", world.name, what, count, tries.repeats, at_most=target))
+    return shares
 
 
-def _check_drops(tries: Tries) -> Iterator[Share]:
+def _check_drops(tries: Tries) -> list[Share]:
     """What `smallest_detectable_drop` promises before a run, where no harm at all is allowed."""
     judge = limit_judge("mmlu.accuracy_drop", "max", 0.0)
+    shares = []
     for n, flips in ((300, 0.08), (1000, 0.02), (1000, 0.08), (6277, 0.08)):
         world, harm = answer_items(n, flips), smallest_detectable_drop(n, flips)
         what = f"announced smallest, {harm:.2%}: FAIL"
-        yield _check_power(tries, judge, world, harm, what, POWER)
+        shares.append(_check_power(tries, judge, world, harm, what, POWER))
+    return shares
 
 
-def _check_slowdowns(tries: Tries) -> Iterator[Share]:
+def _check_slowdowns(tries: Tries) -> list[Share]:
     """5 % slower where processes differ by 1 %: 6 processes a side, 6 pairs that drift by 3 %."""
-    what = "5 % slower: FAIL"
+    what, shares = "5 % slower: FAIL", []
     for value in (_DECODE, _PREFILL):
         world = time_processes(value, 0.01, 6, 6)
         if value == _DECODE:
-            yield _check_power(tries, COMPARE, world, 0.05, what, 0.95)
+            shares.append(_check_power(tries, COMPARE, world, 0.05, what, 0.95))
         pair = time_processes(value, 0.01, 1, 1)
         judge = Judge("ab, 6 pairs", lambda w, rng, harm: ask_ab(w, rng, harm, 6, 0.03))
         same = tries.ask(f"ab {pair.name} A/A", partial(_ask, judge, pair, 0.0))
-        yield Share(
-            judge.name, pair.name, "A/A: A is better", _fails(same), tries.repeats, at_most=0.05
-        )
-        yield _check_power(tries, judge, pair, 0.05, "5 % slower: A is better", 0.95)
+        shares += [
+            Share(
+                judge.name, pair.name, "A/A: A is better", _fails(same), tries.repeats, at_most=0.05
+            ),
+            _check_power(tries, judge, pair, 0.05, "5 % slower: A is better", 0.95),
+        ]
+    return shares
 
 
-def _check_growth(tries: Tries) -> Iterator[Share]:
+def _check_growth(tries: Tries) -> list[Share]:
     """Peaks that grow by the margin and what the allocator keeps."""
-    for world, harm in (
-        (take_memory(1 << 30, 4 << 20), 0.025),
-        (take_memory(60 << 20, 1 << 20), 0.04),
-    ):
-        for judge in (COMPARE, thresholds_judge(1), thresholds_judge(3)):
-            yield _check_power(tries, judge, world, harm, f"{harm:.1%} more: FAIL", POWER)
+    return [
+        _check_power(tries, judge, world, harm, f"{harm:.1%} more: FAIL", POWER)
+        for world, harm in (
+            (take_memory(1 << 30, 4 << 20), 0.025),
+            (take_memory(60 << 20, 1 << 20), 0.04),
+        )
+        for judge in (COMPARE, thresholds_judge(1))
+    ]
 
 
-def _check_margins(tries: Tries) -> Iterator[Share]:
+def _check_margins(tries: Tries) -> list[Share]:
     """PASS, where the true harm is all that is allowed."""
+    shares = []
     for judge, world, harm in (
         (COMPARE, answer_items(1000, 0.02), 0.01),
         (COMPARE, answer_items(5000, 0.08), 0.01),
@@ -194,16 +261,7 @@ def _check_margins(tries: Tries) -> Iterator[Share]:
         (COMPARE, read_chunks(10, 0.02), 0.005),
         (COMPARE, time_processes(_DECODE, 0.02, 3, 3), 0.03),
         (COMPARE, time_processes(_DECODE, 0.02, 6, 6), 0.03),
-        (limit_judge("mmlu.accuracy_drop", "max", 0.02), answer_items(1000, 0.04), 0.02),
-        (limit_judge("mmlu.retention", "min", 0.95), answer_items(1000, 0.08), 0.05 * 0.6),
         (limit_judge("mmlu.acc", "min", 0.55), answer_items(1000, 0.08, sampled=True), 0.05),
-        (limit_judge("perplexity.ratio", "max", 1.02), read_chunks(60, 0.02), 0.02),
-        (limit_judge("perplexity.ratio", "max", 1.02), read_chunks(60, 0.02, heavy=True), 0.02),
-        (
-            limit_judge("throughput.decode_speedup", "min", 0.9),
-            time_processes(_DECODE, 0.02, 3, 3),
-            0.1,
-        ),
         (
             limit_judge("throughput.decode_speedup", "min", 0.9),
             time_processes(_DECODE, 0.02, 6, 1),
@@ -219,11 +277,13 @@ def _check_margins(tries: Tries) -> Iterator[Share]:
         label = f"{judge.name} {world.name} {what}"
         found = tries.ask(label, partial(_ask, judge, world, harm))
         passed = sum(one.outcome in ("PASS", "IDENTICAL") for one in found)
-        yield Share(judge.name, world.name, what, passed, tries.repeats, at_most=0.05)
+        shares.append(Share(judge.name, world.name, what, passed, tries.repeats, at_most=0.05))
+    return shares
 
 
-def check_pooling(tries: Tries, processes: int = 3, rounds: int = 40) -> Iterator[Share]:
+def check_pooling(tries: Tries, processes: int = 3, rounds: int = 40) -> list[Share]:
     """Differences found where there is none: by processes, and by rounds taken for samples."""
+    shares = []
     for pooled in (False, True):
         world = time_rounds(0.02, processes, rounds, pooled)
 
@@ -235,25 +295,28 @@ def check_pooling(tries: Tries, processes: int = 3, rounds: int = 40) -> Iterato
         found = tries.count(world.name, differs)
         target = {"at_least": 0.60} if pooled else {"at_most": 0.05}
         what = "A/A: the interval leaves 1 out"
-        yield Share("compare", world.name, what, found, tries.repeats, **target)
+        shares.append(Share("compare", world.name, what, found, tries.repeats, **target))
+    return shares
 
 
-def _check_many(tries: Tries) -> Iterator[Share]:
-    """Runs of 40 cells: whether any fails though none is worse; and among some that are."""
-    cells = [answer_items(400, 0.08)] * 20 + [time_processes(_DECODE, 0.05, 3, 3)] * 20
-    repeats = max(1, tries.repeats // 10)
-    rng = tries.stream("many")
-    alarms = unadjusted = 0
-    for _ in range(repeats):
-        found = _compare_many(cells, rng, [0.0] * len(cells))
-        alarms += any(verdict == "FAIL" for verdict, _ in found)
-        unadjusted += any(verdict == "FAIL" or before for verdict, before in found)
-    name = "40 cells: 20 of 400 items, 20 of 3 processes at σ 5 %"
-    yield Share("compare", name, "A/A: any FAIL", alarms, repeats, at_most=0.05)
-    yield Share("compare", name, "A/A: any FAIL without Benjamini-Hochberg", unadjusted, repeats)
-    yield _check_discoveries(tries.stream("discoveries"), repeats)
-    for runs in (1, 3):
-        yield _check_nights(tries.stream(f"nights {runs}"), repeats, runs)
+def _check_many(tries: Tries) -> list[Share]:
+    """Runs of 100 values: whether any fails though none is worse, or half improved."""
+    cells = [answer_items(400, 0.08)] * 50 + [time_processes(_DECODE, 0.02, 3, 3)] * 50
+    name = "100 values: 50 of 400 items, 50 of 3 processes at σ 2 %"
+    shares = []
+    for what, gain in (("A/A", 0.0), ("every other one improved", -0.10)):
+        rng = tries.stream(f"many {what}")
+        harms = [gain if i % 2 else 0.0 for i in range(len(cells))]
+        alarms = unadjusted = 0
+        for _ in range(tries.repeats):
+            found = _compare_many(cells, rng, harms)
+            alarms += any(verdict == "FAIL" for verdict, _ in found)
+            unadjusted += any(verdict == "FAIL" or before for verdict, before in found)
+        shares += [
+            Share("compare", name, f"{what}: any FAIL", alarms, tries.repeats, at_most=0.05),
+            Share("compare", name, f"{what}: any FAIL, unadjusted", unadjusted, tries.repeats),
+        ]
+    return [*shares, _check_discoveries(tries.stream("discoveries"), max(1, tries.repeats // 4))]
 
 
 def _compare_many(cells: list[World], rng: Generator, harms: list[float]) -> list[tuple[str, bool]]:
@@ -280,19 +343,18 @@ def _check_discoveries(rng: Generator, repeats: int) -> Share:
     return Share("compare", cells[0].name, what, false, max(1, discovered), at_most=0.05)
 
 
-def _check_nights(rng: Generator, repeats: int, runs: int) -> Share:
-    """Nights on which any of 20 cells fails its threshold, though none is worse."""
-    world = time_processes(_DECODE, 0.02, 3, 3)
-    alarms = 0
-    for _ in range(repeats):
-        draws = [world.begin(rng)[1] for _ in range(20)]
-        blessed = [
-            [rename(draw(0.0), f"m{i}") for i, draw in enumerate(draws)] for _ in range(runs)
-        ]
-        night = [rename(draw(0.0), f"m{i}") for i, draw in enumerate(draws)]
-        alarms += any(v.verdict == "FAIL" for v in judge_blessed(blessed, night))
-    name = f"20 cells: {world.name}"
-    return Share(thresholds_judge(runs).name, name, "A/A: any FAIL", alarms, repeats, at_most=0.05)
+def _check_tasks(tries: Tries) -> list[Share]:
+    """Nights on which any of 112 tasks fails its threshold, though none is worse."""
+    world, rng, alarms = answer_items(300, 0.04), tries.stream("tasks"), 0
+    for _ in range(tries.repeats):
+        draws = [world.begin(rng)[1] for _ in range(112)]
+        blessed, night = (
+            [rename(draw(0.0), f"m{i}") for i, draw in enumerate(draws)] for _ in "ab"
+        )
+        alarms += any(v.verdict == "FAIL" for v in judge_blessed([blessed], night))
+    name = f"112 tasks: {world.name}"
+    judge = thresholds_judge(1).name
+    return [Share(judge, name, "A/A: any FAIL in a night", alarms, tries.repeats, at_most=0.05)]
 
 
 def _ask(judge: Judge, world: World, harm: float, rng: Generator) -> Judged:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.random import Generator
 
 from harness.catalog import load_measurement
+from harness.metrics.divergence_values import summarise
+from harness.metrics.text_windows import Window
 from harness.records.record import CellFacts, Measured, Record, Value
 from harness.records.run_file import SCHEMA, Run, RunFacts
 from harness.records.values import make_values
@@ -73,39 +75,55 @@ def answer_items(n: int, flip_rate: float, sampled: bool = False) -> World:
     return World("quality", f"accuracy, {n} items, {flip_rate:.1%} flip", begin)
 
 
-def read_chunks(chunks: int, noise: float, heavy: bool = False) -> World:
-    """A text whose chunks differ by a fifth, and runs by ``noise`` nats/token in each of them."""
+def read_chunks(chunks: int, noise: float, heavy: bool = False, correlation: float = 0.0) -> World:
+    """A text whose chunks differ by a fifth, and runs by ``noise`` nats/token in each of them.
+
+    ``correlation`` is that of neighbouring chunks' noise, an autoregression of first order.
+    """
 
     def begin(rng: Generator) -> tuple[Record, Draw]:
         text = rng.normal(0, _NLL / 5, chunks)
         text += _NLL - text.mean()
 
-        def draw(harm: float) -> Record:
-            luck = rng.standard_t(3, chunks) / math.sqrt(3) if heavy else rng.normal(0, 1, chunks)
+        def draw(harm: float, known: bool = False) -> Record:
+            luck = 0 if known else draw_chain(rng, chunks, correlation, heavy)
             return _record_perplexity((text + noise * luck + math.log1p(harm)) * _CHUNK)
 
-        return draw(0.0), draw
+        return draw(0.0, known=True), draw
 
-    tails = ", heavy tails" if heavy else ""
+    tails = ", heavy tails" * heavy + f", correlation {correlation:g}" * bool(correlation)
     return World("quality", f"perplexity, {chunks} chunks, σ {noise:g} nats{tails}", begin, PPL)
 
 
-def diverge(chunks: int, noise: float) -> World:
-    """Divergence that differs between chunks as much as it is large, between runs by ``noise``.
+def draw_chain(
+    rng: Generator, n: int, correlation: float, heavy: bool = False
+) -> np.ndarray[Any, Any]:
+    """``n`` values of mean 0 and variance 1, each correlated with the next."""
+    fresh = rng.standard_t(3, n + 50) / math.sqrt(3) if heavy else rng.normal(0, 1, n + 50)
+    chain, last = np.empty(n + 50), 0.0
+    for i, new in enumerate(fresh * math.sqrt(1 - correlation**2)):
+        chain[i] = last = correlation * last + new
+    return chain[50:]
 
-    One text for all runs: how far its chunks scatter is a matter of chance as well.
+
+def diverge(chunks: int, noise: float, shape: float = 4.0, mean: float = _KL) -> World:
+    """Divergence of a text's chunks by a gamma distribution, between runs by ``noise``.
+
+    The text is drawn anew for each first run; of its chunks' divergence the standard deviation is
+    1/sqrt(shape) of the mean.
     """
-    text = np.random.default_rng(0).exponential(_KL, chunks)
-    text *= _KL / text.mean()
 
     def begin(rng: Generator) -> tuple[Record, Draw]:
+        text = rng.gamma(shape, mean / shape, chunks)
+
         def draw(harm: float) -> Record:
-            luck = np.exp(rng.normal(0, noise, chunks) - noise**2 / 2)
-            return _record_divergence((text * luck + harm) * _CHUNK)
+            luck = np.exp(rng.normal(0, noise, chunks) - noise**2 / 2) if noise else 1.0
+            return _record_divergence(text * luck + harm)
 
         return draw(0.0), draw
 
-    return World("quality", f"divergence, {chunks} chunks, σ {noise:.0%}", begin)
+    name = f"divergence {mean:g}, {chunks} chunks, spread {1 / math.sqrt(shape):.0%}"
+    return World("quality", name + f", σ {noise:.0%}" * bool(noise), begin)
 
 
 def time_processes(value: str, spread: float, first: int, later: int) -> World:
@@ -212,10 +230,28 @@ def _record_perplexity(chunks: np.ndarray[Any, Any]) -> Record:
 
 
 def _record_divergence(chunks: np.ndarray[Any, Any]) -> Record:
-    counts = [_CHUNK] * len(chunks)
-    mean, spread = clustered_mean(chunks.tolist(), counts)
-    items = {"chunk_kl": chunks.tolist(), "chunk_tokens": counts}
-    return _record("divergence", {"kl_mean": mean}, items, {"kl_mean": spread}, len(chunks))
+    """By the metric's own summary, of windows with a few tokens each."""
+    windows = [Window(5 * i, 5 * i + 5, 4) for i in range(len(chunks))]
+    found = np.zeros((3, 4 * len(chunks)))
+    found[0] = np.repeat(chunks, 4)
+    values, items = summarise(found, windows, 5)
+    items["chunk_tokens"] = [4] * len(chunks)
+    update = {"values": {"kl_mean": values["kl_mean"]}, "items": items}
+    return _TEMPLATES["divergence"].model_copy(update=update)
+
+
+def record_night(speeds: np.ndarray[Any, Any], model: str) -> Record:
+    """One record of many speeds, (values, processes) in tokens/s, as merged processes leave it."""
+    logs = np.log(speeds)
+    means, n = np.exp(logs.mean(axis=1)), speeds.shape[1]
+    errors = means * logs.std(axis=1, ddof=1) / math.sqrt(n) if n > 1 else [None] * len(means)
+    values = {
+        f"decode_tokens_per_s[{i}]": Value(
+            value=float(mean), unit="tokens/s", better="higher", stderr=error, n=n
+        )
+        for i, (mean, error) in enumerate(zip(means, errors))
+    }
+    return rename(_TEMPLATES["throughput"].model_copy(update={"values": values}), model)
 
 
 def _record_speeds(value: str, samples: Sequence[float]) -> Record:

@@ -10,8 +10,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from verdicts.judges import COMPARE, Judge, Judged, compare_once, thresholds_judge
+from verdicts.judges import COMPARE, Judge, Judged, compare_once, limit_judge, thresholds_judge
+from verdicts.limited import LIMITS, Limited
+from verdicts.machines import MACHINES, watch_nights
 from verdicts.share import Share, format_shares
+from verdicts.shipped import check_shipped
 from verdicts.simulated import Tries, check_judge, check_pooling
 from verdicts.worlds import (
     World,
@@ -55,6 +58,7 @@ def test_a_target_is_missed_where_chance_does_not_explain_it(
     [
         (answer_items(1000, 0.02), 0.03),
         (read_chunks(40, 0.01), 0.03),
+        (read_chunks(40, 0.01, heavy=True, correlation=0.42), 0.03),
         (diverge(40, 0.05), 0.02),
         (time_processes(DECODE, 0.01, 4, 4), 0.10),
         (take_memory(1 << 30, 1 << 20), 0.10),
@@ -72,8 +76,8 @@ def test_a_world_is_worse_by_the_harm_that_it_is_given(world: World, harm: float
 def test_the_same_seed_gives_the_same_counts_in_any_order() -> None:
     first, second = answer_items(200, 0.08), time_processes(DECODE, 0.02, 3, 3)
     forwards, backwards = Tries(20, 1), Tries(20, 1)
-    there = [list(check_judge(forwards, COMPARE, world)) for world in (first, second)]
-    back = [list(check_judge(backwards, COMPARE, world)) for world in (second, first)]
+    there = [check_judge(forwards, COMPARE, world) for world in (first, second)]
+    back = [check_judge(backwards, COMPARE, world) for world in (second, first)]
     assert there == back[::-1]
 
 
@@ -89,8 +93,7 @@ def test_a_broken_judge_misses_its_target() -> None:
     """The same comparison, given every round as if it were a process."""
     tries = Tries(150, 0)
     sound, broken = (
-        next(check_judge(tries, COMPARE, time_rounds(0.05, 3, 40, pooled)))
-        for pooled in (False, True)
+        check_judge(tries, COMPARE, time_rounds(0.05, 3, 40, pooled))[0] for pooled in (False, True)
     )
     assert sound.verdict in ("met", "at it")
     assert broken.verdict == "NOT MET"
@@ -107,4 +110,49 @@ def test_thresholds_are_asked_in_shares_of_the_blessed_value() -> None:
     found = thresholds_judge(3).ask(world, np.random.default_rng(0), 0.2)
     assert found.outcome == "FAIL"
     assert found.smallest is not None
-    assert 0.03 < found.smallest < 0.1
+    assert 0.03 < found.smallest < 0.2
+
+
+@pytest.mark.slow
+def test_three_nights_raise_few_alarms_and_see_a_slowdown() -> None:
+    """The full simulation, with 20 nights instead of 1,000."""
+    steady, *_, unsteady, _, _ = (
+        {share.what: share for share in watch_nights(machine, 3, 20, np.random.default_rng(5))}
+        for machine in MACHINES
+    )
+    for night in (steady, unsteady):
+        assert night["nothing new: any FAIL in a night"].count <= 2
+        assert night["half improved: any FAIL in a night"].count <= 2
+    assert steady["one 5 % slower: FAIL"].count >= 16
+    assert unsteady["one 5 % slower: FAIL"].count < 10
+
+
+def test_one_night_of_processes_alone_would_raise_alarms_on_an_unsteady_machine() -> None:
+    """The world is as unkind as it says: nights differ by 2 %, processes of a night by 0.5 %."""
+    rng = np.random.default_rng(6)
+    [machine] = [one for one in MACHINES if "2 % each" in one.name]
+    nights = machine.begin(rng)
+    first, later = next(nights), next(nights)
+    assert np.std((later - first).mean(axis=1)) == pytest.approx(0.02 * 2**0.5, rel=0.3)
+    assert np.std(first - first.mean(axis=1, keepdims=True)) < 0.006
+
+
+@pytest.mark.parametrize("limited", LIMITS[::4], ids=lambda one: f"{one.metric} {one.bound}")
+def test_a_truth_within_its_limit_seldom_fails_and_one_beyond_seldom_passes(
+    limited: Limited,
+) -> None:
+    judge = limit_judge(limited.metric, limited.side, limited.bound)
+    for part, wrong in ((0.9, "FAIL"), (1.1, "PASS")):
+        world, harm = limited.make(part)
+        found = Tries(40, 2).ask(judge.name, lambda rng, w=world, h=harm: judge.ask(w, rng, h))
+        assert sum(one.outcome == wrong for one in found) <= 6
+
+
+def test_every_limit_and_task_of_the_shipped_suites_has_a_world() -> None:
+    found = check_shipped(Tries(1, 0))
+    assert {share.world.partition(".yaml")[0] for share in found} == {
+        "gpt2",
+        "llama-1b",
+        "nightly",
+        "smoke",
+    }
