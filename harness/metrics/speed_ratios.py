@@ -79,10 +79,13 @@ def remarks(record: Record) -> list[str]:
         if slower:
             at = f" after {prompt} tokens" if prompt else ""
             pays = pays_from(speedups)
+            own = record.validity.reasons if record.validity.status == "flagged" else ()
+            doubts = {**{s.doubt: None for s in speedups.values() if s.doubt}, **dict.fromkeys(own)}
             sentences.append(
                 f"{record.cell.precision} is smaller than the reference but slower at batch "
                 f"{', '.join(slower)}{at}; it pays "
                 + ("at no measured batch size" if pays is None else f"from batch {pays}")
+                + (f"; in doubt: {'; '.join(doubts)}" if doubts else "")
             )
     return [*sentences, *explain_shares(record.values, record.protocol.get("method", {}))[1]]
 

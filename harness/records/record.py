@@ -25,6 +25,7 @@ class Value(Frozen):
     two-sided p-value of no difference, unadjusted, ``n`` the number of chunks, items or
     rounds (rounds of one process are not independent, and get no ``stderr``). ``floor`` is the
     reference's value when it is compared with itself: a value no farther from equality is noise.
+    ``doubt`` says why a comparison with the reference may be wrong: what flags the reference.
     """
 
     value: int | float | None
@@ -36,6 +37,7 @@ class Value(Frozen):
     bounds: tuple[float, float] | None = None
     p: float | None = None
     floor: float | None = None
+    doubt: str = ""
 
     @field_validator("value", "stderr", "floor", mode="before")
     @classmethod

@@ -117,7 +117,7 @@ def _show(record: Record | None, value: str, column: Column, reference: str | No
     if found is None or found.value is None:
         is_reference = record.cell.precision == reference and not record.noise
         return Cell("ref" if spec.paired and is_reference else "—", "faint")
-    mark = {"flagged": "*", "failed": "!"}.get(status, "")
+    mark = {"flagged": "*", "failed": "!"}.get(status, "*" if found.doubt else "")
     text = _format(found.value, column)
     if column.stderr and found.stderr is not None:
         text += f" ±{_format(found.stderr, column).lstrip('+')}"

@@ -8,6 +8,7 @@ from harness.records.identity import list_differing, list_protocol
 from harness.records.record import Record, Value
 from harness.records.values import find_spec
 from harness.suite.models import Suite
+from harness.verdicts.doubts import doubt_ratios, leave_open
 from harness.verdicts.limits import judge_limits
 
 
@@ -45,11 +46,14 @@ def complete_record(
             paired = load_measurement(record.measurement).compare(record, reference)
         why_not = refusal or ""
     record = record.model_copy(update={"paired": paired})
+    if paired and reference is not None:
+        record = doubt_ratios(record, reference)
     if record.noise:
         return record
     if noise is not None and noise.usable and record.cell.precision != suite.reference:
         record = _add_floors(record, complete_record(suite, noise, reference))
     verdicts = judge_limits(suite.limits, record, reference, why_not)
+    verdicts = tuple(leave_open(verdict, record, reference) for verdict in verdicts)
     return record.model_copy(update={"verdicts": verdicts})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.metrics.speed_ratios import compare, explain_shares, pays_from, remarks
-from harness.records.record import Record, Value
+from harness.records.record import Record, Validity, Value
 from tests.support.records import make_record, make_run
 from tests.support.summaries import finish, make_suite, show_section, show_tables
 
@@ -81,6 +81,17 @@ def test_smaller_but_slower_is_reported_with_the_batch_size_from_which_it_pays()
         "nf4 is smaller than the reference but slower at batch 1 (×0.50), 8 (×0.75); "
         "it pays at no measured batch size"
     ]
+
+
+def test_a_sentence_drawn_from_flagged_numbers_says_so() -> None:
+    record = compared(speeds("nf4", 25, b1=10.0, b8=50.0), speeds(b1=20.0, b8=40.0))
+    doubtful = {
+        name: value.model_copy(update={"doubt": "the reference fp32 is flagged: busy"})
+        for name, value in record.paired.items()
+    }
+    own = Validity(status="flagged", reasons=("a power cap",))
+    [sentence] = remarks(record.model_copy(update={"paired": doubtful, "validity": own}))
+    assert sentence.endswith("; in doubt: the reference fp32 is flagged: busy; a power cap")
 
 
 def test_slower_is_reported_only_where_processes_agree_that_it_is() -> None:

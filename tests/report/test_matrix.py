@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.record import Record, Verdict
+from harness.records.record import Record, Validity, Verdict
 from harness.records.run_file import Run
 from harness.suite.models import Limit, Suite
 from tests.support.records import make_record, make_run
@@ -59,6 +59,14 @@ def test_a_row_per_cell_with_the_reference_marked() -> None:
     ]
     ends = {len(row) for row in rows}
     assert len(ends) == 1, "numbers are aligned to the right"
+
+
+def test_a_ratio_to_a_flagged_reference_is_marked_and_the_speed_itself_is_not() -> None:
+    busy = Validity(status="flagged", reasons=("other processes used 1.3 of 2 cores",))
+    reference = speed("fp32", b1=10.0).model_copy(update={"validity": busy})
+    *_, fp32, nf4 = matrix(make_suite("throughput"), [reference, speed("nf4", b1=5.0)])
+    assert fp32.split()[-3:] == ["12,346*", "10.0*", "ref"]
+    assert nf4.split()[-3:] == ["12,346", "5.0", "0.50*"]
 
 
 def test_it_begins_with_counts_and_origin_and_ends_with_the_run_file() -> None:
