@@ -39,8 +39,8 @@ class Options(OptionsBase):
     ``max_time_s``. Before them a warm-up of at least ``warmup_s`` goes on until its last two
     half-windows agree, or for three times as long and eight rounds. ``cache: static`` keeps keys
     and values in one buffer of the final length, ``compile`` runs decode steps through
-    torch.compile, ``processes`` repeats all of it in as many fresh processes and ``roofline: false`` leaves out
-    what the device can do at best.
+    torch.compile, ``processes`` repeats all of it in as many fresh processes and ``roofline:
+    false`` leaves out what the device can do at best.
     """
 
     prompt_tokens: _OneOrMore = 512
