@@ -19,6 +19,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parent.parent
 MODELS, PRECISIONS = 143, ("fp32", "bf16", "fp16", "int8", "nf4", "fp4", "tf32")
 MEASUREMENTS = ("footprint", "memory")
+CELLS = MODELS * len(PRECISIONS)
 
 
 def write_suite(folder: Path) -> int:
@@ -31,7 +32,7 @@ def write_suite(folder: Path) -> int:
         f"name: big\nreference: fp32\nmodels:\n{models}"
         f"precisions: [{', '.join(PRECISIONS)}]\nmeasure:\n{measure}"
     )
-    return MODELS * len(PRECISIONS) * len(MEASUREMENTS)
+    return CELLS * len(MEASUREMENTS)
 
 
 def write_peer(folder: Path, items: int) -> None:
@@ -59,21 +60,25 @@ def collect(folder: Path, target: str, items: int) -> float:
     return seconds
 
 
+def measure_collection(folder: Path, rounds: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of our processes and of the peer's, in turn."""
+    sides = folder / "ours", folder / "peer"
+    items = write_suite(sides[0])
+    write_peer(sides[1], items)
+    pairs = [[collect(side, ".", items) for side in sides] for _ in range(rounds)]
+    ours, peer = zip(*pairs, strict=True)
+    return ours, peer
+
+
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     with tempfile.TemporaryDirectory() as name:
-        ours, peer = Path(name, "ours"), Path(name, "peer")
-        items = write_suite(ours)
-        write_peer(peer, items)
-        times: dict[str, list[float]] = {"harness": [], "pytest": []}
-        for _ in range(rounds):
-            times["harness"].append(collect(ours, "suites", items))
-            times["pytest"].append(collect(peer, ".", items))
-    print(f"{MODELS * len(PRECISIONS)} cells, {items} items, {rounds} alternating rounds")
-    for who, seconds in times.items():
+        ours, peer = measure_collection(Path(name), rounds)
+    print(f"{CELLS} cells, {CELLS * len(MEASUREMENTS)} items, {rounds} alternating rounds")
+    for who, seconds in (("harness", ours), ("pytest", peer)):
         low, middle, high = min(seconds), median(seconds), max(seconds)
         print(f"{who:8} {middle:6.2f} s  ({low:.2f} to {high:.2f})")
-    print(f"ratio    {median(times['harness']) / median(times['pytest']):6.2f}")
+    print(f"ratio    {median(ours) / median(peer):6.2f}")
 
 
 if __name__ == "__main__":

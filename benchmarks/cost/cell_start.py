@@ -17,7 +17,7 @@ from harness.suite.models import ModelSpec, PrecisionSpec
 
 PRECISIONS = ("fp32", "int8", "nf4")
 TARGET_S = 0.3
-_IMPORTS = (
+IMPORTS = (
     "import torch, transformers.modeling_utils\n"
     "from transformers import AutoModelForCausalLM, AutoTokenizer"
 )
@@ -55,6 +55,14 @@ def measure_starts(device: str, rounds: int) -> list[Cost]:
     ]
 
 
+def measure_ready(rounds: int, target_s: float) -> Cost:
+    """Each process after the first, until it answers a trivial call."""
+    first = _time(lambda: call_in_worker(int))
+    later = tuple(_time(lambda: call_in_worker(int)) for _ in range(rounds))
+    base = (first,) * rounds
+    return Cost("a new cell's process is ready", "the first", "s", base, later, "seconds", target_s)
+
+
 def make_job(precision: str, device: str) -> CellJob:
     """The job of the embedded model at one precision."""
     model = ModelSpec(name="tiny-world", source="builtin:tiny-world")
@@ -76,7 +84,7 @@ def _time_load(job: CellJob) -> float:
 
 
 def _import_afresh() -> None:
-    subprocess.run([sys.executable, "-c", _IMPORTS], check=True)
+    subprocess.run([sys.executable, "-c", IMPORTS], check=True)
 
 
 def _time(work: Callable[[], Any]) -> float:

@@ -11,9 +11,9 @@ from peer.table import align
 
 from harness.statistics.estimates import paired_ratio_interval
 
-# What the target bounds: our seconds; ours as a share of the base; what ours takes beyond the
-# base, as a share of it; how far ours is from the base either way, as a share of it.
-Figure = Literal["seconds", "share", "beyond", "error"]
+# What the target bounds: our seconds; ours as a share or a multiple of the base; what ours takes
+# beyond the base, as a share of it; how far ours is from the base either way, as a share of it.
+Figure = Literal["seconds", "share", "ratio", "beyond", "error"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Cost:
     def relative(self) -> list[float]:
         """Ours beside the base, pair by pair, as ``figure`` says."""
         ratios = [ours / base for base, ours in zip(self.base, self.ours, strict=True)]
-        if self.figure in ("seconds", "share"):
+        if self.figure in ("seconds", "share", "ratio"):
             return ratios
         beyond = [ratio - 1 for ratio in ratios]
         return beyond if self.figure == "beyond" else [abs(x) for x in beyond]
@@ -74,8 +74,8 @@ def format_costs(costs: Sequence[Cost]) -> str:
     """One row per cost: medians of both sides, the relative figure with its spread, the target."""
     rows = [("", "ours", "beside", "", "relative", "(from to)", "target", "")]
     for cost in costs:
-        sign = "+" if cost.figure == "beyond" else ""
-        middle, low, high = (f"{x:{sign}.2%}" for x in cost.spread)
+        form = {"beyond": "{:+.2%}", "ratio": "{:.2f}×"}.get(cost.figure, "{:.2%}")
+        middle, low, high = map(form.format, cost.spread)
         rows.append(
             (
                 cost.what,
@@ -94,6 +94,8 @@ def format_costs(costs: Sequence[Cost]) -> str:
 def _name_target(cost: Cost) -> str:
     if cost.target is None:
         return ""
+    if cost.figure == "ratio":
+        return f"< {cost.target:g}×"
     return f"< {cost.target:g} s" if cost.figure == "seconds" else f"< {cost.target:.0%}"
 
 

@@ -1,6 +1,6 @@
 """lm-evaluation-harness's side: its own tasks on local files, through `simple_evaluate`.
 
-    python -m peer.lm_eval_side TASK MODEL ITEMS BATCH_SIZE OUT [SUBJECT SHOTS]
+    python -m peer.lm_eval_side TASK MODEL ITEMS BATCH_SIZE OUT SHOTS [SUBJECT …]
 
 As a process it is what its command line does, with a clock and a memory reading around
 ``loglikelihood`` and ``loglikelihood_rolling``.
@@ -44,7 +44,7 @@ def make_task(name: str, items: Path, subject: str = "", shots: int = 0) -> dict
         task["doc_to_target"] = _whole_page  # the text as it is: ours is not detokenised either
     return {
         **task,
-        "task": f"peer_{name}",
+        "task": "_".join(filter(None, ("peer", name, subject))),
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": files},
         "test_split": "test",
@@ -62,13 +62,22 @@ def evaluate(model: Any, tasks: list[dict[str, Any]], **given: Any) -> dict[str,
 
 
 def find_numbers(results: dict[str, Any], task: str) -> dict[str, float]:
-    """``{"acc": 0.3}`` and the like, without the names of filters and standard errors."""
-    found = results["results"][f"peer_{task}"]
-    return {
-        key.split(",")[0]: value
-        for key, value in found.items()
-        if key.endswith(",none") and "stderr" not in key
+    """``{"acc": 0.3}`` and the like, without the names of filters and standard errors.
+
+    Of several subjects the mean over all items.
+    """
+    sums: dict[str, float] = {}
+    items = {
+        name: counts["effective"]
+        for name, counts in results["n-samples"].items()
+        if name.startswith(f"peer_{task}")
     }
+    for name, count in items.items():
+        for key, value in results["results"][name].items():
+            number, _, kept = key.partition(",")
+            if kept == "none" and "stderr" not in key:
+                sums[number] = sums.get(number, 0.0) + value * count
+    return {number: total / sum(items.values()) for number, total in sums.items()}
 
 
 def _whole_page(doc: dict[str, str]) -> str:
@@ -76,8 +85,7 @@ def _whole_page(doc: dict[str, str]) -> str:
 
 
 def main() -> None:
-    task, model, items, batch_size, out = sys.argv[1:6]
-    subject, shots = sys.argv[6:] or ("", "0")
+    task, model, items, batch_size, out, shots, *subjects = sys.argv[1:]
     from lm_eval.models.huggingface import HFLM
 
     from peer.memory import read_bytes, reset_peak
@@ -102,7 +110,7 @@ def main() -> None:
         setattr(kind, name, watch(getattr(kind, name)))
     results = evaluate(
         "hf",
-        [make_task(task, Path(items), subject, int(shots))],
+        [make_task(task, Path(items), subject, int(shots)) for subject in subjects or [""]],
         model_args={"pretrained": model, "dtype": "float32"},
         batch_size=int(batch_size),
         device="cpu",

@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement, load_precision
 from harness.descriptions import MeasureContext
-from harness.engines.base import Engine
+from harness.engines.base import Cost, Target, Tokens
+from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.loading import load_cell
-from harness.records.record import Measured
+from harness.records.record import Measured, Record
 from harness.scoring import multiple_choice
 from harness.scoring.multiple_choice import Scored
 from harness.suite.model_sources import CellJob, find_files
@@ -30,27 +32,34 @@ ROOT = Path("/")
 
 @dataclass
 class Watched:
-    """What one measurement gave, and what its scoring took."""
+    """What one measurement gave, what its scoring took, and what it asked the engine for."""
 
     measured: Measured | None = None
     scored: list[Scored] = field(default_factory=list)
+    rows: Sequence[Tokens] = ()
+    targets: Sequence[Target] = ()
+    cost: Cost | None = None
     score_s: float = 0.0
 
 
-def load_model(folder: Path) -> Engine:
-    """A checkpoint in float32, loaded on the CPU as a cell's process does."""
+def load_model(folder: Path, use: str = "fp32") -> TransformersEngine:
+    """A checkpoint at one precision, loaded on the CPU as a cell's process does."""
     model = ModelSpec(name="peer", source=str(folder.resolve()))
     files = find_files(model, ROOT, online=False)
-    precision = PrecisionSpec(name="fp32", use="fp32", options=load_precision("fp32").options())
+    precision = PrecisionSpec(name=use, use=use, options=load_precision(use).options())
     return load_cell(CellJob(model, precision, files, "cpu", ROOT, online=False))
 
 
-def measure(loaded: Engine, task: str, options: dict[str, Any]) -> Watched:
+def measure(
+    loaded: Any, task: str, options: dict[str, Any], reference: Record | None = None
+) -> Watched:
     """Run a measurement; of a multiple-choice task also keep every option's log-likelihood."""
     module = load_measurement(task)
     seen = Watched()
-    context = MeasureContext(suite_folder=ROOT, online=False, progress=lambda *_: None)
-    score_questions = multiple_choice.score_questions
+    context = MeasureContext(
+        suite_folder=ROOT, online=False, progress=lambda *_: None, reference=reference
+    )
+    score_questions, score_targets = multiple_choice.score_questions, loaded.score_targets
 
     def watch(*given: Any, **named: Any) -> Any:
         start = time.perf_counter()
@@ -59,12 +68,18 @@ def measure(loaded: Engine, task: str, options: dict[str, Any]) -> Watched:
         seen.scored = scored
         return scored, cost
 
-    multiple_choice.score_questions = watch
+    def note(rows: Any, targets: Any, *given: Any, **named: Any) -> Any:
+        seen.rows, seen.targets = rows, targets
+        seen.cost = score_targets(rows, targets, *given, **named)
+        return seen.cost
+
+    multiple_choice.score_questions, loaded.score_targets = watch, note
     start = time.perf_counter()
     try:
         seen.measured = module.measure(loaded, module.options(**options), context)
     finally:
         multiple_choice.score_questions = score_questions
+        del loaded.score_targets
     if not seen.scored:
         seen.score_s = time.perf_counter() - start  # a text: tokenised within, as lm-eval does
     return seen
