@@ -116,7 +116,8 @@ def _compare_with(reference: Record, text: TextWindows, options: Options) -> Mea
     """A candidate's record: compared with the reference's stored distribution, token by token."""
     import numpy as np
 
-    from harness.scoring.distributions import StoredDistribution, compare_logits
+    from harness.scoring.compare_distributions import compare_logits
+    from harness.scoring.distributions import StoredDistribution
 
     stored = StoredDistribution(str(reference.items.get("distribution")), text.engine.device)
     name, other = cell_id(text.engine.job.model, text.engine.job.precision), reference.cell.id

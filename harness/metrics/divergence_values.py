@@ -57,7 +57,7 @@ def summarise(
 ) -> tuple[dict[str, Value], dict[str, list[float]]]:
     """The values, and each window's sums for comparisons between runs.
 
-    ``found`` (3, tokens): `harness.scoring.distributions.compare_logits`, in the windows' order.
+    ``found`` (3, tokens): `harness.scoring.compare_distributions.compare_logits`, windows in order.
     Standard errors take tokens of one window as dependent. A quarter without scored tokens has no
     values.
     """

@@ -18,7 +18,7 @@ from harness.metrics.divergence_values import find_quarters
 from harness.metrics.text_windows import Window, plan_windows
 from harness.records.record import Measured, Record
 from harness.records.run_file import read_run
-from harness.scoring.distributions import compare_logits
+from harness.scoring.compare_distributions import compare_logits
 from harness.suite.data_source import DataSource
 from harness.suite.read import load_suite
 from harness.verdicts.pairing import complete_record

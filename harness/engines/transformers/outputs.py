@@ -11,17 +11,13 @@ import torch
 from torch.nn.functional import linear
 
 from harness.engines.base import PlainHead
-from harness.engines.transformers.forward import MAX_LOGIT_BYTES, logits_at, slice_rows
+from harness.engines.transformers.forward import logits_at, slice_rows
 from harness.engines.transformers.head import (
     describe_fallback,
     head_of,
     read_checked,
     read_hidden,
 )
-
-# Comparing takes the memory of about sixteen slices (two models' logits, then both in float64); a
-# GPU needs larger slices to be busy.
-_SLICE_BYTES = {"cpu": MAX_LOGIT_BYTES // 20, "cuda": MAX_LOGIT_BYTES // 2}
 
 
 class OutputReader:
@@ -52,20 +48,19 @@ class OutputReader:
         return "the model's output head is no plain linear layer"
 
     def read_logits(
-        self, inputs: torch.Tensor, positions: torch.Tensor, slice_bytes: int | None = None
+        self, inputs: torch.Tensor, positions: torch.Tensor
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """Logits (n, vocabulary) slice by slice of the rows * positions tokens, row after row."""
-        limit = slice_bytes or _SLICE_BYTES.get(inputs.device.type, _SLICE_BYTES["cuda"])
         count = len(positions)
         if self.slow_because is None:
             head, states = head_of(self._model), self._read_states(inputs, positions)
-            for part in slice_rows(len(states), self.vocabulary, limit):
+            for part in slice_rows(len(states), self.vocabulary, inputs.device):
                 with torch.inference_mode():
                     logits = head(states[None, part])[0]  # type: ignore[misc]
                 yield part, logits
             return
         for number, row in enumerate(inputs):
-            for part in slice_rows(count, self.vocabulary, limit):
+            for part in slice_rows(count, self.vocabulary, inputs.device):
                 logits = logits_at(self._model, row[None], positions[part])[0]
                 yield slice(number * count + part.start, number * count + part.stop), logits
 

@@ -4,12 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from harness.engines.shared.likeliest import find_likeliest
 from harness.engines.transformers.forward import slice_rows
 from harness.engines.transformers.outputs import OutputReader
-
-# A GPU needs large slices to be busy. On a CPU glibc takes blocks of 32 MiB and more from the
-# system and gives them back each time: 331 ms for 1,024 tokens of GPT-2's vocabulary, not 262.
-_SLICE_BYTES = {"cpu": 30 << 20, "cuda": 256 << 20}
 
 
 def score_windows(outputs: OutputReader, rows: torch.Tensor, scored: int) -> torch.Tensor:
@@ -23,7 +20,7 @@ def score_windows(outputs: OutputReader, rows: torch.Tensor, scored: int) -> tor
         wanted = targets.reshape(-1)
         parts = [
             _nll_in_place(logits, wanted[part])
-            for part, logits in outputs.read_logits(inputs, positions, slice_bytes(rows.device))
+            for part, logits in outputs.read_logits(inputs, positions)
         ]
         return torch.cat(parts).reshape(targets.shape)
 
@@ -32,11 +29,6 @@ def scored_positions(rows: torch.Tensor, scored: int) -> torch.Tensor:
     """The positions of ``rows`` (rows, n) that predict their last ``scored`` tokens."""
     length = rows.shape[1] - 1
     return torch.arange(length - scored, length, device=rows.device)
-
-
-def slice_bytes(device: torch.device) -> int:
-    """How large a slice of logits may be."""
-    return _SLICE_BYTES.get(device.type, _SLICE_BYTES["cuda"])
 
 
 def score_tokens(
@@ -52,9 +44,9 @@ def score_tokens(
     rows, tokens = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
     chosen = logits[rows, tokens].float()
     largest, total, likeliest = [], [], []
-    for sliced in slice_rows(len(logits), logits.shape[-1], slice_bytes(device)):
+    for sliced in slice_rows(len(logits), logits.shape[-1], device):
         part = logits[sliced].float()
-        likeliest.append(part.argmax(-1))  # of equals the first, as `generate` takes it
+        likeliest.append(find_likeliest(part))  # of equals the first, as `generate` takes it
         largest.append(part.amax(-1))
         total.append(part.sub_(largest[-1][:, None]).exp_().sum(-1).log())
     nll = (torch.cat(total)[rows] - (chosen - torch.cat(largest)[rows])).double()
