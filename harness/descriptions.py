@@ -214,7 +214,8 @@ class PackedLayer:
     ``kind`` is the record's word for the quantisation ('int8', 'nf4'); ``packed`` hold the weights,
     ``shape`` is their (out, in) once unpacked; ``constants`` are the scales and code books that
     unpacking needs. ``settings`` go into the record: all layers of a kind should agree on them;
-    "compute_dtype" and "product_dtype" among them, where they differ from the model's dtype.
+    "compute_dtype" and "product_dtype" among them, where they differ from the model's dtype, and
+    "input_dtype" and "result_dtype", through which a product's inputs and results pass on the way.
     """
 
     kind: str
@@ -261,23 +262,39 @@ class LayerReader:
 
 
 @dataclass(frozen=True)
+class Device:
+    """Where a cell is loaded: ``type`` is 'cpu' or 'cuda'.
+
+    ``capability`` is a CUDA board's compute capability; None of a CPU, and where it is unknown.
+    """
+
+    type: str
+    capability: tuple[int, int] | None = None
+
+    @property
+    def lacks_bfloat16(self) -> bool:
+        """Whether it is a CUDA board without units for bfloat16, which came with 8.0 (Ampere)."""
+        return self.type == "cuda" and self.capability is not None and self.capability < (8, 0)
+
+
+@dataclass(frozen=True)
 class Precision:
     """What one file of `precisions/` declares.
 
     ``load_arguments(options, device)`` gives the keywords of ``from_pretrained``, "dtype" among
     them as a name; ``prepare(model, options, device)`` changes the loaded model where that is not
     enough; ``check(attested, options, device)`` lists the differences between what was declared and
-    what was loaded. ``device`` is 'cpu' or 'cuda'. ``layers`` reads the layers of a quantised
-    model. ``min_capability`` is the oldest CUDA card, ``engine`` loads the model where the suite
-    names none. Each function may import torch and raise `InputError`; a small model on a CPU is
-    loaded and prepared twice, the first time as a rehearsal.
+    what was loaded. ``device`` is a `Device`. ``layers`` reads the layers of a quantised model.
+    ``min_capability`` is the oldest CUDA card, ``engine`` loads the model where the suite names
+    none. Each function may import torch and raise `InputError`; a small model on a CPU is loaded
+    and prepared twice, the first time as a rehearsal.
     """
 
     help: str
     options: type[OptionsBase]
-    load_arguments: Callable[[Any, str], dict[str, Any]]
-    check: Callable[[dict[str, Any], Any, str], list[str]]
-    prepare: Callable[[Any, Any, str], None] = lambda model, options, device: None
+    load_arguments: Callable[[Any, Device], dict[str, Any]]
+    check: Callable[[dict[str, Any], Any, Device], list[str]]
+    prepare: Callable[[Any, Any, Device], None] = lambda model, options, device: None
     layers: LayerReader | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
     min_capability: tuple[int, int] = (0, 0)

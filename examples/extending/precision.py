@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from harness.descriptions import LayerReader, OptionsBase, PackedLayer, Precision
+from harness.descriptions import Device, LayerReader, OptionsBase, PackedLayer, Precision
 from harness.errors import InputError
 from harness.precisions.checks import check_quantised
 
@@ -22,11 +22,11 @@ class Options(OptionsBase):
     """int4_rows has no options."""
 
 
-def load_arguments(options: Options, device: str) -> dict[str, Any]:
+def load_arguments(options: Options, device: Device) -> dict[str, Any]:
     return {"dtype": _DTYPE}
 
 
-def prepare(model: Any, options: Options, device: str) -> None:
+def prepare(model: Any, options: Options, device: Device) -> None:
     """Put a packed layer in the place of every linear layer but the output head."""
     import torch
 
@@ -81,7 +81,7 @@ def _layer_class() -> Any:
     return RowInt4Linear
 
 
-def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
+def check(attested: dict[str, Any], options: Options, device: Device) -> list[str]:
     return check_quantised(attested, _KIND, _DTYPE)
 
 

@@ -6,19 +6,22 @@ Layers are read by their attributes, without importing bitsandbytes.
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.descriptions import LayerReader, PackedLayer
+from harness.descriptions import Device, LayerReader, PackedLayer
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 _OPERATORS = {"nf4": "gemm_4bit", "fp4": "gemm_4bit", "int8": "int8_linear_matmul"}
 _REPACKED = "AVX512-BF16 gemm on repacked weights"
 
 
-def choose_dtype(declared: ComputeDtype | None, device: str) -> ComputeDtype:
+def choose_dtype(declared: ComputeDtype | None, device: Device) -> ComputeDtype:
     """The dtype of everything unquantised, and of the products where there is a choice."""
-    return declared or ("bfloat16" if device == "cuda" else "float32")
+    if declared is not None or device.type != "cuda":
+        return declared or "float32"
+    return "float16" if device.lacks_bfloat16 else "bfloat16"
 
 
 def quantise_while_loading(dtype: str, **config: Any) -> dict[str, Any]:
@@ -37,7 +40,9 @@ def read_layer(layer: Any) -> PackedLayer | None:
         kind, shape = "int8", layer.weight.shape
         settings = {
             "quant_storage": "int8",
+            "input_dtype": "float16",  # MatMul8bitLt casts to it before it quantises
             "product_dtype": "int8",
+            "result_dtype": find_result_dtype(layer.weight.device.type),
             "block_size": "row",
             "threshold": float(layer.state.threshold),
         }
@@ -54,6 +59,25 @@ def read_layer(layer: Any) -> PackedLayer | None:
         return None
     constants = tuple(_find_constants(layer))
     return PackedLayer(kind, tuple(shape), (layer.weight,), constants, settings)
+
+
+@cache
+def find_result_dtype(device: str) -> str:
+    """Through which dtype int8 products pass on ``device``, whatever their output's dtype is.
+
+    Tried, not read: 0.50's CUDA kernel gives float16, which the output is cast from (`cuda/ops.py`,
+    ``int8_mm_dequant``), its CPU code float32. 32 x 10**10 is past float16 and not past float32.
+    """
+    import torch
+
+    ones = torch.ones(8, 32, dtype=torch.int8, device=device)
+    scales = torch.full((8,), 127e5, device=device)
+    try:
+        multiply = torch.ops.bitsandbytes.int8_scaled_mm.default
+        result = multiply(ones, ones, scales, scales, dtype=torch.float32)
+    except (AttributeError, RuntimeError):  # another version's operator, a board without int8
+        return "unknown"
+    return "float32" if bool(result.isfinite().all()) else "float16"
 
 
 def _find_constants(layer: Any) -> Iterator[Any]:

@@ -7,7 +7,7 @@ scales themselves in 8 bits.
 from functools import partial
 from typing import Any
 
-from harness.descriptions import OptionsBase, Precision
+from harness.descriptions import Device, OptionsBase, Precision
 from harness.precisions.bitsandbytes import (
     LAYERS,
     ComputeDtype,
@@ -20,7 +20,10 @@ _BLOCK_SIZE, _NESTED_BLOCK_SIZE = 64, 256
 
 
 class FourBitOptions(OptionsBase):
-    """``compute_dtype`` defaults to float32 on a CPU and bfloat16 on CUDA."""
+    """``compute_dtype`` defaults to float32 on a CPU and bfloat16 on CUDA.
+
+    Below compute capability 8.0 to float16.
+    """
 
     double_quant: bool = False
     compute_dtype: ComputeDtype | None = None
@@ -29,7 +32,7 @@ class FourBitOptions(OptionsBase):
 def four_bit_precision(kind: str, help_text: str | None) -> Precision:
     """The precision of one 4-bit ``kind``, 'nf4' or 'fp4'."""
 
-    def load_arguments(options: FourBitOptions, device: str) -> dict[str, Any]:
+    def load_arguments(options: FourBitOptions, device: Device) -> dict[str, Any]:
         dtype = choose_dtype(options.compute_dtype, device)
         return quantise_while_loading(
             dtype,
@@ -49,7 +52,7 @@ def four_bit_precision(kind: str, help_text: str | None) -> Precision:
     )
 
 
-def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None:
+def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: Device) -> None:
     """Keep bitsandbytes from computing in another way than declared.
 
     On a CPU with AVX512-BF16, bitsandbytes 0.49+ repacks a layer at its first forward pass in
@@ -57,7 +60,7 @@ def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None
     whatever the compute dtype, and layers whose rows are no multiple of 32 raise. It stays on
     only where that was asked for: bfloat16, no double quantisation, every shape supported.
     """
-    if device != "cpu":
+    if device.type != "cpu":
         return
     layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
     wanted = options.compute_dtype == "bfloat16" and not options.double_quant
@@ -67,7 +70,9 @@ def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: str) -> None
             layer.support_avx512bf16_for_cpu = False
 
 
-def _check(kind: str, attested: dict[str, Any], options: FourBitOptions, device: str) -> list[str]:
+def _check(
+    kind: str, attested: dict[str, Any], options: FourBitOptions, device: Device
+) -> list[str]:
     dtype = choose_dtype(options.compute_dtype, device)
     wrong = check_quantised(attested, kind, dtype)
     if attested["quantisation"] != kind:

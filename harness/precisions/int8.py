@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness.descriptions import OptionsBase, Precision
+from harness.descriptions import Device, OptionsBase, Precision
 from harness.precisions.bitsandbytes import (
     LAYERS,
     ComputeDtype,
@@ -22,14 +22,15 @@ class Options(OptionsBase):
     """``threshold``: activations above it go through the 16-bit path (6.0 in the paper).
 
     ``compute_dtype`` is that of everything around the int8 products; it defaults to float32 on a
-    CPU and bfloat16 on CUDA.
+    CPU and bfloat16 on CUDA, float16 below compute capability 8.0. The products themselves pass
+    through float16 on CUDA, whatever it is.
     """
 
     threshold: float = Field(6.0, ge=0)
     compute_dtype: ComputeDtype | None = None
 
 
-def load_arguments(options: Options, device: str) -> dict[str, Any]:
+def load_arguments(options: Options, device: Device) -> dict[str, Any]:
     return quantise_while_loading(
         choose_dtype(options.compute_dtype, device),
         load_in_8bit=True,
@@ -37,7 +38,7 @@ def load_arguments(options: Options, device: str) -> dict[str, Any]:
     )
 
 
-def check(attested: dict[str, Any], options: Options, device: str) -> list[str]:
+def check(attested: dict[str, Any], options: Options, device: Device) -> list[str]:
     wrong = check_quantised(attested, "int8", choose_dtype(options.compute_dtype, device))
     if attested["quantisation"] == "int8" and attested["threshold"] != options.threshold:
         wrong.append(

@@ -194,6 +194,7 @@ class LocalExecutor:
             device=self._machine.device.device,
             suite_folder=self._suite_folder,
             online=self._machine.online,
+            capability=self._machine.device.capability,
         )
         self._process_cell = cell.id
         self._process = (

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.descriptions import Device
 from harness.errors import InputError
 from harness.suite.data_source import locate_source
 from harness.suite.model_files import (
@@ -39,7 +40,10 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class CellJob:
-    """What an engine loads for one cell, and on which device; crosses the process boundary."""
+    """What an engine loads for one cell, and on which device; crosses the process boundary.
+
+    ``capability`` is a CUDA device's compute capability, None where that is unknown.
+    """
 
     model: ModelSpec
     precision: PrecisionSpec
@@ -47,6 +51,12 @@ class CellJob:
     device: str
     suite_folder: Path
     online: bool
+    capability: tuple[int, int] | None = None
+
+    @property
+    def target(self) -> Device:
+        """The device as precisions know it."""
+        return Device(self.device.partition(":")[0], self.capability)
 
 
 def find_files(model: ModelSpec, folder: Path, online: bool) -> ModelFiles:

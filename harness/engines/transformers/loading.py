@@ -70,7 +70,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     tokenizer = _load_tokenizer(job)
     seconds = {"tokenizer": time.perf_counter() - start}
     arguments = {
-        **precision.load_arguments(job.precision.options, _device_type(job)),
+        **precision.load_arguments(job.precision.options, job.target),
         **choose_attention(job.model.attention, job.device),
     }
     give_back_freed()
@@ -95,7 +95,8 @@ def load_cell(job: CellJob) -> TransformersEngine:
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     cell = TransformersEngine(job, model, tokenizer, attested, counts, memory, meter, seconds)
-    return replace(cell, flags=_find_damage(cell, narrowed))
+    damage = _find_damage(cell, narrowed, has_wider_floats(checkpoint))
+    return replace(cell, flags=(*_find_slow_dtype(cell), *damage))
 
 
 def set_tf32(on: bool) -> None:
@@ -122,10 +123,6 @@ def choose_attention(attention: str | None, device: str) -> dict[str, Any]:
                 f"attention {attention} needs the package {package}, which is not installed"
             )
     return {"attn_implementation": attention}
-
-
-def _device_type(job: CellJob) -> str:
-    return job.device.split(":")[0]
 
 
 def _check_checkpoint(job: CellJob, folder: str) -> Checkpoint:
@@ -200,7 +197,7 @@ def load_model(job: CellJob, folder: str, arguments: dict[str, Any]) -> PreTrain
     check_fit(job.model.name, model, info)
     model.eval()
     precision = load_precision(job.precision.use)
-    precision.prepare(model, job.precision.options, _device_type(job))
+    precision.prepare(model, job.precision.options, job.target)
     return model
 
 
@@ -236,7 +233,7 @@ def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
     """The facts; raises `InputError` where they are not as declared."""
     attested = attest(model)
     precision = load_precision(job.precision.use)
-    wrong = precision.check(attested, job.precision.options, _device_type(job))
+    wrong = precision.check(attested, job.precision.options, job.target)
     wrong += _check_rest(attested, job.model.attention)
     if wrong:
         raise InputError(
@@ -271,14 +268,30 @@ def _count_narrowed(
     return count_cast_damage(checkpoint) if narrowed else None
 
 
+def _find_slow_dtype(cell: TransformersEngine) -> Iterable[str]:
+    """A flag where the device computes this dtype in a roundabout way."""
+    if cell.compute_dtype == "bfloat16" and cell.job.target.lacks_bfloat16:
+        yield (
+            f"bfloat16 on a GPU without units for it (compute capability "
+            f"{'.'.join(map(str, cell.job.target.capability or ()))}, they came with 8.0): slow "
+            "products, and attention that holds all its scores; float16 is what it is made for"
+        )
+
+
 def _find_damage(
-    cell: TransformersEngine, narrowed: dict[str, CastCounts] | None
+    cell: TransformersEngine, narrowed: dict[str, CastCounts] | None, wide: bool
 ) -> tuple[str, ...]:
-    """Attest and flag what float16 has damaged, in weights, activations or scales of int8."""
+    """Attest and flag what float16 has damaged, in weights, activations or scales of int8.
+
+    ``narrowed`` is the damage of the cast to it, None where no weight is cast; ``wide``: the
+    checkpoint's floats reach farther, and so may activations that only pass through it.
+    """
     flags: tuple[str, ...] = ()
-    if narrowed is not None:
-        weights = asdict(sum_cast_damage(narrowed, cell.model))
-        damage = weights | probe_activations(cell.model, cell.tokenizer, cell.max_context)
+    passed = {cell.attested.get("input_dtype"), cell.attested.get("result_dtype")}
+    if narrowed is not None or (wide and "float16" in passed):
+        damage = probe_activations(cell.model, cell.tokenizer, cell.max_context)
+        if narrowed is not None:
+            damage = asdict(sum_cast_damage(narrowed, cell.model)) | damage
         cell.attested["checkpoint"]["fp16"] = damage
         flags = describe_damage(damage)
     broken = cell.attested.get("nonfinite_constants")
