@@ -15,8 +15,8 @@ def command(context: click.Context) -> None:
     """Show what the harness keeps, and how much room it takes.
 
     References are records that spare measuring the reference again, distributions are a reference's
-    probabilities at every token of a text, questions are the items of tasks, for a reader. All of
-    it is made again when it is needed.
+    probabilities at every token of a text, questions are the items of tasks, for a reader, casts
+    say what float16 does to a model's weights. All of it is made again when it is needed.
     """
     if context.invoked_subcommand is not None:
         return
@@ -32,7 +32,7 @@ def command(context: click.Context) -> None:
 @command.command(name="clear")
 @click.argument("kind", required=False)
 def clear_kind(kind: str | None) -> None:
-    """Remove everything kept, or one KIND: references, distributions or questions."""
+    """Remove everything kept, or one KIND: references, distributions, questions or casts."""
     removed, written = cache.clear(
         cache.KINDS if kind is None else (check_name("kind", kind, cache.KINDS),)
     )

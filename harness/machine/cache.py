@@ -19,7 +19,7 @@ from harness.errors import InputError
 from harness.machine.files import cache_folder
 from harness.suite.models import Memory
 
-KINDS = ("references", "distributions", "questions")
+KINDS = ("references", "distributions", "questions", "casts")
 LIMIT_VARIABLE = "PRECISION_HARNESS_CACHE_LIMIT"
 DEFAULT_LIMIT = 20 << 30
 # Between two cells of a run no process holds the reference's distribution: what was used within

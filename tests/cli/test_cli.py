@@ -46,6 +46,7 @@ def test_the_cache_is_shown_by_kind(folder: Path, capsys: pytest.CaptureFixture[
         "  references         1      100 B\n"
         "  distributions      1      4 MiB\n"
         "  questions          0        0 B\n"
+        "  casts              0        0 B\n"
         "  total              2      4 MiB\n"
         "limit 20 GiB (PRECISION_HARNESS_CACHE_LIMIT), the longest unused goes first\n"
     )

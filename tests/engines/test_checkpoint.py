@@ -18,8 +18,14 @@ from harness.engines.transformers.checkpoint import (
     has_wider_floats,
     read_checkpoint,
 )
-from harness.engines.transformers.fp16_damage import CastCounts, count_cast_damage, describe_damage
+from harness.engines.transformers.fp16_damage import (
+    CastCounts,
+    count_cast_damage,
+    describe_damage,
+    examine_cast,
+)
 from harness.errors import InputError
+from harness.run.process import call_in_worker
 from tests.support.cells_in_process import load, write_checkpoint, write_llama
 
 NORM, UP = "model.norm.weight", "model.layers.1.mlp.up_proj.weight"
@@ -130,6 +136,72 @@ def test_large_tensors_are_counted_in_pieces(
     assert count_cast_damage(read_checkpoint(str(tmp_path))) == {"a": CastCounts(100, 100, 0, 0)}
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_number_of_16_bits_is_counted_as_it_is_cast(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    every = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(dtype)
+    save_file({"a": every}, tmp_path / "model.safetensors")
+    cast = every.half()
+    expected = CastCounts(
+        weights=1 << 16,
+        overflowed=int((cast.isinf() & every.isfinite()).sum()),
+        flushed=int(((cast == 0) & (every != 0)).sum()),
+        subnormal=int(((cast != 0) & (cast.abs() < 2.0**-14)).sum()),
+    )
+    assert count_cast_damage(read_checkpoint(str(tmp_path))) == {"a": expected}
+
+
+def test_weights_are_examined_once_whatever_the_process(tmp_path: Path) -> None:
+    """The second time none of them is there to be read."""
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.full((3, 5), 1e-9), "b": torch.ones(4)}, path)
+    checkpoint = read_checkpoint(str(tmp_path))
+    first = examine_cast(checkpoint, "0" * 64)
+    assert first == {"a": CastCounts(15, 0, 15, 0), "b": CastCounts(4, 0, 0, 0)}
+    path.unlink()
+    assert call_in_worker(examine_cast, checkpoint, "0" * 64) == first
+    with pytest.raises(FileNotFoundError):
+        examine_cast(checkpoint, "1" * 64)  # other weights
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": [1, 2, 3, 4, 5]}', '{"a": 1}'])
+def test_an_examination_that_cannot_be_read_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("PRECISION_HARNESS_CACHE", str(tmp_path / "cache"))
+    save_file({"a": torch.full((3,), 1e6)}, tmp_path / "model.safetensors")
+    stored = tmp_path / "cache" / "casts" / f"{'0' * 64}.json"
+    stored.parent.mkdir(parents=True)
+    stored.write_text(content)
+    checkpoint = read_checkpoint(str(tmp_path))
+    expected = {"a": CastCounts(3, 3, 0, 0)}
+    assert examine_cast(checkpoint, "0" * 64) == expected
+    assert json.loads(stored.read_text()) == {"a": [3, 3, 0, 0]}
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PRECISION_HARNESS_CACHE", str(tmp_path / "file"))
+    save_file({"a": torch.ones(3)}, tmp_path / "model.safetensors")
+    found = examine_cast(read_checkpoint(str(tmp_path)), "0" * 64)
+    assert found == {"a": CastCounts(3, 0, 0, 0)}
+
+
+def test_a_second_load_in_float16_reads_what_the_first_has_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRECISION_HARNESS_CACHE", str(tmp_path / "cache"))
+    folder = edit_weights(write_llama(tmp_path / "model", dtype=torch.bfloat16), spoil)
+    first = load(folder, "fp16")
+    monkeypatch.setattr("harness.engines.transformers.fp16_damage.safe_open", None)
+    second = load(folder, "nf4", compute_dtype="float16")
+    assert first.attested["checkpoint"]["fp16"]["overflowed"] == 1
+    assert second.attested["checkpoint"]["fp16"]["overflowed"] == 1
+
+
 def spoil(weights: dict[str, torch.Tensor]) -> None:
     weights[UP][0, 0] = 1e5
     weights[NORM][3] = 1e-9
@@ -219,7 +291,9 @@ def test_scales_that_int8_makes_in_float16_are_flagged_where_they_are_infinite(
     folder = edit_weights(write_llama(tmp_path / "model", dtype=torch.bfloat16), spoil)
     cell = load(folder, "int8")
     assert cell.attested["nonfinite_constants"] == 1
-    assert cell.flags == ("not finite: 1 quantisation constants, and so what they scale",)
+    activations, constants = cell.flags
+    assert activations.endswith("on a probe text, first in model.layers.1.mlp.up_proj")
+    assert constants == "not finite: 1 quantisation constants, and so what they scale"
 
 
 @pytest.mark.parametrize(

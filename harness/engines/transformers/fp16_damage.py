@@ -6,18 +6,26 @@ zero, and an activation infinite.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from harness.engines.transformers.checkpoint import Checkpoint
 from harness.engines.transformers.layers import dtype_name
+from harness.machine.files import cache_folder, write_atomically
 
-CHUNK_WEIGHTS = 1 << 24
-_SMALLEST_NORMAL = 2.0**-14
+CHUNK_WEIGHTS = 1 << 18  # what is made of a piece stays in the processor's cache
+# Magnitudes from which a cast rounds (to nearest, ties to even) to infinity and to a normal number,
+# and the largest that it rounds to zero.
+_INFINITE, _NORMAL, _ZERO = 65520.0, 2.0**-14 - 2.0**-25, 2.0**-25
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MAY_FLUSH = 1e-3  # of all weights; some are close to zero in every model
 _PROBE_TEXT = "The river runs from the mountains to the sea; in 1984 it was 12.5 km longer."
 _PROBE_TOKENS = 32
@@ -38,20 +46,28 @@ class CastCounts:
         )
 
 
-def count_cast_damage(checkpoint: Checkpoint) -> dict[str, CastCounts]:
-    """Per stored float tensor, how many weights a cast to float16 damages.
-
-    Reads one tensor at a time, and casts it in pieces.
-    """
-    found = {}
-    for path in checkpoint.paths:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no dict
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point():
-                    pieces = tensor.flatten().split(CHUNK_WEIGHTS)
-                    found[name] = sum((_count_piece(p) for p in pieces), CastCounts())
+def examine_cast(checkpoint: Checkpoint, weights_sha256: str) -> dict[str, CastCounts]:
+    """`count_cast_damage`, made once for these weights and then read from the cache folder."""
+    place = cache_folder() / "casts" / f"{weights_sha256}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        stored = json.loads(place.read_bytes())
+        return {name: CastCounts(*counts) for name, counts in stored.items()}
+    found = count_cast_damage(checkpoint)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no error
+        write_atomically(place, json.dumps({name: astuple(c) for name, c in found.items()}))
     return found
+
+
+def count_cast_damage(checkpoint: Checkpoint) -> dict[str, CastCounts]:
+    """Per stored float tensor, how many weights a cast to float16 damages; reads each one once."""
+    found: dict[str, CastCounts] = {}
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for path in checkpoint.paths:
+            with safe_open(path, framework="pt") as file:
+                names = file.keys()
+                counts = {name: pool.submit(_count, file.get_tensor(name)) for name in names}
+                found |= {name: count.result() for name, count in counts.items()}
+    return {name: count for name, count in found.items() if count.weights}
 
 
 def sum_cast_damage(counts: dict[str, CastCounts], model: Any) -> CastCounts:
@@ -95,11 +111,14 @@ def probe_activations(model: Any, tokenizer: Any, max_context: int | None) -> di
 
 
 def describe_damage(found: dict[str, Any]) -> tuple[str, ...]:
-    """Flags for this cell's numbers; ``found`` is what the attested checkpoint states."""
+    """Flags for this cell's numbers; ``found`` is what the attested checkpoint states.
+
+    Without counts of weights where only activations pass through float16.
+    """
     flags = []
-    if found["overflowed"]:
+    if found.get("overflowed"):
         flags.append(f"infinite in float16: {found['overflowed']:,} of the checkpoint's weights")
-    if found["flushed"] > _MAY_FLUSH * found["weights"]:
+    if found.get("flushed", 0) > _MAY_FLUSH * found.get("weights", 0):
         share = found["flushed"] / found["weights"]
         flags.append(
             f"zero in float16: {found['flushed']:,} of the checkpoint's weights ({share:.2%})"
@@ -117,14 +136,25 @@ def _is_among(stored: str, names: Iterable[str]) -> bool:
     return any(stored.endswith(name) or name.endswith(f".{stored}") for name in names)
 
 
-def _count_piece(piece: torch.Tensor) -> CastCounts:
-    cast = piece.half()
-    return CastCounts(
-        weights=piece.numel(),
-        overflowed=int((cast.isinf() & piece.isfinite()).sum()),
-        flushed=int(((cast == 0) & (piece != 0)).sum()),
-        subnormal=int(((cast != 0) & (cast.abs() < _SMALLEST_NORMAL)).sum()),
-    )
+def _count(tensor: torch.Tensor) -> CastCounts:
+    """Of floats: their bits without the sign, read as an integer, are in the order of magnitude."""
+    if not tensor.is_floating_point():
+        return CastCounts()
+    tensor = tensor.flatten() if tensor.element_size() > 1 else tensor.flatten().float()
+    integer = _INTEGERS[tensor.element_size()]
+    bounds = torch.tensor([_INFINITE, torch.inf, _NORMAL, _ZERO], dtype=torch.float64)
+    infinite, end, normal, zero = bounds.to(tensor.dtype).view(integer).tolist()
+    bits = tensor.view(integer).numpy()
+    overflowed = flushed = subnormal = 0
+    for start in range(0, bits.size, CHUNK_WEIGHTS):
+        magnitudes = bits[start : start + CHUNK_WEIGHTS] & np.iinfo(bits.dtype).max
+        if beyond := int(np.count_nonzero(magnitudes >= infinite)):
+            overflowed += beyond - int(np.count_nonzero(magnitudes >= end))  # inf and NaN
+        if small := int(np.count_nonzero(magnitudes < normal)):
+            tiny = int(np.count_nonzero(magnitudes <= zero))
+            flushed += tiny - int(np.count_nonzero(magnitudes == 0))
+            subnormal += small - tiny
+    return CastCounts(bits.size, overflowed, flushed, subnormal)
 
 
 def _find_floats(output: Any) -> Iterator[torch.Tensor]:

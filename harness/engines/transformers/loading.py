@@ -32,8 +32,8 @@ from harness.engines.transformers.engine import TransformersEngine
 from harness.engines.transformers.fit import check_fit, check_vocabulary
 from harness.engines.transformers.fp16_damage import (
     CastCounts,
-    count_cast_damage,
     describe_damage,
+    examine_cast,
     probe_activations,
     sum_cast_damage,
 )
@@ -74,7 +74,10 @@ def load_cell(job: CellJob) -> TransformersEngine:
         **choose_attention(job.model.attention, job.device),
     }
     give_back_freed()
-    narrowed = _count_narrowed(checkpoint, arguments)
+    dtype = str(arguments["dtype"]).removeprefix("torch.")
+    narrowed = None
+    if dtype == "float16" and has_wider_floats(checkpoint):
+        narrowed = examine_cast(checkpoint, job.files.weights_sha256)
     _rehearse(job, folder, checkpoint, arguments)
     meter = MemoryMeter(job.device)
     if precision.layers is not None:
@@ -257,15 +260,6 @@ def _check_rest(attested: dict[str, Any], attention: str | None) -> Iterable[str
         )
     if attested["autocast"]:
         yield "autocast is on: products are computed in another dtype than was declared"
-
-
-def _count_narrowed(
-    checkpoint: Checkpoint, arguments: dict[str, Any]
-) -> dict[str, CastCounts] | None:
-    """The damage of the cast to float16; None where no weight is narrowed to it."""
-    dtype = str(arguments["dtype"]).removeprefix("torch.")
-    narrowed = dtype == "float16" and has_wider_floats(checkpoint)
-    return count_cast_damage(checkpoint) if narrowed else None
 
 
 def _find_slow_dtype(cell: TransformersEngine) -> Iterable[str]:
