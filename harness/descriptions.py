@@ -285,9 +285,11 @@ class Precision:
     them as a name; ``prepare(model, options, device)`` changes the loaded model where that is not
     enough; ``check(attested, options, device)`` lists the differences between what was declared and
     what was loaded. ``device`` is a `Device`. ``layers`` reads the layers of a quantised model.
-    ``min_capability`` is the oldest CUDA card, ``engine`` loads the model where the suite names
-    none. Each function may import torch and raise `InputError`; a small model on a CPU is loaded
-    and prepared twice, the first time as a rehearsal.
+    ``bits_per_weight(options)`` is the room of a weight between the embedding and the head, with
+    its constants, or a little less; without it, that of "dtype". ``min_capability`` is the oldest
+    CUDA card, ``engine`` loads the model where the suite names none. Each function may import torch
+    and raise `InputError`; a small model on a CPU is loaded and prepared twice, the first time as a
+    rehearsal.
     """
 
     help: str
@@ -296,6 +298,7 @@ class Precision:
     check: Callable[[dict[str, Any], Any, Device], list[str]]
     prepare: Callable[[Any, Any, Device], None] = lambda model, options, device: None
     layers: LayerReader | None = None
+    bits_per_weight: Callable[[Any], float] | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
     min_capability: tuple[int, int] = (0, 0)
     tf32: bool = False

@@ -3,6 +3,8 @@
 import contextlib
 from pathlib import Path
 
+import psutil
+
 from harness.machine.files import read_text
 
 ROOT = Path("/sys/fs/cgroup")
@@ -24,6 +26,13 @@ def read_memory_limit() -> int | None:
 def read_memory_left() -> int | None:
     """Bytes that can still be allocated below the limits; None where there is none."""
     return min((left for _, left in _read_memory()), default=None)
+
+
+def read_available_memory() -> int:
+    """Bytes that the kernel can make available, or what the limits leave where that is less."""
+    left = read_memory_left()
+    available: int = psutil.virtual_memory().available
+    return available if left is None else min(available, left)
 
 
 def read_cpu_quota() -> float | None:

@@ -49,7 +49,14 @@ def four_bit_precision(kind: str, help_text: str | None) -> Precision:
         check=partial(_check, kind),
         prepare=_choose_cpu_kernel,
         layers=LAYERS,
+        bits_per_weight=_count_bits,
     )
+
+
+def _count_bits(options: FourBitOptions) -> float:
+    """4 and a block's share of its scale: 32 bits, or 8 bits and a share of that one's scale."""
+    scale = 8 + 32 / _NESTED_BLOCK_SIZE if options.double_quant else 32
+    return 4 + scale / _BLOCK_SIZE
 
 
 def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: Device) -> None:

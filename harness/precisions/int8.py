@@ -53,4 +53,5 @@ PRECISION = Precision(
     load_arguments=load_arguments,
     check=check,
     layers=LAYERS,
+    bits_per_weight=lambda options: 8,  # a row's scale of 32 bits is shared by thousands
 )

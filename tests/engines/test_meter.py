@@ -10,10 +10,11 @@ import psutil
 import pytest
 import torch
 
-from harness.engines.shared import available_memory, meter
+from harness.engines.shared import meter
 from harness.engines.shared.available_memory import format_gb, free_bytes
 from harness.engines.shared.board import read_energy_j
 from harness.engines.shared.meter import MemoryMeter
+from harness.machine import control_groups
 from harness.run.process import call_in_worker
 from tests.support.nvml import install_nvml
 
@@ -85,7 +86,7 @@ def test_free_memory_is_what_the_machine_has_within_its_control_group(
         psutil, "virtual_memory", lambda: SimpleNamespace(available=900_000, total=1_000_000)
     )
     for left, expected in ((None, 900_000), (400_000, 400_000), (950_000, 900_000)):
-        monkeypatch.setattr(available_memory, "read_memory_left", lambda left=left: left)
+        monkeypatch.setattr(control_groups, "read_memory_left", lambda left=left: left)
         assert free_bytes("cpu") == expected
 
 

@@ -1,9 +1,8 @@
 """How much memory is still available: on the device, or on the machine and its control group."""
 
-import psutil
 import torch
 
-from harness.machine.control_groups import read_memory_left
+from harness.machine.control_groups import read_available_memory
 
 
 def free_bytes(device: str) -> int | None:
@@ -13,9 +12,7 @@ def free_bytes(device: str) -> int | None:
     CPU what the kernel can make available, or what the control group leaves where that is less.
     """
     if not device.startswith("cuda"):
-        left = read_memory_left()
-        available: int = psutil.virtual_memory().available
-        return available if left is None else min(available, left)
+        return read_available_memory()
     try:
         free, _ = torch.cuda.mem_get_info(device)
     except (RuntimeError, AssertionError):  # no such device, or a build without CUDA

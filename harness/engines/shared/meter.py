@@ -27,7 +27,7 @@ _CUDA_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_NO_C
 
 
 class MemoryMeter:
-    """Reads memory relative to what the process held when the meter was made.
+    """Reads memory relative to what the process held at the last `start_again`.
 
     On CUDA, making it starts CUDA on ``device``, which becomes the process's current one: otherwise
     libraries would take the memory of a context on the first GPU as well.
@@ -42,7 +42,14 @@ class MemoryMeter:
         if self._cuda:
             torch.cuda.set_device(self._cuda)
         self._reserved_peak = 0
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Count from what the process holds now, but the device's use from when this was made."""
         self.release_unused()
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self._cuda)
+        self._reserved_peak = 0  # not what was given back
         self._baseline = 0 if self._cuda else _read_status("VmRSS")
         self._anonymous_baseline = None if self._cuda else _read_status("RssAnon")
 

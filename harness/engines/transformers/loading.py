@@ -38,6 +38,7 @@ from harness.engines.transformers.fp16_damage import (
     sum_cast_damage,
 )
 from harness.engines.transformers.random_weights import make_random_checkpoint
+from harness.engines.transformers.weights_fit import check_weights_fit
 from harness.errors import InputError, UnavailableError
 from harness.suite.model_sources import CellJob
 from harness.suite.models import Architecture
@@ -54,7 +55,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     """Load, move to the device, attest.
 
     Raises `InputError` where declared and loaded differ and `UnavailableError` where this machine
-    lacks the attention implementation.
+    lacks the attention implementation or the memory.
     """
     precision = load_precision(job.precision.use)
     transformers_logging.set_verbosity_error()
@@ -74,12 +75,14 @@ def load_cell(job: CellJob) -> TransformersEngine:
         **choose_attention(job.model.attention, job.device),
     }
     give_back_freed()
+    meter = MemoryMeter(job.device)  # before anything else touches CUDA
     dtype = str(arguments["dtype"]).removeprefix("torch.")
+    check_weights_fit(job, folder, checkpoint, dtype)
     narrowed = None
     if dtype == "float16" and has_wider_floats(checkpoint):
         narrowed = examine_cast(checkpoint, job.files.weights_sha256)
     _rehearse(job, folder, checkpoint, arguments)
-    meter = MemoryMeter(job.device)
+    meter.start_again()
     if precision.layers is not None:
         precision.layers.warm_up(job.device)
     requested = read_requested_bytes(job.device)
