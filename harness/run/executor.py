@@ -4,7 +4,7 @@ It plans, keeps and judges no records: a run does.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +12,7 @@ from harness.catalog import load_measurement, load_precision
 from harness.errors import InputError, UnavailableError
 from harness.machine.telemetry import Telemetry
 from harness.records.record import Measured, Record
+from harness.run.look_ahead import LookAhead
 from harness.run.machine import Machine
 from harness.run.make_record import Attempt, make_record
 from harness.run.process import CellInThisProcess, CellProcess, LoadedCell
@@ -44,8 +45,12 @@ class LocalExecutor:
         reference: str | None = None,
         isolate: bool = True,
         timeout_s: float | None = None,
+        cells: Iterable[Cell] = (),
     ) -> None:
-        """``reference`` is the name of the precision that others are compared with."""
+        """``reference`` is the name of the precision that others are compared with.
+
+        ``cells`` are those that will be asked for, in this order as far as that is known.
+        """
         self._suite_folder = suite_folder
         self._machine = machine
         self._on_progress = on_progress
@@ -57,6 +62,7 @@ class LocalExecutor:
         self._files: dict[str, ModelFiles | Failure] = {}
         self._unloadable: dict[str, Failure] = {}  # by cell; a cell that loaded once is not here
         self._loadable: set[str] = set()
+        self._look_ahead = LookAhead(cells, suite_folder)
 
     @property
     def pid(self) -> int | None:
@@ -159,6 +165,7 @@ class LocalExecutor:
             return Attempt(failure)
         self._loadable.add(cell.id)
         device, watch = self._machine.device, None
+        self._look_ahead.start(cell, device.type)
         if metric.timed:
             watch = Telemetry(process.pid, device.uuid, device.torch.get("threads")).start()
         interrupted = False

@@ -84,6 +84,7 @@ class SuiteRun:
             suite.reference,
             settings.isolate,
             settings.cell_timeout_s,
+            [cell for cell, _ in self.planned.values()],
         )
         self._start = time.monotonic()
         folder = settings.results / suite.name

@@ -93,6 +93,17 @@ def find_files(model: ModelSpec, folder: Path, online: bool) -> ModelFiles:
     )
 
 
+def list_local_weights(model: ModelSpec, folder: Path) -> list[Path]:
+    """The weight files of a model as far as they are on this machine; reads and fetches none.
+
+    Raises what `find_files` raises.
+    """
+    if isinstance(model.source, Architecture):
+        return []
+    place, _ = _obtain(model.source, folder, False, model)
+    return list_weights(place, model.source)
+
+
 def _identify_tokenizer(place: Path, in_cache: bool) -> tuple[str, str]:
     return str(place), hash_files([place / name for name in TOKENIZER_FILES], in_cache)
 
