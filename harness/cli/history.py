@@ -9,7 +9,7 @@ from harness.catalog import check_name
 from harness.cli.output import format_option, print_report
 from harness.errors import InputError
 from harness.records.values import base_name
-from harness.report.history import dump_history, show_history
+from harness.report.history import dump_history, list_worse, show_history
 from harness.verdicts.history_files import Wanted, read_history
 
 _NAMED_FILES = 5
@@ -22,6 +22,11 @@ _WHERE = " in these run files"
 @click.option("--cell", "cells", multiple=True, help="such as tiny-world[nf4]; default: all")
 @click.option("--suite", "suites", multiple=True, help="default: all")
 @click.option("--last", type=click.IntRange(min=1), help="only so many runs of a suite and device")
+@click.option(
+    "--fail-on-shift",
+    is_flag=True,
+    help="exit with 1 where a value's newest level is worse than before, by more than its margin",
+)
 @format_option
 def command(
     folder: Path,
@@ -29,12 +34,15 @@ def command(
     cells: Sequence[str],
     suites: Sequence[str],
     last: int | None,
+    fail_on_shift: bool,
     form: str,
-) -> None:
+) -> int:
     """Show how values changed over the run files in FOLDER.
 
     Changes are named with their commits. A single lucky or unlucky run is no change. Series without
     one are summed up, unless the metric is named.
+
+    Exits with 0, under --fail-on-shift with 1 where something got worse, with 4 for wrong input.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of run files, found none of that name")
@@ -61,3 +69,4 @@ def command(
             check_name("metric", name, alike or bases, _WHERE)
     shown = show_history(found, named=bool(metrics))
     print_report([shown], {"folder": str(folder), **dump_history(found)}, form)
+    return 1 if fail_on_shift and list_worse(found) else 0

@@ -7,9 +7,12 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from harness.descriptions import Margin
+from harness.records.identity import Difference
 from harness.report.document import Document, Lines, Part, Section, list_lines, make_table
 from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Series
 from harness.verdicts.history_files import Group, History
+from harness.verdicts.wording import show_numbers
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDEST = 40
@@ -23,8 +26,21 @@ def show_history(history: History, named: bool) -> Document:
     """
     counts = [f"{what}: {count}" for what, count in sorted(history.left_out.items())]
     counts += [f"JSON files that are no run files: {history.others}"] if history.others else []
-    left_out = [Lines((f"left out: {', '.join(counts)}",))] if counts else []
-    return Document("", (*(_show_group(group, named) for group in history.groups), *left_out))
+    lines = [f"left out: {', '.join(counts)}"] if counts else []
+    worse = list_worse(history)
+    lines += [f"worse now than before: {', '.join(worse)}"] if worse else []
+    groups = (_show_group(group, named) for group in history.groups)
+    return Document("", (*groups, *([Lines(tuple(lines))] if lines else [])))
+
+
+def list_worse(history: History) -> list[str]:
+    """The values whose newest level is worse than before, by more than their margin."""
+    return [
+        f"{series.cell} {series.metric}"
+        for group in history.groups
+        for series in group.series
+        if series.got_worse
+    ]
 
 
 def dump_history(history: History) -> dict[str, Any]:
@@ -32,26 +48,26 @@ def dump_history(history: History) -> dict[str, Any]:
     groups = [
         {**vars(group), "series": list(map(_to_json, group.series))} for group in history.groups
     ]
-    return {"groups": groups, "left_out": dict(history.left_out)}
+    return {"groups": groups, "left_out": dict(history.left_out), "worse": list_worse(history)}
 
 
 def draw_trend(series: Series) -> str:
-    """A bar per run, each segment on a scale of its own; medians where there are too many."""
-    count = sum(len(segment.observations) for segment in series.segments)
+    """A bar per run, all on one scale; medians where there are too many."""
+    parts = [[one.value for one in segment.observations] for segment in series.segments]
+    scale = _WIDEST / max(sum(map(len, parts)), _WIDEST)
+    heights = [_find_heights(part, scale) for part in parts]
+    low, high = (limit(height for part in heights for height in part) for limit in (min, max))
+    steps = (len(_BARS) - 1) / (high - low) if high > low else 0.0
     return "│".join(
-        _draw_bars([one.value for one in segment.observations], _WIDEST / max(count, _WIDEST))
-        for segment in series.segments
+        "".join(_BARS[round((height - low) * steps) if steps else 3] for height in part)
+        for part in heights
     )
 
 
-def _draw_bars(values: Sequence[float], scale: float) -> str:
+def _find_heights(values: Sequence[float], scale: float) -> list[float]:
     bars = max(1, round(len(values) * scale))
     edges = [i * len(values) // bars for i in range(bars + 1)]
-    heights = [median(values[a:b]) for a, b in pairwise(edges)]
-    low, high = min(heights), max(heights)
-    if low == high:
-        return _BARS[3] * bars
-    return "".join(_BARS[round((h - low) / (high - low) * (len(_BARS) - 1))] for h in heights)
+    return [median(values[a:b]) for a, b in pairwise(edges)]
 
 
 def _show_group(group: Group, named: bool) -> Section:
@@ -69,11 +85,36 @@ def _show_group(group: Group, named: bool) -> Section:
         for segment in series.segments
         for point in segment.change_points
     ]
+    values = [
+        f"{' '.join(filter(None, (s.cell, s.metric, _unit_of(s))))}: {_list_values(s)}"
+        for s in shown
+    ]
     notes = (*_count_quiet(quiet), *_list_new_segments(group))
-    return Section(
-        title,
-        (*parts, *list_lines("Changes of level", changes), *([Lines(notes)] if notes else [])),
-    )
+    named_parts = (*list_lines("Each run", values), *list_lines("Changes of level", changes))
+    return Section(title, (*parts, *named_parts, *([Lines(notes)] if notes else [])))
+
+
+def _list_values(series: Series) -> str:
+    """Every run's value, oldest first, equal ones counted; with the size of a change that matters.
+
+    That is one of more than the margin.
+    """
+    margin = series.margin or Margin()
+    parts = []
+    for segment in series.segments:
+        texts: list[tuple[str, int]] = []
+        previous: float | None = None
+        for value in (one.value for one in segment.observations):
+            text = _number(value, series.unit)
+            if previous and abs(value - previous) > margin.of(previous):
+                text += f" ({_percent(value / previous - 1)})"
+            if texts and texts[-1][0].partition(" (")[0] == text:
+                texts[-1] = (texts[-1][0], texts[-1][1] + 1)
+            else:
+                texts.append((text, 1))
+            previous = value
+        parts.append(", ".join(f"{text} ×{n}" if n > 1 else text for text, n in texts))
+    return " │ ".join(parts)
 
 
 def _describe_ends(series: Series) -> str:
@@ -81,25 +122,24 @@ def _describe_ends(series: Series) -> str:
     newest = series.segments[-1].observations
     outliers = sum(len(segment.outliers) for segment in series.segments)
     more = f"({outliers} outlier{'s' if outliers > 1 else ''})" if outliers else ""
-    ends = f"{_number(newest[0].value)} → {_number(newest[-1].value)}"
-    return " ".join(filter(None, (ends, series.unit, more)))
+    ends = (_number(one.value, series.unit) for one in (newest[0], newest[-1]))
+    return " ".join(filter(None, (" → ".join(ends), _unit_of(series), more)))
 
 
 def _describe_change(series: Series, point: ChangePoint) -> str:
     change = ""
     if point.change is not None:
-        percent = 100 * point.change
-        change = f"{percent:{'+.0f' if abs(percent) >= 100 else '+.2g'}} %, "
+        change = f"{_percent(point.change)}, "
     moved = abs(point.after - point.before)
     within = series.margin is not None and moved <= series.margin.of(point.before)
     meaning = series.judge(point) + (" within the margin" if within else "")
-    levels = f"{_number(point.before)} → {_number(point.after)}"
+    levels = " → ".join(_number(level, series.unit) for level in (point.before, point.after))
     text = f"{_where(point.observation)}: {change}{meaning} ({levels})"
     if point.same_commit:
         text += "; the same commit as before"
     elif point.previous.sha is not None:
         text += f"; before it {_commit(point.previous)}"
-    news = [f"{name} {before} → {after}" for name, (before, after) in _list_news(point).items()]
+    news = [Difference(name, *sides).short for name, sides in _list_news(point).items()]
     return text + (f"; new: {', '.join(news)}" if news else "")
 
 
@@ -158,8 +198,17 @@ def _where(one: Observation) -> str:
     return f"{_commit(one)} {one.utc[:10]}"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+def _number(value: float, unit: str) -> str:
+    """Bytes in a unit of their own; the unit of others is said once."""
+    return show_numbers((value,), unit if unit == "bytes" else "")[0]
+
+
+def _unit_of(series: Series) -> str:
+    return "" if series.unit == "bytes" else series.unit
+
+
+def _percent(change: float) -> str:
+    return f"{100 * change:{'+.0f' if abs(change) >= 1 else '+.2g'}} %"
 
 
 def _short(value: Any) -> str:

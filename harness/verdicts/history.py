@@ -6,16 +6,20 @@ Celisse and Harchaoui, "A kernel multiple change-point algorithm via model selec
 2019; the library is `ruptures`: Truong, Oudre and Vayatis, Signal Processing 167, 2020). Their
 number is the k with the largest
 
-    n · ln(C_0 / C_k) − PENALTY · k,   C_k: the sum of squares around the k + 1 levels
+    m · ln(C_0 / C_k) − PENALTY · k,   C_k: the sum of squares around the k + 1 levels
 
 the likelihood of levels with normal noise of unknown spread less a price per change (Lavielle,
 "Using penalized contrasts for the change-point problem", Signal Processing 85, 2005). Nothing in
 it has a scale, so its false alarms on noise depend on the number of observations alone.
+
+Nights resemble the night before: m = n (1 − ρ) / (1 + ρ) is how many independent ones n of them are
+worth (Bayley and Hammersley, JRSS Supplement 8, 1946). Some nights are far off: a Hampel filter
+replaces them by the median of those around them (Hampel, JASA 69, 1974).
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any, Literal
@@ -24,13 +28,17 @@ from harness.descriptions import Margin
 from harness.errors import InputError
 from harness.records.identity import list_differing
 
-# At this price 0.4 % (30 observations) to 1.9 % (6) of 10,000 histories of normal noise have a
-# change point.
-PENALTY = 15.0
+# At this price at most 1 of 20 histories of 6 to 90 nights has a change point by chance, with a
+# correlation of up to 0.7 between nights or every tenth night slow (tests/verdicts/test_history.py).
+PENALTY = 17.0
 FEWEST_OBSERVATIONS = 4
 _SHORTEST_LEVEL = 2  # observations: a level that is seen once is an outlier
 _OBSERVATIONS_PER_CHANGE, _MOST_CHANGES = 6, 12
+_FEWEST_CORRELATED = 8  # observations: fewer do not show their correlation
+_LARGEST_CORRELATION = 0.9
 _OUTLIER = 4.0  # standard deviations from its neighbours
+# The Hampel filter's width, by the fewest observations. A level shorter than half of it is lost.
+_WIDTHS = ((30, 9), (15, 7), (_FEWEST_CORRELATED, 5))
 _ROUNDING = 1e-6  # relative: what the order of sums may change
 _NORMAL = 1.4826  # the standard deviation of normal noise over its median absolute deviation
 
@@ -118,6 +126,19 @@ class Series:
         return any(margin is None or max(x) - min(x) > margin.of(x[0]) for x in levels)
 
     @property
+    def got_worse(self) -> bool:
+        """Whether the newest level is worse, by more than the margin, than the one before it.
+
+        Or than the first of its segment: small steps add up.
+        """
+        points = self.segments[-1].change_points
+        margin = self.margin or Margin()
+        return any(
+            self.judge(step) == "worse" and abs(step.after - step.before) > margin.of(step.before)
+            for step in (points and (points[-1], replace(points[-1], before=points[0].before)))
+        )
+
+    @property
     def is_short(self) -> bool:
         """Whether no segment has enough observations to show a change."""
         return all(len(one.observations) < FEWEST_OBSERVATIONS for one in self.segments)
@@ -156,31 +177,56 @@ def find_change_points(values: Sequence[float]) -> list[int]:
     if total == 0:
         return []
     count = len(values)
-
-    def gain(starts: list[int]) -> float:
-        left = math.fsum(_sum_squares(levelled[a:b]) for a, b in pairwise([0, *starts, count]))
-        # Values that repeat exactly leave nothing: then the fewest change points win.
-        return count * math.log(total / max(left, 1e-12 * total)) - PENALTY * len(starts)
-
     most = max(1, min(_MOST_CHANGES, count // _OBSERVATIONS_PER_CHANGE))
-    return max([[], *_segment(levelled, most)], key=gain)
+    found = [[], *_segment(levelled, most)]
+
+    def choose(worth: float) -> list[int]:
+        def gain(starts: list[int]) -> float:
+            left = math.fsum(_sum_squares(part) for part in _cut(levelled, starts))
+            # Values that repeat exactly leave nothing: then the fewest change points win.
+            return worth * math.log(total / max(left, 1e-12 * total)) - PENALTY * len(starts)
+
+        return max(found, key=gain)
+
+    starts = choose(count)
+    rho = find_correlation(_cut(levelled, starts)) if starts else 0.0
+    return choose(count * (1 - rho) / (1 + rho))
+
+
+def find_correlation(levels: Sequence[Sequence[float]]) -> float:
+    """Of neighbours within the levels, 0 to 0.9; 0 for fewer than 8 values.
+
+    The lag-1 correlation of what is left around k levels is too low by (k (1 + ρ) + 2 ρ) / n
+    (Kendall, Biometrika 41, 1954, for one level; each level takes as much), which is added.
+    """
+    count, k = sum(map(len, levels)), len(levels)
+    rests = [[value - fmean(level) for value in level] for level in levels]
+    squares = math.fsum(x * x for rest in rests for x in rest)
+    if count < _FEWEST_CORRELATED or not squares:
+        return 0.0
+    seen = math.fsum(x * y for rest in rests for x, y in pairwise(rest)) / squares
+    return min(max((count * seen + k) / (count - k - 2), 0.0), _LARGEST_CORRELATION)
 
 
 def find_outliers(values: Sequence[float]) -> dict[int, float]:
-    """The indices of single values far from both neighbours, with the value to use instead.
+    """The indices of values far from those around them, with the value to use instead.
 
-    A Hampel filter of three values: the median of a value and its neighbours (at an end, of the
-    last three) replaces a value that is more than 4 standard deviations from it. The standard
-    deviation is that of the differences of neighbours, which a change of level hardly affects.
+    A Hampel filter: the median of a value and its neighbours (at an end, of the last so many)
+    replaces a value that is more than 4 standard deviations from it. The standard deviation is that
+    of the differences of neighbours, which a change of level hardly affects. It looks at 3 values
+    where there are few, or where they repeat exactly, else at 5 to 9: a few slow nights in a row
+    are no level.
     """
-    if len(values) < 3:
+    count = len(values)
+    if count < 3:
         return {}
-    steps = [abs(b - a) for a, b in pairwise(values)]
-    reach = _OUTLIER * _NORMAL * median(steps) / math.sqrt(2)
+    step = median(abs(b - a) for a, b in pairwise(values))
+    width = next((width for fewest, width in _WIDTHS if count >= fewest and step), 3)
+    reach = _OUTLIER * _NORMAL * step / math.sqrt(2)
     found = {}
     for i, value in enumerate(values):
-        first = min(max(i - 1, 0), len(values) - 3)
-        middle = median(values[first : first + 3])
+        first = min(max(i - width // 2, 0), count - width)
+        middle = median(values[first : first + width])
         if abs(value - middle) > reach:
             found[i] = middle
     return found
@@ -208,6 +254,10 @@ def _round(values: Sequence[float]) -> list[float]:
         same = rounded and math.isclose(value, rounded[-1], rel_tol=_ROUNDING)
         rounded.append(rounded[-1] if same else value)
     return rounded
+
+
+def _cut(values: Sequence[float], starts: Sequence[int]) -> list[Sequence[float]]:
+    return [values[a:b] for a, b in pairwise([0, *starts, len(values)])]
 
 
 def _sum_squares(values: Sequence[float]) -> float:

@@ -74,6 +74,9 @@ def list_values(data: Any) -> list[float]:
     return [day["value"] for one in series["segments"] for day in one["observations"]]
 
 
+SPEED = "throughput.decode_tokens_per_s[1]"
+
+
 def write_change(folder: Path) -> None:
     for day in range(10):
         write_day(folder, day, ppl(5.0 if day < 6 else 5.5), speed(40.0))
@@ -90,12 +93,38 @@ def test_a_change_is_shown_with_its_commit_date_and_direction(
         "cell    value           runs        first → last",
         "m[nf4]  perplexity.ppl  ▁▁▁▁▁▁████  5 → 5.5",
         "",
+        "Each run",
+        "m[nf4] perplexity.ppl: 5 ×6, 5.5 (+10 %) ×4",
+        "",
         "Changes of level",
         "m[nf4] perplexity.ppl at c006000000 2026-01-07: +10 %, worse (5 → 5.5); before it "
         "c005000000",
         "",
         "1 quiet series: 1 without a change",
+        "",
+        "worse now than before: m[nf4] perplexity.ppl",
     ]
+
+
+def test_a_shift_for_the_worse_may_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_change(tmp_path)
+    assert history(capsys, tmp_path, "--fail-on-shift")[0] == 1
+    assert history(capsys, tmp_path, "--fail-on-shift", "--metric", SPEED)[0] == 0
+    for day in range(10, 14):
+        write_day(tmp_path, day, ppl(5.0), speed(40.0))
+    assert history(capsys, tmp_path, "--fail-on-shift")[0] == 0  # it came back
+    assert read(capsys, tmp_path)["worse"] == []
+
+
+def test_a_jump_there_and_back_is_shown_with_its_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between other questions, too: one scale for the whole series."""
+    for day, value in enumerate([1.942, 2.008, 1.942]):
+        write_day(tmp_path, day, ppl(value))
+    _, out, _ = history(capsys, tmp_path, "--metric", "perplexity.ppl")
+    assert "▁█▁   1.942 → 1.942" in out
+    assert "m[nf4] perplexity.ppl: 1.942, 2.008 (+3.4 %), 1.942 (-3.3 %)" in out
 
 
 def test_the_same_as_markdown_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +222,7 @@ def test_another_protocol_begins_a_series_anew_and_is_named(
         protocol = {"context": 512 if day < 6 else 1024, "text": {"path": f"{day}.txt"}}
         write_day(tmp_path, day, ppl(5.0 if day < 6 else 4.0, protocol=protocol))
     _, out, _ = history(capsys, tmp_path, "--metric", "perplexity.ppl")
-    assert "▄▄▄▄▄▄│▄▄▄▄▄▄  4 → 4" in out
+    assert "██████│▁▁▁▁▁▁  4 → 4" in out
     assert "begun anew at c006000000 2026-01-07, not comparable" in out
     assert "protocol.context 512 → 1024 (1 series)" in out
     assert "better" not in out
@@ -339,4 +368,4 @@ def test_a_long_history_is_drawn_no_wider_than_a_line() -> None:
         for i in range(200)
     ]
     series = Series("s", "d", "c", "m.v", "", None, None, divide(observations, logarithmic=False))
-    assert draw_trend(series) == "▄" * 20 + "│" + "▁" * 10 + "█" * 10
+    assert draw_trend(series) == "▁" * 20 + "│" + "▁" * 10 + "█" * 10

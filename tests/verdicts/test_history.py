@@ -57,6 +57,73 @@ def test_noise_with_one_odd_run_has_no_shift_either() -> None:
     assert found <= 0.05 * HISTORIES
 
 
+def resemble(random: np.random.Generator, count: int, rho: float) -> np.ndarray:
+    """Normal noise of which each night shares ``rho`` with the night before: AR(1), variance 1."""
+    steps = random.standard_normal(count) * math.sqrt(1 - rho**2)
+    nights = [random.standard_normal()]
+    for step in steps[1:]:
+        nights.append(rho * nights[-1] + step)
+    return np.array(nights)
+
+
+def slow_down(random: np.random.Generator, count: int, share: float, by: float) -> np.ndarray:
+    """Normal noise with a ``share`` of nights that are off ``by`` so many standard deviations."""
+    return random.standard_normal(count) + by * (random.random(count) < share)
+
+
+NIGHTS = {
+    "alike": lambda random, n: random.standard_normal(n),
+    "correlated 0.3": lambda random, n: resemble(random, n, 0.3),
+    "correlated 0.5": lambda random, n: resemble(random, n, 0.5),
+    "correlated 0.7": lambda random, n: resemble(random, n, 0.7),
+    "5 % slow": lambda random, n: slow_down(random, n, 0.05, 5),
+    "10 % slow": lambda random, n: slow_down(random, n, 0.1, 5),
+    "10 % far slower": lambda random, n: slow_down(random, n, 0.1, 10),
+    "heavy tails": lambda random, n: random.standard_t(3, n),
+}
+
+
+def count_shifts(nights: str, count: int, repeats: int, shift: float = 0.0) -> int:
+    """Of ``repeats`` histories, how many have a change; ``shift`` standard deviations half-way."""
+    random = np.random.default_rng([count, *nights.encode()])
+    found = 0
+    for _ in range(repeats):
+        values = 100 + NIGHTS[nights](random, count)
+        values[count // 2 :] += shift
+        found += bool(find_change_points(values.tolist()))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [6, 8, 15, 30, 60, 90])
+@pytest.mark.parametrize("nights", NIGHTS)
+def test_nights_that_resemble_each_other_or_are_slow_are_no_shift(nights: str, count: int) -> None:
+    """5 % of 1,000, and what chance adds to that: at 6.4 % it would be p = 0.03."""
+    assert count_shifts(nights, count, 1000) <= 64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nights", "count", "share"),
+    [
+        ("alike", 15, 0.75),
+        ("alike", 30, 0.99),
+        ("correlated 0.3", 30, 0.85),
+        ("correlated 0.5", 90, 0.97),
+        ("10 % slow", 30, 0.90),
+        ("10 % far slower", 90, 0.97),
+        ("heavy tails", 30, 0.90),
+    ],
+)
+def test_a_shift_of_five_sigma_is_still_found(nights: str, count: int, share: float) -> None:
+    assert count_shifts(nights, count, 1000, shift=5.0) >= 1000 * share
+
+
+@pytest.mark.parametrize("nights", ["correlated 0.5", "10 % far slower"])
+def test_no_shift_in_real_nights(nights: str) -> None:
+    assert count_shifts(nights, 30, 200) <= 0.07 * 200
+
+
 @pytest.mark.parametrize("factor", [0.95, 1.05])
 def test_a_shift_of_five_percent_is_found_at_its_run(factor: float) -> None:
     found = 0
@@ -117,7 +184,9 @@ def test_too_few_runs_show_nothing() -> None:
 
 
 def test_the_odd_run_is_named_and_the_shift_is_not_one() -> None:
-    assert find_outliers([*A, 30.0, *A]) == {6: 10.0}
+    assert find_outliers([*A, 30.0, *A]) == {6: 10.1}
+    assert find_outliers([*A, *A[:2], 30.0, 31.0, 29.0, *A, *A]) == {8: 10.1, 9: 10.1, 10: 10.1}
+    assert find_outliers([3.1] * 8 + [9.0] * 2) == {}  # what repeats exactly may change for good
     assert find_outliers(A + B) == {}
     assert find_outliers([1.0, 2.0]) == {}
 
@@ -216,6 +285,23 @@ def test_shifts_within_the_margin_are_quiet_until_they_add_up() -> None:
     assert within.has_change_points
     assert not within.is_notable
     assert series([*small, *[1.016] * 5], "lower", Margin(relative=0.01)).is_notable
+
+
+@pytest.mark.parametrize(
+    ("values", "worse"),
+    [
+        (A + B, True),
+        (B + A, False),
+        (A + B + A, False),  # it came back
+        (B + A + B, True),  # what was gained is lost
+        ([1.0] * 5 + [1.008] * 5, False),  # within the margin
+        ([1.0] * 5 + [1.008] * 5 + [1.016] * 5, True),  # small steps add up
+        (A, False),
+    ],
+)
+def test_the_newest_level_is_worse_than_before(values: list[float], worse: bool) -> None:
+    assert series(values, "lower", Margin(relative=0.01)).got_worse is worse
+    assert not series(values, None, Margin(relative=0.01)).got_worse
 
 
 def test_a_series_is_short_where_no_segment_could_show_a_change() -> None:
