@@ -8,7 +8,7 @@ from harness.records.record import Record
 from harness.records.run_file import Run
 from harness.records.values import base_name, qualifier
 from harness.report.document import Table, make_table
-from harness.verdicts.flips import Counts, list_flips
+from harness.verdicts.flips import Counts, list_flips, list_pairs
 
 _WORST = 3
 _WORST_TITLE = "worst subjects, points lost"
@@ -17,16 +17,8 @@ _TITLES = ("changed answers", "items", "changed", "right→wrong", "wrong→righ
 
 def make_changed_answers(run: Run) -> Iterator[Table]:
     """The table, with the subjects that lost most; none where nothing compares."""
-    references = {
-        (r.cell.model, r.measurement): r
-        for r in run.records
-        if r.cell.precision == run.suite.get("reference") and not r.noise
-    }
     rows: list[tuple[str, ...]] = []
-    for record in run.records:
-        reference = references.get((record.cell.model, record.measurement))
-        if reference is None or not record.paired or record.noise:
-            continue
+    for reference, record in list_pairs(run):
         try:
             ledger = list_flips(reference, record)
         except InputError:  # edited: `harness compare --flips` says what is wrong

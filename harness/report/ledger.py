@@ -18,17 +18,27 @@ _TEXT, _OPTION = 600, 60  # characters shown
 
 @dataclass(frozen=True)
 class LedgerPage:
-    """A ledger and the questions of its items; ``lacking`` says why either is None."""
+    """A ledger and the questions of its items; ``lacking`` says why either is None.
+
+    ``sides`` is what the two records are called.
+    """
 
     ledger: Ledger | None
     questions: list[Item] | None = None
     lacking: str = ""
+    sides: tuple[str, str] = ("run A", "run B")
 
     def item(self, flip: Flip) -> Item | None:
         return None if self.questions is None else self.questions[flip.number]
 
 
-def open_ledger(a: Record, b: Record, read_a: ReadBeside, read_b: ReadBeside) -> LedgerPage | None:
+def open_ledger(
+    a: Record,
+    b: Record,
+    read_a: ReadBeside,
+    read_b: ReadBeside,
+    sides: tuple[str, str] = LedgerPage.sides,
+) -> LedgerPage | None:
     """None for a measurement without right and wrong items.
 
     ``read_a`` and ``read_b`` read what was stored with the records' run files.
@@ -43,8 +53,8 @@ def open_ledger(a: Record, b: Record, read_a: ReadBeside, read_b: ReadBeside) ->
     found = open_questions(b, read_b)
     instead = open_questions(a, read_a) if isinstance(found, str) else found
     if isinstance(instead, str):
-        return LedgerPage(ledger, lacking=f"prompts unavailable: {found}")
-    return LedgerPage(ledger, instead)
+        return LedgerPage(ledger, None, f"prompts unavailable: {found}", sides)
+    return LedgerPage(ledger, instead, "", sides)
 
 
 def show_ledger(page: LedgerPage, limit: int) -> Section:
@@ -62,7 +72,7 @@ def show_ledger(page: LedgerPage, limit: int) -> Section:
     ]
     ties = [Lines(("ties, which the batch size alone can flip:",))] if ledger.tied else []
     return Section(
-        f"{cells} {ledger.measurement}: right in run A, wrong in run B",
+        f"{cells} {ledger.measurement}: right in {page.sides[0]}, wrong in {page.sides[1]}",
         (
             Lines((*counts, *filter(None, [page.lacking]))),
             *_list_entries(page, ledger.harmful, limit),
@@ -94,19 +104,20 @@ def _list_entries(page: LedgerPage, flips: Sequence[Flip], limit: int) -> Iterat
         name = f"item {flip.number}" + (f" ({flip.subject})" if flip.subject else "")
         moved = "" if flip.shift is None else f", moved by {flip.shift:.3f} nats"
         title = f"{number}. {name if item is None else item.id}{moved}"
-        yield Section(title, tuple(_show(flip, item)), entry=True)
+        yield Section(title, tuple(_show(flip, item, page.sides)), entry=True)
     if len(flips) > limit:
-        yield Lines((f"… {len(flips) - limit} more; --flips {len(flips)} shows all",))
+        option = "--flips" if page.sides == LedgerPage.sides else "--items"
+        yield Lines((f"… {len(flips) - limit} more; {option} {len(flips)} shows all",))
 
 
-def _show(flip: Flip, item: Item | None) -> Iterator[Part]:
+def _show(flip: Flip, item: Item | None, sides: tuple[str, str]) -> Iterator[Part]:
     """Who said what and how surely, the question, and its options or the texts generated."""
-    yield Lines(tuple(map(_explain, flip.changes)))
+    yield Lines(tuple(_explain(change, sides) for change in flip.changes))
     if item is not None:
         yield Paragraph(shorten(item.question, _TEXT))
     if flip.changes[0].margin_a is not None:
-        columns = ("option", "run A", "run B", "chosen by")
-        yield make_table(columns, list(_list_options(flip, item)), ("option", "chosen by"))
+        columns = ("option", *sides, "chosen by")
+        yield make_table(columns, list(_list_options(flip, item, sides)), ("option", "chosen by"))
         return
     facts = []
     if item is not None:
@@ -114,26 +125,28 @@ def _show(flip: Flip, item: Item | None) -> Iterator[Part]:
         if isinstance(answer, int):
             answer = f"{ascii_uppercase[answer]}. {item.choices[answer]}"
         facts.append(f"right: {on_one_line(answer, _TEXT)}")
-    for side, text in (("run A", flip.text_a), ("run B", flip.text_b)):
+    for side, text in zip(sides, (flip.text_a, flip.text_b), strict=True):
         if text is not None:
             facts.append(f"{side}: {on_one_line(text, _TEXT)}")
     for x, y in zip(flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True):
-        facts.append(f"log-likelihood of the right answer: run A {x:.3f}, run B {y:.3f}")
+        facts.append(f"log-likelihood of the right answer: {sides[0]} {x:.3f}, {sides[1]} {y:.3f}")
     if facts:
         yield Lines(tuple(facts))
 
 
-def _explain(change: Change) -> str:
+def _explain(change: Change, sides: tuple[str, str]) -> str:
     a, b = ("nothing" if x is None else on_one_line(x, _OPTION) for x in (change.a, change.b))
     if change.a is None and change.b is None:
-        return f"{change.metric}: run A is right, run B says something else"
+        return f"{change.metric}: {sides[0]} is right, {sides[1]} says something else"
     if change.margin_a is not None and change.margin_b is not None:
         a += f" ({change.margin_a:.3f} nats over {b})"
         b += f" ({change.margin_b:.3f} nats over {change.a})"
-    return f"{change.metric}: run A says {a}, run B says {b}"
+    return f"{change.metric}: {sides[0]} says {a}, {sides[1]} says {b}"
 
 
-def _list_options(flip: Flip, item: Item | None) -> Iterator[tuple[str, ...]]:
+def _list_options(
+    flip: Flip, item: Item | None, sides: tuple[str, str]
+) -> Iterator[tuple[str, ...]]:
     """A row per option: log-likelihoods of both sides, and who chose it; ✓ marks the right one."""
     scores = zip(flip.log_likelihoods_a, flip.log_likelihoods_b, strict=True)
     for i, (x, y) in enumerate(scores):
@@ -142,8 +155,8 @@ def _list_options(flip: Flip, item: Item | None) -> Iterator[tuple[str, ...]]:
             text = f"{letter}. {on_one_line(item.choices[i], _OPTION)}"
         mark = " ✓" if letter == flip.changes[0].a else ""
         chosen_by = {
-            "run A": [change.metric for change in flip.changes if change.a == letter],
-            "run B": [change.metric for change in flip.changes if change.b == letter],
+            sides[0]: [change.metric for change in flip.changes if change.a == letter],
+            sides[1]: [change.metric for change in flip.changes if change.b == letter],
         }
         chosen = [f"{side} ({', '.join(names)})" for side, names in chosen_by.items() if names]
         yield f"{text}{mark}", f"{x:.3f}", f"{y:.3f}", "; ".join(chosen)

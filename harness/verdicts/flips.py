@@ -6,7 +6,7 @@ separate. Which rows of a record say what was right and what was answered, its d
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from harness.catalog import load_measurement
 from harness.errors import InputError
 from harness.records.record import Record
+from harness.records.run_file import Run
 
 _PER_ITEM = ("tied", "log_likelihoods", "texts")
 _HARMFUL, _BENEFICIAL = ("1", "0"), ("0", "1")
@@ -145,6 +146,20 @@ def list_flips(a: Record, b: Record) -> Ledger | None:
     harmful_flips = tuple(flip for flip in flips if flip.number not in tied)
     tied_flips = tuple(flip for flip in flips if flip.number in tied)
     return Ledger(a.cell.id, b.cell.id, a.measurement, tuple(counts), harmful_flips, tied_flips)
+
+
+def list_pairs(run: Run) -> Iterator[tuple[Record, Record]]:
+    """Each record of a run that was compared with its reference, behind the reference's."""
+    name = run.suite.get("reference")
+    references = {
+        (r.cell.model, r.measurement): r
+        for r in run.records
+        if r.cell.precision == name and not r.noise
+    }
+    for record in run.records:
+        reference = references.get((record.cell.model, record.measurement))
+        if reference is not None and record.paired and not record.noise:
+            yield reference, record
 
 
 def _list_rows(a: Record, b: Record) -> list[_Row]:

@@ -29,7 +29,7 @@ from harness.errors import InputError
 from harness.records.identity import list_differing
 
 # At this price at most 1 of 20 histories of 6 to 90 nights has a change point by chance, with a
-# correlation of up to 0.7 between nights or every tenth night slow (tests/verdicts/test_history.py).
+# correlation of up to 0.7 between nights or every tenth night slow: tests/verdicts/test_history.py.
 PENALTY = 17.0
 FEWEST_OBSERVATIONS = 4
 _SHORTEST_LEVEL = 2  # observations: a level that is seen once is an outlier
