@@ -27,7 +27,7 @@ from verdicts.judges import (
 from verdicts.limited import LIMITS, Limited
 from verdicts.machines import MACHINES, Machine, watch_nights
 from verdicts.share import Share
-from verdicts.shipped import check_shipped
+from verdicts.shipped import SUITES, check_shipped
 from verdicts.worlds import (
     World,
     answer_items,
@@ -59,6 +59,9 @@ def _carry_out(tries: Tries, experiment: Experiment) -> list[Share]:
 def list_experiments() -> list[Experiment]:
     """Each gives its shares; the long ones first."""
     return [
+        *(partial(check_shipped, path=path) for path in SUITES),
+        _check_tasks,
+        _check_many,
         *(partial(_watch, machine=one, blessed=3) for one in MACHINES),
         *(partial(_watch, machine=one, blessed=1) for one in (MACHINES[0], MACHINES[4])),
         *(partial(_check_limit, limited=one) for one in LIMITS),
@@ -74,9 +77,6 @@ def list_experiments() -> list[Experiment]:
         _check_growth,
         _check_margins,
         check_pooling,
-        _check_many,
-        _check_tasks,
-        check_shipped,
     ]
 
 
