@@ -8,12 +8,13 @@ ending in the name, too (``retention_norm``). Pure; no torch.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from string import ascii_uppercase
 from typing import Any
 
 from harness.descriptions import Column, Margin, ValueSpec
 from harness.records.record import Record, Value
 from harness.records.values import base_name, make_values, qualify, to_value
-from harness.statistics.estimates import Estimate
+from harness.statistics.estimates import Estimate, clustered_interval
 from harness.statistics.shares import (
     flip_rate_interval,
     paired_difference,
@@ -58,6 +59,33 @@ def _paired(of: str, text: str, better: Any = "lower", unit: str = "", **more: A
     return ValueSpec(unit, better, text, paired=True, of=of, **more)
 
 
+def describe_answers() -> dict[str, ValueSpec]:
+    """How sure the right answers are, compared with the reference: an early warning, no accuracy.
+
+    The margins are a guess at what one point of accuracy costs.
+    """
+    logprob = "mean log-probability of the right option among the options"
+    margin = "mean distance of the right option's log-likelihood from the best wrong one's"
+    return {
+        "answer_logprob": ValueSpec("nats", "higher", logprob, sampled="items"),
+        "answer_margin": ValueSpec("nats", "higher", margin, sampled="items"),
+        "answer_logprob_drop": _paired(
+            "answer_logprob",
+            "reference's answer_logprob - answer_logprob, same items; an early warning",
+            unit="nats",
+            sampled="items",
+            margin=Margin(absolute=0.02),
+        ),
+        "answer_margin_drop": _paired(
+            "answer_margin",
+            "reference's answer_margin - answer_margin, same items; an early warning",
+            unit="nats",
+            sampled="items",
+            margin=Margin(absolute=0.05, relative=0.02),
+        ),
+    }
+
+
 COUNTS = {
     "items": ValueSpec("items", None, "items scored"),
     "too_long": ValueSpec("items", "lower", "items left out: prompt exceeds the model's context"),
@@ -71,6 +99,7 @@ CHOICE_VALUES = {
     "ties": ValueSpec("items", None, "items whose two best options are within 1e-3 nats"),
     **describe_pairs("acc", per="subject"),
     **describe_flips("acc"),
+    **describe_answers(),
 }
 NORMED_VALUES = {
     "acc_norm": describe_share(
@@ -111,6 +140,7 @@ def summarise_rows(
             if scored := group.replace("-", ""):
                 shares[full] = share_interval(scored.count("1"), len(scored))
     values = {name: to_value(specs[base_name(name)], share) for name, share in shares.items()}
+    values |= _summarise_answers(specs, score_answers(rows))
     if "acc_macro" not in specs:
         return values
     each = [shares[name] for name in shares if name.startswith("acc[")] or [shares["acc"]]
@@ -146,6 +176,7 @@ def compare_items(
             ]
             rate = flip_rate_interval(sum(changed), len(changed))
             found["answer_change_rate"] = to_value(specs["answer_change_rate"], rate)
+    found |= _compare_answers(specs, score_answers(ours), score_answers(theirs))
     subjects = ours.get("subjects", {})
     if len(subjects) > 1 and subjects == theirs.get("subjects"):
         own, other = (split_subjects(side["right"], subjects) for side in (ours, theirs))
@@ -154,6 +185,51 @@ def compare_items(
                 drop = _compare_pairs(specs, pairs)["accuracy_drop"]
                 found[qualify("accuracy_drop", subject)] = drop
     return found
+
+
+def score_answers(rows: Mapping[str, Any]) -> list[tuple[float, float] | None]:
+    """Per item the right option's log-probability among the options and its margin, in nats.
+
+    None for an item without two finite log-likelihoods; [] for a record that does not say which
+    options are right.
+    """
+    found: list[tuple[float, float] | None] = []
+    for scores, letter in zip(rows.get("log_likelihoods", ()), rows.get("correct", "")):
+        if scores is None or len(scores) < 2 or not all(map(math.isfinite, scores)):
+            found.append(None)
+            continue
+        right = scores[ascii_uppercase.index(letter)]
+        others = [*scores]
+        others.remove(right)
+        highest = max(scores)
+        total = highest + math.log(math.fsum(math.exp(x - highest) for x in scores))
+        found.append((right - total, right - max(others)))
+    return found
+
+
+def _summarise_answers(
+    specs: Mapping[str, ValueSpec], scores: Sequence[tuple[float, float] | None], ending: str = ""
+) -> dict[str, Value]:
+    """Means over items, each of which is independent; ``ending`` is that of the values' names."""
+    known = [one for one in scores if one is not None]
+    names = [f"answer_{kind}{ending}" for kind in ("logprob", "margin")]
+    means = (
+        (name, clustered_interval(each, [1] * len(each), in_order=False))
+        for name, each in zip(names, zip(*known))
+        if name in specs
+    )
+    return {name: to_value(specs[name], mean) for name, mean in means if mean is not None}
+
+
+def _compare_answers(
+    specs: Mapping[str, ValueSpec],
+    ours: Sequence[tuple[float, float] | None],
+    theirs: Sequence[tuple[float, float] | None],
+) -> dict[str, Value]:
+    if len(ours) != len(theirs):
+        return {}
+    drops = [a and b and (b[0] - a[0], b[1] - a[1]) for a, b in zip(ours, theirs)]
+    return _summarise_answers(specs, drops, "_drop")
 
 
 def _compare_pairs(

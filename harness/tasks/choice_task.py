@@ -131,6 +131,7 @@ def list_choices(scored: Sequence[Scored], normed: bool) -> dict[str, Any]:
         "subjects": dict(Counter(s.question.subject for s in scored)),
         "chosen": mark_items(scored, LETTERS, lambda s: s.chosen or 0),
         "right": mark_items(scored, "01", lambda s: s.right),
+        "correct": mark_items(scored, LETTERS, lambda s: s.question.answer),
         "tied": "".join("01"[s.tied] for s in scored),
         # For reading; what is chosen was chosen before they were shortened.
         "log_likelihoods": [
