@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from harness.engines.shared import meter
+from harness.engines.shared import available_memory, meter
 from harness.engines.shared.available_memory import format_gb, free_bytes
 from harness.engines.shared.board import read_energy_j
 from harness.engines.shared.meter import MemoryMeter
@@ -94,6 +94,23 @@ def test_the_free_memory_of_a_gpu_that_is_not_there_is_unknown() -> None:
     assert free_bytes(f"cuda:{torch.cuda.device_count()}") is None
     assert format_gb(None) == "an unknown number of bytes"
     assert format_gb(2_500_000_000) == "2.5 GB"
+
+
+@pytest.mark.parametrize(("integrated", "expected"), [(0, 3_100), (1, 9_100)])
+def test_a_gpu_that_shares_the_cpu_s_memory_may_have_what_files_hold(
+    monkeypatch: pytest.MonkeyPatch, integrated: int, expected: int
+) -> None:
+    """Its driver says 3,000; 100 more are in the allocator, unused."""
+    answers = {
+        "mem_get_info": (3_000, 10_000),
+        "get_device_properties": SimpleNamespace(is_integrated=integrated),
+        "memory_reserved": 500,
+        "memory_allocated": 400,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    monkeypatch.setattr(available_memory, "read_available_memory", lambda: 9_000)
+    assert free_bytes("cuda:0") == expected
 
 
 def test_a_cpu_has_no_energy_counter() -> None:
