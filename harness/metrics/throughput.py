@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # How, how often and how many were measured: speeds are compared where both have a value.
 _HOW = frozenset(
     {"method", "processes", "min_rounds", "min_time_s", "max_time_s", "roofline", "batch_sizes"}
+    | {"cudnn_attention", "attention_kernels"}  # under test: a difference is named, not refused
 )
 _Tokens = Annotated[int, Field(ge=1)]
 _OneOrMore = Annotated[
@@ -39,8 +40,9 @@ class Options(OptionsBase):
     ``max_time_s``. Before them a warm-up of at least ``warmup_s`` goes on until its last two
     half-windows agree, or for three times as long and eight rounds. ``cache: static`` keeps keys
     and values in one buffer of the final length, ``compile`` runs decode steps through
-    torch.compile, ``processes`` repeats all of it in as many fresh processes and ``roofline:
-    false`` leaves out what the device can do at best.
+    torch.compile, ``cudnn_attention: false`` keeps torch from cuDNN's attention, which it prefers
+    on Hopper and Blackwell, ``processes`` repeats all of it in as many fresh processes and
+    ``roofline: false`` leaves out what the device can do at best.
     """
 
     prompt_tokens: _OneOrMore = 512
@@ -52,6 +54,7 @@ class Options(OptionsBase):
     warmup_s: float = Field(2.0, ge=0)
     cache: Literal["dynamic", "static"] = "dynamic"
     compile: bool = False
+    cudnn_attention: bool = True
     roofline: bool = True
     processes: int = Field(1, ge=1)
     REPEATS: ClassVar[str | None] = "processes"
@@ -110,9 +113,11 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         options.min_rounds, options.min_time_s, options.max_time_s, options.warmup_s
     )
     work, static = engine.count_work(), options.cache == "static"
-    timer = WorkloadTimer(engine, work, limits, options.new_tokens, static, options.compile)
+    switches = (static, options.compile, options.cudnn_attention)
+    timer = WorkloadTimer(engine, work, limits, options.new_tokens, *switches)
     values = make_values(VALUES, {"load_s": engine.seconds.get("load")})
     samples: dict[str, Any] = {}
+    attention: list[dict[str, str | None]] = []  # by workload
     reasons = list(filter(None, excess.values()))
     method: dict[str, Any] = {"clock": "perf_counter_ns, device synchronised"}
 
@@ -125,6 +130,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
                 **options.model_dump(mode="json"),
                 "prompt": "random token ids, seed 0",
                 "method": dict(method),
+                "attention_kernels": _join_kernels(attention),
             },
             samples=dict(samples),
             validity=Validity(status="flagged" if found else "ok", reasons=found),
@@ -148,6 +154,7 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
             reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
         samples[qualifier] = timed.samples
         values |= _make_values(qualifier, timed)
+        attention.append(timed.attention)
     if not samples:
         raise InputError("no workload fits: " + "; ".join(reasons))
     if options.roofline:
@@ -159,6 +166,15 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
             values |= make_values(VALUES, peaks)
         method |= describe_peaks(engine)
     return as_measured()
+
+
+def _join_kernels(workloads: Sequence[Mapping[str, str | None]]) -> dict[str, str | None]:
+    """By kind of pass, the kernels of all workloads; None where attention is not torch's."""
+    kinds = dict.fromkeys(kind for kernels in workloads for kind in kernels)
+    return {
+        kind: ", ".join(sorted({k for w in workloads if (k := w.get(kind))})) or None
+        for kind in kinds
+    }
 
 
 def _make_values(qualifier: str, timed: TimedWorkload) -> dict[str, Value]:

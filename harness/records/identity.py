@@ -103,11 +103,15 @@ def identify(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     cell, libraries = record.cell, environment.get("libraries", {})
     settings = dict.fromkeys(name for reader in list_readers() for name in reader.identity)
     kind, _, index = cell.device.partition(":")
+    attested = cell.attested or {}
+    # The measurement's own where it has some.
+    kernels = record.protocol.get("attention_kernels", attested.get("attention_kernels")) or {}
     facts = {
         "device": kind,
         **_list_question(record),
         **_list_declared(record),
-        **{name: (cell.attested or {}).get(name) for name in (*_ATTESTED, *settings)},
+        **{name: attested.get(name) for name in (*_ATTESTED, *settings)},
+        **{f"attention_kernels.{of}": kernel for of, kernel in kernels.items()},
         **_pick("libraries", libraries, *list_libraries()),
         "harness": environment.get("harness", {}).get("sources_sha256"),
     }

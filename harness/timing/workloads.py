@@ -6,7 +6,10 @@ The values of a workload are named after those of `harness.metrics.throughput`.
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from harness.engines.base import Engine, TimedTokens, Work
+from harness.engines.shared.attention_kernels import KernelWatch, cudnn_attention
 from harness.engines.shared.board import read_energy_j
 from harness.timing.prompts import least_bytes, make_prompt, within_memory
 from harness.timing.roofline import Numbers, step_bytes
@@ -31,6 +34,7 @@ class TimedWorkload:
     once: Numbers
     samples: dict[str, Any]
     settled: bool
+    attention: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class WorkloadTimer:
     """Times one workload after the other on a loaded cell.
 
     ``static_cache``: keys and values are in one buffer of the final length; ``compiled``: decode
-    steps go through torch.compile.
+    steps go through torch.compile; ``cudnn_attention``: torch may choose cuDNN's attention.
     """
 
     engine: Engine
@@ -47,6 +51,7 @@ class WorkloadTimer:
     new_tokens: int
     static_cache: bool
     compiled: bool
+    cudnn_attention: bool = True
 
     def time(self, batch: int, prompt_tokens: int) -> TimedWorkload | str:
         """Warm-up and rounds; a sentence where memory runs out or cannot suffice."""
@@ -55,7 +60,8 @@ class WorkloadTimer:
             meter.release_unused()
             meter.reuse_freed()
         least = least_bytes(self.work, batch, prompt_tokens, self.new_tokens)
-        return within_memory(device, least, lambda: self._time(batch, prompt_tokens))
+        with cudnn_attention(self.cudnn_attention):
+            return within_memory(device, least, lambda: self._time(batch, prompt_tokens))
 
     def _time(self, batch: int, prompt_tokens: int) -> TimedWorkload:
         engine, new_tokens = self.engine, self.new_tokens
@@ -66,6 +72,7 @@ class WorkloadTimer:
         def run() -> TimedTokens:
             return generator.run(prompt, new_tokens)
 
+        attention = self._watch_attention(prompt[:1], length)
         once: Numbers = {"step_bytes": step_bytes(self.work, batch, prompt_tokens, new_tokens)}
         try:
             if self.compiled:
@@ -95,4 +102,14 @@ class WorkloadTimer:
         if on_device:
             samples["ttft_device_s"] = [first for first, _ in on_device]
             samples["decode_device_s"] = [last - first for first, last in on_device]
-        return TimedWorkload(of_rounds, once, samples, settled)
+        return TimedWorkload(of_rounds, once, samples, settled, attention)
+
+    def _watch_attention(
+        self, prompt: torch.Tensor, static_length: int | None
+    ) -> dict[str, str | None]:
+        """torch's kernels for the prompt and for a step, in a short generation, not compiled."""
+        kernels: list[str | None] = []
+        with KernelWatch() as watch:
+            generator = self.engine.open_generator(static_length, False)
+            generator.run(prompt, 2, lambda _: kernels.append(watch.take()))
+        return dict(zip(("prompt", "step"), kernels, strict=False))

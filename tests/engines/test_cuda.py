@@ -21,6 +21,7 @@ from harness.catalog import load_measurement
 from harness.engines.shared.board import read_energy_j
 from harness.errors import InputError
 from harness.metrics import divergence, perplexity, throughput
+from harness.metrics.text_windows import WindowOptions
 from harness.records.record import Measured, Record
 from harness.run.process import CellProcess, call_in_worker
 from harness.suite.data_source import DataSource
@@ -234,6 +235,26 @@ def test_the_attention_asked_for_is_the_one_loaded(checkpoint: Path, attention: 
     assert load_here(checkpoint, "bf16", attention=attention).attested["attention"] == attention
 
 
+@cuda_only
+@pytest.mark.parametrize("variant", ["fp32", "bf16", "int8", "nf4"])
+def test_cudnn_s_attention_runs_in_no_text_and_in_speeds_only_where_it_may(
+    wide: Path, variant: str
+) -> None:
+    """Also in torch's own order of preference, whatever it is on this GPU."""
+    cell = load_here(wide, variant)
+    scoring = cell.attested["attention_kernels"]
+    assert set(scoring) == {"prompt", "continued", "step"}
+    assert not {"cudnn", None} & set(scoring.values())
+    options = {"prompt_tokens": 64, "new_tokens": 4, "min_rounds": 3, "min_time_s": 0}
+    found = {}
+    for cudnn in (True, False):
+        given = throughput.Options(**options, warmup_s=0, roofline=False, cudnn_attention=cudnn)
+        measured = throughput.measure(cell, given, make_context(Path("/")))
+        found[cudnn] = measured.protocol["attention_kernels"]
+    assert found[False] == {kind: scoring[kind] for kind in ("prompt", "step")}
+    assert None not in found[True].values()
+
+
 def quantised(**config: Any) -> dict[str, Any]:
     return {
         "dtype": getattr(torch, COMPUTE),
@@ -381,7 +402,7 @@ def test_a_model_is_no_distance_from_itself(
 
 def test_perplexity_is_that_of_the_cpu(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    options = perplexity.Options(text=DataSource(path="text.txt"), context=128, stride=64)
+    options = WindowOptions(text=DataSource(path="text.txt"), context=128, stride=64)
     here, cpu = (
         numbers(perplexity.measure(cell, options, make_context(tmp_path)))
         for cell in (load_here(checkpoint), load(checkpoint))

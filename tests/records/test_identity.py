@@ -63,6 +63,23 @@ def test_speed_depends_on_its_own_board_or_processor() -> None:
     )
 
 
+def test_attention_kernels_are_under_test_and_those_of_the_measurement_count() -> None:
+    """Those of a speed, for which another kernel may be chosen, are in its own protocol."""
+    attested = {"attention_kernels": {"prompt": "flash", "step": "flash"}}
+    quality = identify(GPU, on(make_choices(), "cuda:0", attested=attested))
+    assert quality["attention_kernels.prompt"] == "flash"
+    made = on(make_speeds(9.0), "cuda:0", attested=attested)
+    own = {**made.protocol, "attention_kernels": {"prompt": "cudnn", "step": "flash"}}
+    speed = made.model_copy(update={"protocol": {**own, "cudnn_attention": True}})
+    without = {**own, "attention_kernels": attested["attention_kernels"], "cudnn_attention": False}
+    other = made.model_copy(update={"protocol": without})
+    assert list_differing(identify(GPU, speed), identify(GPU, other)) == (
+        "attention_kernels.prompt",
+    )
+    assert list_protocol(speed) == list_protocol(other), "no question, so nothing is refused"
+    assert identify(GPU, on(make_choices(), "cpu"))  # an older record, or another engine's
+
+
 def test_random_weights_are_identified_by_their_source() -> None:
     assert identify(ENVIRONMENT, make_choices())["weights"] == "x"
 

@@ -37,6 +37,7 @@ from harness.engines.transformers.fp16_damage import (
     probe_activations,
     sum_cast_damage,
 )
+from harness.engines.transformers.kernels import watch_attention
 from harness.engines.transformers.random_weights import make_random_checkpoint
 from harness.engines.transformers.weights_fit import check_weights_fit
 from harness.errors import InputError, UnavailableError
@@ -61,6 +62,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     set_tf32(precision.tf32)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # timed generation alone switches it on
     # Before the meter starts: making a random checkpoint takes more memory than loading it.
     folder = job.files.folder
     if not folder:
@@ -81,7 +83,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     narrowed = None
     if dtype == "float16" and has_wider_floats(checkpoint):
         narrowed = examine_cast(checkpoint, job.files.weights_sha256)
-    _rehearse(job, folder, checkpoint, arguments)
+    kernels = _rehearse(job, folder, checkpoint, arguments)
     meter.start_again()
     if precision.layers is not None:
         precision.layers.warm_up(job.device)
@@ -101,6 +103,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     if tokenizer is not None:
         check_vocabulary(model, tokenizer)
     cell = TransformersEngine(job, model, tokenizer, attested, counts, memory, meter, seconds)
+    attested["attention_kernels"] = kernels if job.device == "cpu" else watch_attention(model)
     damage = _find_damage(cell, narrowed, has_wider_floats(checkpoint))
     return replace(cell, flags=(*_find_slow_dtype(cell), *damage))
 
@@ -218,21 +221,27 @@ def _hold_in_memory(model: Any) -> None:
             parameter.data = parameter.data.clone()
 
 
-def _rehearse(job: CellJob, folder: str, checkpoint: Checkpoint, arguments: dict[str, Any]) -> None:
+def _rehearse(
+    job: CellJob, folder: str, checkpoint: Checkpoint, arguments: dict[str, Any]
+) -> dict[str, str | None] | None:
     """Load a small model once and let it go, so that only the second time is counted.
+
+    Returns its attention kernels; None where there is no rehearsal.
 
     The first load and forward pass of a process import libraries and start thread pools: measured
     on a CPU with a 1 MB model, 28 MB in fp32 and 83 MB in int8, which would drown the model. On
     CUDA the allocator counts tensors only, and with a large model it does not matter.
     """
     if job.device != "cpu" or checkpoint.bytes > REHEARSED_BYTES:
-        return
+        return None
     model = load_model(job, folder, arguments)
     _attest_declared(job, model)  # a mislabelled model may not even run
     with torch.inference_mode():
         model(input_ids=torch.zeros(1, 8, dtype=torch.long), use_cache=True)
+    kernels = watch_attention(model)
     del model
     gc.collect()
+    return kernels
 
 
 def _attest_declared(job: CellJob, model: PreTrainedModel) -> dict[str, Any]:
