@@ -21,7 +21,8 @@ from harness.report.summary import summarise_run
 from harness.report.terminal import write_terminal
 from harness.run.executor import LocalExecutor
 from harness.run.machine import Machine, inspect_machine
-from harness.run.suite_run import RunSettings, SuiteRun
+from harness.run.settings import RunSettings
+from harness.run.suite_run import SuiteRun
 from harness.suite.cells import Cell, build_cells
 from harness.suite.models import MeasurementSpec, Suite
 from harness.suite.read import load_suite

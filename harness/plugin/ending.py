@@ -1,4 +1,7 @@
-"""How an invocation ends: its runs are written, blessed and summarised."""
+"""How an invocation ends: its runs are written, blessed and summarised.
+
+What only runs need is imported where there are some: a project's other tests do not wait for it.
+"""
 
 import os
 from typing import Any
@@ -7,7 +10,6 @@ import pytest
 
 from harness.errors import InputError
 from harness.plugin.state import State
-from harness.verdicts.bless import bless_runs
 
 
 def end_session(session: pytest.Session, state: State) -> None:
@@ -22,6 +24,8 @@ def end_session(session: pytest.Session, state: State) -> None:
         state.problems.append(f"the run file was not written, its journal is kept: {error}")
         session.exitstatus = exit_code.INTERNAL_ERROR
     if state.options.bless and written:
+        from harness.verdicts.bless import bless_runs
+
         try:
             for run in filter(None, (one.run for one in state.finished)):
                 path, result = bless_runs([run], state.options.reason, session.config.rootpath)
@@ -42,13 +46,12 @@ def end_session(session: pytest.Session, state: State) -> None:
 
 def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
     """Write the summary of each run, on the terminal and for GitHub Actions."""
-    # Imported here, so that a project's other tests do not wait for it.
-    from harness.report.github import publish
-    from harness.report.summary import summarise_run
-    from harness.report.terminal import write_terminal
-
-    writer = reporter._tw
     runs = [(one.run, one) for one in state.finished if one.run is not None]
+    if runs:
+        from harness.report.github import publish
+        from harness.report.summary import summarise_run
+        from harness.report.terminal import write_terminal
+    writer = reporter._tw
     for run, one in runs:
         summary = summarise_run(run, state.show_path(one.path), config.get_verbosity() > 0)
         reporter.section(summary.title, "=")
@@ -60,9 +63,10 @@ def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
         reporter.write_line(line)
     for problem in state.problems:
         reporter.write_line(problem, red=True)
-    files = [(run, one.path.name) for run, one in runs]
-    for line in publish(os.environ, files, config.rootpath, state.options.also_failing):
-        reporter.write_line(line)
+    if runs:
+        files = [(run, one.path.name) for run, one in runs]
+        for line in publish(os.environ, files, config.rootpath, state.options.also_failing):
+            reporter.write_line(line)
 
 
 def _list_unmeasured(state: State) -> list[str]:

@@ -11,9 +11,6 @@ import pytest
 from harness.catalog import load_measurement
 from harness.plugin.state import State
 from harness.records.record import Record
-from harness.report.benchmark_table import replay
-from harness.report.junit import list_properties
-from harness.run.process import start_server
 from harness.suite.cells import Cell, build_cells
 from harness.suite.models import MeasurementSpec, Suite
 from harness.suite.read import load_suite
@@ -35,6 +32,8 @@ class SuiteFile(pytest.File):
     def collect(self) -> Iterator[CellCollector]:
         state = self.config.stash[STATE]
         if not self.config.option.collectonly and not hasattr(self.config, "workerinput"):
+            from harness.run.process import start_server
+
             start_server()  # it imports torch while the rest is collected
         try:
             suite = load_suite(self.path, self.config.rootpath)
@@ -144,6 +143,9 @@ class MeasurementItem(pytest.Item):
 
     def _publish(self, record: Record) -> None:
         """Pass the values to JUnit reports and to pytest-benchmark."""
+        from harness.report.benchmark_table import replay
+        from harness.report.junit import list_properties
+
         self.user_properties.extend(list_properties(record))
         session = getattr(self.config, "_benchmarksession", None)
         if session is not None and not session.disabled and record.samples and record.usable:

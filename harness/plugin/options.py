@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from harness.run.suite_run import RunSettings
+from harness.run.settings import RunSettings
 from harness.suite.allowed import check_allowed
 from harness.suite.cells import Selection
 

@@ -1,8 +1,13 @@
-"""What the plugin keeps between pytest's hooks: the suites, the machine, and one run per suite."""
+"""What the plugin keeps between pytest's hooks: the suites, the machine, and one run per suite.
+
+What only a measurement needs is imported then: collecting does not wait for it.
+"""
+
+from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -10,11 +15,13 @@ from harness.errors import InputError
 from harness.plugin.node_ids import NamedNodes
 from harness.plugin.options import read_options
 from harness.plugin.progress import Terminal
-from harness.run.machine import Machine, inspect_machine, probe_hub
-from harness.run.suite_run import SuiteRun
 from harness.suite.cells import Cell
 from harness.suite.models import MeasurementSpec, Suite
-from harness.worker.messages import Progress
+
+if TYPE_CHECKING:
+    from harness.run.machine import Machine
+    from harness.run.suite_run import SuiteRun
+    from harness.worker.messages import Progress
 
 
 class State:
@@ -54,6 +61,8 @@ class State:
     @cached_property
     def machine(self) -> Machine:
         """The machine, inspected on first use; raises ValueError where the device is not there."""
+        from harness.run.machine import inspect_machine, probe_hub
+
         online = probe_hub([self.suites[path] for path in self._planned])
         machine = inspect_machine(self.options.device, self._config.rootpath, online)
         if machine.notice is not None:
@@ -65,6 +74,8 @@ class State:
 
         Raises ValueError or OSError where this machine or folder cannot run it at all.
         """
+        from harness.run.suite_run import SuiteRun
+
         if self._run is None or self._run.suite.path != suite.path:
             self._check_bless()
             self.finish()

@@ -5,8 +5,6 @@ Every record goes to the journal as soon as it exists and into one run file at t
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness.catalog import load_measurement
@@ -20,6 +18,7 @@ from harness.run.executor import Interrupted, LocalExecutor, OnCellProgress
 from harness.run.header import start_header
 from harness.run.machine import Machine
 from harness.run.references import find_reference, keep_reference, reference_key
+from harness.run.settings import RunSettings
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.suite.models import MeasurementSpec, Suite
 from harness.verdicts.baseline import find_baseline
@@ -29,23 +28,6 @@ from harness.verdicts.thresholds import Thresholds, list_unmeasured
 from harness.worker.messages import Failure, Progress
 
 Key = tuple[str, str]  # a cell's id and a measurement's name
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How to run: where results go, whether cells get a process, how long one may take.
-
-    ``against`` names what the run is judged by in addition to its limits, ``allow`` what may differ
-    from it, see `find_baseline`.
-    """
-
-    results: Path
-    argv: tuple[str, ...]
-    root: Path
-    against: str | None = None
-    allow: tuple[str, ...] = ()
-    isolate: bool = True
-    cell_timeout_s: float | None = None
 
 
 class SuiteRun:
