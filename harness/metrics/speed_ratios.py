@@ -5,7 +5,7 @@ from itertools import takewhile
 from typing import Any
 
 from harness.descriptions import ValueSpec
-from harness.metrics.speed_values import VALUES
+from harness.metrics.speed_values import VALUES, split_workload
 from harness.records.record import Record, Value
 from harness.records.values import (
     base_name,
@@ -36,9 +36,10 @@ _SHARES = {
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """Ratios of values that both have, and per prompt length the batch from which decoding pays.
+    """Ratios of values that both have, and the batch size from which on decoding pays.
 
-    A ratio has an interval where either side was measured in several processes.
+    The latter per prompt length, and apart for compiled decoding. A ratio has an interval where
+    either side was measured in several processes.
     """
     found: dict[str, Value] = {}
     for name, spec in VALUES.items():
@@ -48,8 +49,8 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
                 ratio = _divide(ours, theirs, spec)
                 if ratio is not None:
                     found[name + measured.removeprefix(spec.of)] = ratio
-    for prompt, speedups in _by_prompt(found, "decode_speedup").items():
-        name = qualify("pays_from_batch", prompt) if prompt else "pays_from_batch"
+    for group, speedups in _group(found, "decode_speedup").items():
+        name = qualify("pays_from_batch", group) if group else "pays_from_batch"
         found |= make_values(VALUES, {name: pays_from(speedups)})
     return found
 
@@ -62,22 +63,30 @@ def pays_from(speedups: Mapping[int, Value]) -> int | None:
 
 
 def remarks(record: Record) -> list[str]:
-    """Where a smaller cell decodes slower; shares of a peak above 1 that have an explanation.
+    """Where a smaller cell decodes slower; what was compiled, and what could not be.
 
-    Slower by more than 2 %, and by more than the reference's own noise where that was measured;
-    of several processes with 97.5 % confidence. A sentence per prompt length.
+    Also shares of a peak above 1 that have an explanation. Slower by more than 2 %, and by more
+    than the reference's own noise where that was measured; of several processes with 97.5 %
+    confidence. A sentence per prompt length, and one for compiled decoding.
     """
-    sizes = _by_prompt(record.paired, "step_bytes_ratio")
-    sentences = []
-    for prompt, speedups in _by_prompt(record.paired, "decode_speedup").items():
-        smaller = {batch: value.value or 1 for batch, value in sizes.get(prompt, {}).items()}
+    method = record.protocol.get("method", {})
+    sizes = _group(record.paired, "step_bytes_ratio")
+    sentences = [
+        f"nothing was measured at batch {workload}: {why}"
+        for workload, why in method.get("not_compiled", {}).items()
+    ]
+    if record.protocol.get("compile"):
+        sentences.append("decode steps are compiled, prompts are not")
+    for group, speedups in _group(record.paired, "decode_speedup").items():
+        smaller = {batch: value.value or 1 for batch, value in sizes.get(group, {}).items()}
         slower = [
             f"{batch} (×{speedup.value:.2f})"
             for batch, speedup in sorted(speedups.items())
             if smaller.get(batch, 1) < 1 and _is_slower(speedup)
         ]
         if slower:
-            at = f" after {prompt} tokens" if prompt else ""
+            words = (f"after {w} tokens" if w.isdigit() else f"when {w}" for w in group.split())
+            at = "".join(f" {part}" for part in words)
             pays = pays_from(speedups)
             own = record.validity.reasons if record.validity.status == "flagged" else ()
             doubts = {**{s.doubt: None for s in speedups.values() if s.doubt}, **dict.fromkeys(own)}
@@ -87,7 +96,7 @@ def remarks(record: Record) -> list[str]:
                 + ("at no measured batch size" if pays is None else f"from batch {pays}")
                 + (f"; in doubt: {'; '.join(doubts)}" if doubts else "")
             )
-    return [*sentences, *explain_shares(record.values, record.protocol.get("method", {}))[1]]
+    return [*sentences, *explain_shares(record.values, method)[1]]
 
 
 def explain_shares(
@@ -127,11 +136,11 @@ def _is_slower(speedup: Value) -> bool:
     return (highest or speedup.value or 1) < 1 - max(_SLOWER, speedup.floor or 0.0)
 
 
-def _by_prompt(values: Mapping[str, Value], name: str) -> dict[str, dict[int, Value]]:
-    """Prompt length ('' for the only one) -> batch size -> the known value called ``name``."""
+def _group(values: Mapping[str, Value], name: str) -> dict[str, dict[int, Value]]:
+    """All but the batch size (``""``, ``512``, ``compiled``) -> batch size -> value of ``name``."""
     found: dict[str, dict[int, Value]] = {}
     for full, value in values.items():
         if base_name(full) == name and value.value is not None:
-            batch, _, prompt = qualifier(full).partition("x")
-            found.setdefault(prompt, {})[int(batch)] = value
+            batch, group = split_workload(qualifier(full))
+            found.setdefault(group, {})[batch] = value
     return found

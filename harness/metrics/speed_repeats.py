@@ -11,7 +11,8 @@ from harness.statistics.estimates import geometric_mean_interval
 def merge_speeds(measured: Sequence[Measured]) -> Measured:
     """Geometric means over processes, each with its interval and the number of processes.
 
-    A value that only some processes have is the mean of theirs. ``samples`` holds every round, and
+    A value that only some processes have is the mean of theirs, and the protocol's ``method`` holds
+    what any of them says. ``samples`` holds every round, and
     ``rounds_per_process`` how many each process had.
     """
     values: dict[str, list[Value]] = {}
@@ -19,9 +20,12 @@ def merge_speeds(measured: Sequence[Measured]) -> Measured:
         for name, value in one.values.items():
             values.setdefault(name, []).append(value)
     workloads = dict.fromkeys(name for one in measured for name in one.samples)
+    method: dict[str, Any] = {}
+    for one in measured:
+        method |= one.protocol.get("method", {})
     return Measured(
         values={name: _merge_values(each) for name, each in values.items()},
-        protocol=measured[0].protocol,
+        protocol={**measured[0].protocol, "method": method},
         samples={
             w: _merge_samples([one.samples.get(w, {}) for one in measured]) for w in workloads
         },

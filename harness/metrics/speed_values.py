@@ -56,6 +56,9 @@ VALUES = {
         "reference's", "prompt length", total=True, paired=True, neutral=None,
     ),
 }  # fmt: skip
+COMPILED = " compiled"  # ends the name of a workload that is measured compiled beside the other
+# A prompt is never compiled, so such a workload has no values of it.
+OF_PROMPT = frozenset({"prefill_tokens_per_s", "ttft_s", "ttft_device_s"})
 HEADLINE = (
     Column("prefill\ntok/s\nbatch {}", "prefill_tokens_per_s", ",.0f"),
     Column("decode\ntok/s\nbatch {}", "decode_tokens_per_s", ",.1f"),
@@ -74,3 +77,10 @@ DETAILS = (
     Column("prefill\nFLOP share", "prefill_flop_utilisation", ".2f"),
     Column("J per\ntoken", "energy_j_per_token", ".3f"),
 )
+
+
+def split_workload(name: str) -> tuple[int, str]:
+    """The batch size of ``8x512 compiled``, and the rest, ``512 compiled``."""
+    size, _, mode = name.partition(" ")
+    batch, _, prompt = size.partition("x")
+    return int(batch), " ".join(filter(None, (prompt, mode)))

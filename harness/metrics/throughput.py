@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from harness.descriptions import Metric, OptionsBase, Series
-from harness.errors import InputError
+from harness.errors import InputError, UnavailableError
 from harness.metrics.speed_ratios import compare, explain_shares, remarks
 from harness.metrics.speed_repeats import merge_speeds
-from harness.metrics.speed_values import DETAILS, HEADLINE, VALUES
+from harness.metrics.speed_values import (
+    COMPILED,
+    DETAILS,
+    HEADLINE,
+    OF_PROMPT,
+    VALUES,
+    split_workload,
+)
 from harness.records.record import LEFT_OUT, Measured, Record, Validity, Value
 from harness.records.values import make_values, qualify
 
 if TYPE_CHECKING:
     from harness.descriptions import MeasureContext
-    from harness.engines.base import Engine
-    from harness.timing.workloads import TimedWorkload
+    from harness.engines.base import Engine, Work
+    from harness.timing.workloads import TimedWorkload, WorkloadTimer
 
 # How, how often and how many were measured: speeds are compared where both have a value.
 _HOW = frozenset(
     {"method", "processes", "min_rounds", "min_time_s", "max_time_s", "roofline", "batch_sizes"}
+    | {"also_compiled"}
     | {"cudnn_attention", "attention_kernels"}  # under test: a difference is named, not refused
 )
 _Tokens = Annotated[int, Field(ge=1)]
@@ -33,6 +41,25 @@ _OneOrMore = Annotated[
 ]
 
 
+class AlsoCompiled(OptionsBase):
+    """Which batch sizes are measured compiled as well, of those given; by default every one.
+
+    ``device: cuda``: not on a CPU, where the compiler may take a minute for each.
+    """
+
+    batch_sizes: tuple[int, ...] | None = Field(None, min_length=1, strict=False)
+    device: Literal["any", "cuda"] = "any"
+
+
+class Workload(NamedTuple):
+    """One thing to time; ``name`` stands in the brackets of its values."""
+
+    name: str
+    batch: int
+    prompt_tokens: int
+    also_compiled: bool
+
+
 class Options(OptionsBase):
     """Lengths in tokens, times in seconds; ``prompt_tokens`` may be a list.
 
@@ -40,9 +67,10 @@ class Options(OptionsBase):
     ``max_time_s``. Before them a warm-up of at least ``warmup_s`` goes on until its last two
     half-windows agree, or for three times as long and eight rounds. ``cache: static`` keeps keys
     and values in one buffer of the final length, ``compile`` runs decode steps through
-    torch.compile, ``cudnn_attention: false`` keeps torch from cuDNN's attention, which it prefers
-    on Hopper and Blackwell, ``processes`` repeats all of it in as many fresh processes and
-    ``roofline: false`` leaves out what the device can do at best.
+    torch.compile. Both are for all values; ``also_compiled`` measures decoding that way too, beside
+    the other, as ``decode_tokens_per_s[8 compiled]``. ``cudnn_attention: false`` keeps torch from
+    cuDNN's attention, which it prefers on Hopper and Blackwell, ``processes`` repeats all of it in
+    as many fresh processes and ``roofline: false`` leaves out what the device can do at best.
     """
 
     prompt_tokens: _OneOrMore = 512
@@ -55,6 +83,7 @@ class Options(OptionsBase):
     cache: Literal["dynamic", "static"] = "dynamic"
     compile: bool = False
     cudnn_attention: bool = True
+    also_compiled: AlsoCompiled | None = None
     roofline: bool = True
     processes: int = Field(1, ge=1)
     REPEATS: ClassVar[str | None] = "processes"
@@ -70,6 +99,15 @@ class Options(OptionsBase):
                 "compile: true needs `cache: static`: over a growing cache every token would be "
                 "compiled anew"
             )
+        if self.also_compiled is not None:
+            if self.compile:
+                raise ValueError("`also_compiled` is for a measurement without `compile: true`")
+            unknown = set(self.also_compiled.batch_sizes or ()) - set(self.batch_sizes)
+            if unknown:
+                raise ValueError(
+                    f"`also_compiled` names batch size {min(unknown)}, which is not among "
+                    f"`batch_sizes` {', '.join(map(str, self.batch_sizes))}"
+                )
         return self
 
     @property
@@ -79,21 +117,29 @@ class Options(OptionsBase):
         return given if isinstance(given, tuple) else (given,)
 
     def list_qualifiers(self, per: str) -> tuple[str, ...]:
-        """The names of the workloads, or for values per prompt length the lengths."""
+        """The names of the workloads, or for values per prompt length the names without a batch."""
+        names = [workload.name for workload in self.workloads("cuda")]
         if per == "prompt length":
-            return tuple(map(str, self.prompt_lengths))
-        return tuple(qualifier for qualifier, _, _ in self.workloads())
+            rest = (split_workload(name)[1] for name in names)
+            names = [name for name in (*map(str, self.prompt_lengths), *rest) if name]
+        return tuple(dict.fromkeys(names))
 
-    def workloads(self) -> Iterator[tuple[str, int, int]]:
-        """Qualifier, batch size and prompt length; per length the batch sizes from small to large.
+    def workloads(self, device: str) -> Iterator[Workload]:
+        """What is timed on ``device``: per prompt length the batch sizes from small to large.
 
-        In that order, so that after one that does not fit the larger ones need not be tried.
+        After one that does not fit the larger ones need not be tried. The compiled ones are the
+        last: a compiler that ends the process takes no other number along.
         """
         several = len(self.prompt_lengths) > 1
-        for prompt_tokens in self.prompt_lengths:
-            for batch in sorted(self.batch_sizes):
-                name = f"{batch}x{prompt_tokens}" if several else str(batch)
-                yield name, batch, prompt_tokens
+        compiled: tuple[int, ...] = ()
+        also = self.also_compiled
+        if also is not None and also.device in ("any", device.partition(":")[0]):
+            compiled = also.batch_sizes or self.batch_sizes
+        for mode, sizes in (("", self.batch_sizes), (COMPILED, compiled)):
+            for prompt_tokens in self.prompt_lengths:
+                for batch in sorted(sizes):
+                    name = f"{batch}x{prompt_tokens}" if several else str(batch)
+                    yield Workload(name + mode, batch, prompt_tokens, bool(mode))
 
 
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
@@ -101,10 +147,11 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
 
     Every round is kept in ``samples``; values are medians. No standard error is given: rounds of
     one process are not independent samples. A batch size that does not fit is reported and larger
-    ones are not tried; the others keep their numbers, also if the process dies later.
+    ones are not tried; the others keep their numbers, also if the process dies later. Where
+    ``also_compiled`` cannot be compiled, ``method`` says why: that is no flaw of the others.
     """
     from harness.timing.prompts import explain_excess
-    from harness.timing.roofline import compare_with_peaks, describe_peaks
+    from harness.timing.roofline import describe_peaks
     from harness.timing.rounds import RoundLimits
     from harness.timing.workloads import WorkloadTimer
 
@@ -112,9 +159,8 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     limits = RoundLimits(
         options.min_rounds, options.min_time_s, options.max_time_s, options.warmup_s
     )
-    work, static = engine.count_work(), options.cache == "static"
-    switches = (static, options.compile, options.cudnn_attention)
-    timer = WorkloadTimer(engine, work, limits, options.new_tokens, *switches)
+    work = engine.count_work()
+    timer = WorkloadTimer(engine, work, limits, options.new_tokens, options.cudnn_attention)
     values = make_values(VALUES, {"load_s": engine.seconds.get("load")})
     samples: dict[str, Any] = {}
     attention: list[dict[str, str | None]] = []  # by workload
@@ -136,34 +182,37 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
             validity=Validity(status="flagged" if found else "ok", reasons=found),
         )
 
-    workloads = [each for each in options.workloads() if excess[each[2]] is None]
-    full: dict[int, str] = {}  # prompt length -> the qualifier that did not fit
-    for done, (qualifier, batch, prompt_tokens) in enumerate(workloads):
+    workloads = [w for w in options.workloads(engine.device) if excess[w.prompt_tokens] is None]
+    full: dict[tuple[int, bool], str] = {}  # prompt length and mode -> what did not fit
+    for done, workload in enumerate(workloads):
+        qualifier = workload.name
         if samples:
             context.keep(as_measured(), f"batch {qualifier}")
         context.progress(done, len(workloads), "batch sizes")
-        if prompt_tokens in full:
-            reasons.append(f"batch {qualifier} not tried: batch {full[prompt_tokens]} did not fit")
+        alike = workload.prompt_tokens, workload.also_compiled
+        if alike in full:
+            reasons.append(f"batch {qualifier} not tried: batch {full[alike]} did not fit")
             continue
-        timed = timer.time(batch, prompt_tokens)
+        timed = _time(timer, options, workload)
+        if isinstance(timed, UnavailableError):
+            method["not_compiled"] = {**method.get("not_compiled", {}), qualifier: str(timed)}
+            continue
         if isinstance(timed, str):
             reasons.append(f"out of memory at batch {qualifier}: {timed}")
-            full[prompt_tokens] = qualifier
+            full[alike] = qualifier
             continue
         if not timed.settled:
             reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
         samples[qualifier] = timed.samples
-        values |= _make_values(qualifier, timed)
+        values |= _make_values(workload, timed)
         attention.append(timed.attention)
     if not samples:
         raise InputError("no workload fits: " + "; ".join(reasons))
     if options.roofline:
         context.keep(as_measured(), "the roofline")
-        peaks = compare_with_peaks(engine, work, values, samples)
-        if isinstance(peaks, str):
-            reasons.append(f"out of memory at the roofline: {peaks}")
-        else:
-            values |= make_values(VALUES, peaks)
+        peaks, lacking = _compare_with_peaks(engine, work, values, samples)
+        values |= peaks
+        reasons += lacking
         method |= describe_peaks(engine)
     return as_measured()
 
@@ -177,12 +226,40 @@ def _join_kernels(workloads: Sequence[Mapping[str, str | None]]) -> dict[str, st
     }
 
 
-def _make_values(qualifier: str, timed: TimedWorkload) -> dict[str, Value]:
+def _compare_with_peaks(
+    engine: Engine, work: Work, values: dict[str, Value], samples: dict[str, Any]
+) -> tuple[dict[str, Value], list[str]]:
+    """The values of the roofline, or none and the memory that they lacked."""
+    from harness.timing.roofline import compare_with_peaks
+
+    peaks = compare_with_peaks(engine, work, values, samples)
+    if isinstance(peaks, str):
+        return {}, [f"out of memory at the roofline: {peaks}"]
+    return make_values(VALUES, peaks), []
+
+
+def _time(
+    timer: WorkloadTimer, options: Options, workload: Workload
+) -> TimedWorkload | str | UnavailableError:
+    """What `WorkloadTimer.time` gives, or why the workload cannot be compiled as well."""
+    also = workload.also_compiled
+    static, compiled = also or options.cache == "static", also or options.compile
+    try:
+        return timer.time(workload.batch, workload.prompt_tokens, static, compiled)
+    except (InputError, UnavailableError) as error:
+        if also:
+            return UnavailableError(str(error))
+        advice = "leave out `cache: static` and `compile: true`"
+        raise type(error)(f"{error}; {advice}") from error
+
+
+def _make_values(workload: Workload, timed: TimedWorkload) -> dict[str, Value]:
     """The values of one workload; ``n`` counts the rounds of those that are medians."""
     numbers = timed.of_rounds | timed.once
     rounds = dict.fromkeys(timed.of_rounds, len(timed.samples["ttft_s"]))
     made = make_values(VALUES, numbers, n=rounds)
-    return {qualify(name, qualifier): value for name, value in made.items()}
+    without = OF_PROMPT if workload.also_compiled else frozenset()
+    return {qualify(name, workload.name): made[name] for name in made if name not in without}
 
 
 def list_series(record: Record) -> list[Series]:
@@ -196,12 +273,16 @@ def list_series(record: Record) -> list[Series]:
             continue
         batch, prompt_tokens = samples["batch_size"], samples["prompt_tokens"]
         prompt = f", prompt {prompt_tokens}" if "x" in workload else ""
+        mode = COMPILED if workload.endswith(COMPILED) else ""
         decoded = record.protocol["new_tokens"] - 1
         for kind, key, n in (("prefill", "ttft_s", prompt_tokens), ("decode", "decode_s", decoded)):
-            speed = record.values[f"{kind}_tokens_per_s[{workload}]"].value or 0.0
-            extra = {"batch_size": batch, "tokens": batch * n, "tokens_per_s": speed}
+            speed = record.values.get(f"{kind}_tokens_per_s[{workload}]")
+            if speed is None:
+                continue
+            tokens_per_s = speed.value or 0.0
+            extra = {"batch_size": batch, "tokens": batch * n, "tokens_per_s": tokens_per_s}
             name = f"{record.cell.id}::{kind}[{workload}]"
-            group = f"{record.cell.model} {kind}, batch {batch}{prompt}"
+            group = f"{record.cell.model} {kind}{mode}, batch {batch}{prompt}"
             series.append(Series(name, group, tuple(samples[key]), extra))
     return series
 

@@ -90,7 +90,7 @@ def _list_columns(described: Metric, own: Sequence[Record]) -> list[tuple[str, s
     if plain:
         return [(c.title, c.value, c) for c in plain]
     return [
-        (c.title.format(of.replace("x", "×")), qualify(c.value, of), c)
+        (c.title.format(of.replace("x", "×").replace(" ", "\n")), qualify(c.value, of), c)
         for c in described.headline
         for of in _list_qualifiers(own)
         if qualify(c.value, of) in present

@@ -167,13 +167,13 @@ def compare_with_peaks(
         peak = measure_matmul_peak(engine.device, engine.compute_dtype)
         found: Numbers = {"bandwidth_bytes_per_s": bandwidth, "matmul_flop_per_s": peak}
         for qualifier, timed in samples.items():
-            step, tpot, ttft = (
-                values[qualify(name, qualifier)].value
-                for name in ("step_bytes", "tpot_s", "ttft_s")
-            )
-            flop = prefill_flop(work, timed["batch_size"], timed["prompt_tokens"])
+            step, tpot = (values[qualify(n, qualifier)].value for n in ("step_bytes", "tpot_s"))
             found[qualify("mbu", qualifier)] = share(step, tpot, bandwidth)
-            found[qualify("prefill_flop_utilisation", qualifier)] = share(flop, ttft, peak)
+            ttft = values.get(qualify("ttft_s", qualifier))
+            if ttft is not None:
+                flop = prefill_flop(work, timed["batch_size"], timed["prompt_tokens"])
+                use = share(flop, ttft.value, peak)
+                found[qualify("prefill_flop_utilisation", qualifier)] = use
         return found
 
     return within_memory(engine.device, 0, compare)

@@ -41,41 +41,48 @@ class TimedWorkload:
 class WorkloadTimer:
     """Times one workload after the other on a loaded cell.
 
-    ``static_cache``: keys and values are in one buffer of the final length; ``compiled``: decode
-    steps go through torch.compile; ``cudnn_attention``: torch may choose cuDNN's attention.
+    ``cudnn_attention``: torch may choose cuDNN's attention.
     """
 
     engine: Engine
     work: Work
     limits: RoundLimits
     new_tokens: int
-    static_cache: bool
-    compiled: bool
     cudnn_attention: bool = True
 
-    def time(self, batch: int, prompt_tokens: int) -> TimedWorkload | str:
-        """Warm-up and rounds; a sentence where memory runs out or cannot suffice."""
+    def time(
+        self, batch: int, prompt_tokens: int, static_cache: bool, compiled: bool
+    ) -> TimedWorkload | str:
+        """Warm-up and rounds; a sentence where memory runs out or cannot suffice.
+
+        ``static_cache``: keys and values are in one buffer of the final length; ``compiled``:
+        decode steps go through torch.compile, or `InputError` says why they cannot.
+        """
         device, meter = self.engine.device, self.engine.meter
         if device == "cpu":  # what the C library keeps for later would not count as free
             meter.release_unused()
             meter.reuse_freed()
         least = least_bytes(self.work, batch, prompt_tokens, self.new_tokens)
+        length = prompt_tokens + self.new_tokens if static_cache else None
         with cudnn_attention(self.cudnn_attention):
-            return within_memory(device, least, lambda: self._time(batch, prompt_tokens))
+            return within_memory(
+                device, least, lambda: self._time(batch, prompt_tokens, length, compiled)
+            )
 
-    def _time(self, batch: int, prompt_tokens: int) -> TimedWorkload:
+    def _time(
+        self, batch: int, prompt_tokens: int, static_length: int | None, compiled: bool
+    ) -> TimedWorkload:
         engine, new_tokens = self.engine, self.new_tokens
         prompt = make_prompt(engine, batch, prompt_tokens)
-        length = prompt_tokens + new_tokens if self.static_cache else None
-        generator = engine.open_generator(length, self.compiled)
+        generator = engine.open_generator(static_length, compiled)
 
         def run() -> TimedTokens:
             return generator.run(prompt, new_tokens)
 
-        attention = self._watch_attention(prompt[:1], length)
+        attention = self._watch_attention(prompt[:1], static_length)
         once: Numbers = {"step_bytes": step_bytes(self.work, batch, prompt_tokens, new_tokens)}
         try:
-            if self.compiled:
+            if compiled:
                 once["compile_s"] = generator.compile(prompt, new_tokens)
             settled = warm_up(lambda: run().ready[-1], self.limits)
             before = read_energy_j(engine.device)

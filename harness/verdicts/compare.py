@@ -243,13 +243,14 @@ def _find_loss(key: Key, before: Record | None, after: Record | None) -> tuple[M
 
 def _find_lost_values(before: Record, after: Record) -> Iterable[Missing]:
     """Values with a margin that B no longer has, such as a batch size that does not fit."""
-    specs = load_measurement(before.measurement).values
+    metric = load_measurement(before.measurement)
+    reasons = after.validity.reasons or metric.remarks(after)
     for name, value in before.values.items():
-        spec, now = specs.get(base_name(name)), after.values.get(name)
+        spec, now = metric.values.get(base_name(name)), after.values.get(name)
         if spec is None or spec.margin is None or value.value is None:
             continue
         if now is None or now.value is None:
-            why = f"{name} is unavailable in B: {'; '.join(after.validity.reasons) or 'no reason'}"
+            why = f"{name} is unavailable in B: {'; '.join(reasons) or 'no reason'}"
             yield Missing(before.cell.id, before.measurement, "B", why, "FAIL")
 
 

@@ -89,7 +89,7 @@ class TransformersGenerator:
             why = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
             raise InputError(
                 f"torch.compile failed on this model or machine ({why}); it needs a C++ compiler "
-                "on a CPU and Triton on CUDA. Leave out `compile: true`"
+                "on a CPU and Triton on CUDA"
             ) from error
         return time.perf_counter() - start
 
@@ -128,8 +128,7 @@ def _make_static_cache(model: Any, length: int) -> Any:
         return StaticCache(config=model.config, max_cache_len=length)
     except Exception as error:  # each config lacks something else
         raise InputError(
-            f"no static cache for this model ({type(error).__name__}: {error}); "
-            "leave out `cache: static`"
+            f"no static cache for this model ({type(error).__name__}: {error})"
         ) from error
 
 
