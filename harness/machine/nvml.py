@@ -121,5 +121,10 @@ def _describe_board(ask: Ask) -> dict[str, Any]:
         "max_sm_mhz": ask("nvmlDeviceGetMaxClockInfo", CLOCK_SM),
         "max_memory_mhz": ask("nvmlDeviceGetMaxClockInfo", CLOCK_MEMORY),
         "mig": bool(mig[0]) if mig else None,
-        "uuid_hash": hashlib.sha256(uuid.encode()).hexdigest()[:16] if uuid else None,
+        "uuid_hash": hash_uuid(uuid) if uuid else None,
     }
+
+
+def hash_uuid(uuid: str) -> str:
+    """What is kept of a board's UUID."""
+    return hashlib.sha256(uuid.encode()).hexdigest()[:16]

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.errors import InputError
 from harness.machine.environment import device_slug
+from harness.records.identity import find_board
 from harness.records.run_file import Run, parse_run
 
 RESULTS = "results"
@@ -70,10 +71,7 @@ def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
 def name_device(run: Run) -> str:
     """The device's name as in the names of run files and thresholds."""
     environment = run.environment
-    boards = environment.get("gpu", {}).get("devices") or ()
-    kind, _, index = run.run.device.partition(":")
-    number = int(index or 0)
-    gpu = boards[number].get("name") if kind == "cuda" and number < len(boards) else None
+    gpu = find_board(environment, run.run.device).get("name")
     return device_slug(run.run.device, gpu, environment.get("cpu", {}).get("name") or "")
 
 

@@ -102,7 +102,7 @@ def identify(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """Everything that the numbers of ``record`` depend on; ``environment`` is that of its run."""
     cell, libraries = record.cell, environment.get("libraries", {})
     settings = dict.fromkeys(name for reader in list_readers() for name in reader.identity)
-    kind, _, index = cell.device.partition(":")
+    kind = cell.device.partition(":")[0]
     attested = cell.attested or {}
     # The measurement's own where it has some.
     kernels = record.protocol.get("attention_kernels", attested.get("attention_kernels")) or {}
@@ -119,14 +119,26 @@ def identify(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     if not (metric.timed or metric.fresh_process):
         return facts
     if kind == "cuda":
-        gpu = environment.get("gpu", {})
-        boards, number = gpu.get("devices", ()), int(index or 0)
-        board = boards[number] if number < len(boards) else {}
-        facts |= _pick("gpu", gpu, "driver") | _pick("gpu", board, "name", "memory_bytes", "mig")
+        board = find_board(environment, cell.device)
+        facts |= _pick("gpu", environment.get("gpu", {}), "driver")
+        facts |= _pick("gpu", board, "name", "memory_bytes", "mig")
         conditions = [name.partition(".")[2] for name in CONDITIONS] if metric.timed else []
         return facts | _pick("gpu", board, *conditions)
     cpu = _pick("cpu", environment.get("cpu", {}), "name", "usable_cores", "quota_cores")
     return facts | cpu | {"threads": environment.get("torch", {}).get("threads")}
+
+
+def find_board(environment: Mapping[str, Any], device: str) -> Mapping[str, Any]:
+    """NVML's facts about the GPU that ``device`` was; empty where there are none.
+
+    By the number that the run found for it: CUDA's own depends on its environment. Files without
+    that number are read by CUDA's.
+    """
+    gpu = environment.get("gpu", {})
+    boards = gpu.get("devices") or ()
+    kind, _, index = device.partition(":")
+    number = gpu.get("used", int(index or 0))
+    return boards[number] if kind == "cuda" and number < len(boards) else {}
 
 
 def find_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference, ...]:
@@ -176,7 +188,7 @@ def identify_series(record: Record) -> dict[str, Any]:
 
 def list_suspects(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     """What may explain a change over time: what is under test, and settings of the machine."""
-    board = (environment.get("gpu", {}).get("devices") or [{}])[0]
+    board = find_board(environment, "cuda")
     picked = {
         "python": ("version",),
         "gpu": ("driver",),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.machine.environment import DeviceFacts, collect_environment, device_slug
+from harness.machine.nvml import hash_uuid
 from harness.run.process import call_in_worker
 from harness.suite.data_source import list_data_sources, locate_source
 from harness.suite.models import Suite
@@ -49,6 +50,9 @@ def inspect_machine(requested_device: str, root: Path, online: bool) -> Machine:
     if isinstance(device, str):
         raise ValueError(device)
     environment["torch"] = device.torch
+    for board in environment["gpu"].get("devices", ()):
+        if device.uuid is not None and board["uuid_hash"] == hash_uuid(device.uuid):
+            environment["gpu"]["used"] = board["index"]
     return Machine(device, environment, online)
 
 

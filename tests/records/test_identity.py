@@ -54,6 +54,8 @@ def test_speed_depends_on_its_own_board_or_processor() -> None:
     assert (on_gpu["gpu.name"], on_gpu["gpu.memory_bytes"]) == ("H200", 9)
     assert on_gpu["gpu.driver"] == "560"
     assert (on_gpu["gpu.power_limit_w"], on_gpu["gpu.max_sm_mhz"]) == (700.0, 1980)
+    renumbered = {**GPU, "gpu": {**GPU["gpu"], "used": 0}}  # by CUDA_VISIBLE_DEVICES, say
+    assert identify(renumbered, on(make_speeds(9.0), "cuda:1"))["gpu.name"] == "A100"
     on_cpu = identify(ENVIRONMENT, make_speeds(9.0))
     assert on_cpu["cpu.name"] == "Xeon"
     assert (on_cpu["cpu.usable_cores"], on_cpu["cpu.quota_cores"], on_cpu["threads"]) == (

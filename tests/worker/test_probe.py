@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import harness.run.machine
 from harness.catalog import load_precision
+from harness.records.identity import find_board
 from harness.run.executor import explain_refusal
-from harness.run.machine import Machine
+from harness.run.machine import Machine, inspect_machine
 from harness.suite.cells import Cell
 from harness.suite.models import ModelSpec, PrecisionSpec
 from harness.worker.messages import Failure
@@ -70,6 +73,19 @@ def test_a_gpu_that_computes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe_or_explain("cuda:1") == (
         "--device cuda:1: torch sees 1 CUDA device (torch 2.13.0+cu130 is built for CUDA 13.0)"
     )
+
+
+def test_a_run_knows_its_board_whatever_cuda_calls_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """CUDA's first board, by its speed or by CUDA_VISIBLE_DEVICES, is NVML's second."""
+    install_nvml(monkeypatch, {"UUID": "GPU-0", "Name": "NVIDIA T4"}, BOARD)
+    Cuda(monkeypatch, {})
+    monkeypatch.setattr(harness.run.machine, "call_in_worker", lambda call, *args: call(*args))
+    machine = inspect_machine("cuda", tmp_path, online=False)
+    assert machine.device.device == "cuda:0"
+    assert machine.environment["gpu"]["used"] == 1
+    assert find_board(machine.environment, "cuda:0")["name"] == "NVIDIA H100"
 
 
 def test_a_cpu_run_does_not_start_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
