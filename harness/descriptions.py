@@ -64,8 +64,8 @@ class ValueSpec:
       where neither is. ``help``: one line for `harness list` and the report.
     - ``per``: what the brackets of ``name[...]`` hold (``decode_tokens_per_s[8]``: batch size), one
       of the options' ``list_qualifiers``. ``total``: there is also a value without brackets.
-    - ``sampled``: what the value is a sample of, so that a limit on it needs an interval: the items
-      of a text or task, or processes. None for a number that is exact or has no known spread.
+    - ``sampled``: what the value is a sample of, so that a limit on it needs an interval: items of
+      a task, chunks of a text, processes. None for a number that is exact or of no known spread.
     - ``margin``: how much worse still counts as the same. Runs are compared by the paired values
       that have one, thresholds are kept for the other values that have one.
     - ``row``: the list in ``Measured.items`` whose mean the value is, one number per item
@@ -84,7 +84,7 @@ class ValueSpec:
     paired: bool = False
     of: str | None = None
     neutral: float | None = 0.0
-    sampled: Literal["items", "processes"] | None = None
+    sampled: Literal["items", "chunks", "processes"] | None = None
     margin: Margin | None = None
     row: str | None = None
     answers: str | None = None

@@ -26,13 +26,13 @@ class Options(WindowOptions):
 
 
 VALUES = {
-    "entropy": ValueSpec("nats/token", None, "mean over the scored tokens", sampled="items"),
+    "entropy": ValueSpec("nats/token", None, "mean over the scored tokens", sampled="chunks"),
     "tokens": ValueSpec("tokens", None, "tokens scored"),
     "increase": ValueSpec(
         "nats/token",
         None,
         "entropy less the reference's, same tokens",
-        sampled="items",
+        sampled="chunks",
         paired=True,
         of="entropy",
     ),

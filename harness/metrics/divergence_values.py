@@ -23,7 +23,7 @@ def _paired(unit: str, better: Any, text: str, **more: Any) -> ValueSpec:
     return ValueSpec(unit, better, text, paired=True, **more)
 
 
-_KL: dict[str, Any] = {"sampled": "items", "margin": Margin(absolute=1e-4, relative=0.05)}
+_KL: dict[str, Any] = {"sampled": "chunks", "margin": Margin(absolute=1e-4, relative=0.05)}
 DIVERGENCE_VALUES = {
     "kl_mean": _paired(
         "nats/token", "lower", "mean KL(reference‖candidate)", per="quarter", total=True, **_KL
@@ -39,12 +39,12 @@ DIVERGENCE_VALUES = {
     ),
     "top1_agreement": _paired(
         "", "higher", "share of tokens with the same likeliest token",
-        per="quarter", total=True, neutral=1.0, sampled="items", margin=Margin(absolute=0.005),
+        per="quarter", total=True, neutral=1.0, sampled="chunks", margin=Margin(absolute=0.005),
     ),
     "delta_p_mean": _paired(
-        "", None, "mean of p(true token) - the reference's p(true token)", sampled="items"
+        "", None, "mean of p(true token) - the reference's p(true token)", sampled="chunks"
     ),
-    "delta_p_rms": _paired("", "lower", "root mean square of that difference", sampled="items"),
+    "delta_p_rms": _paired("", "lower", "root mean square of that difference", sampled="chunks"),
     **TOKEN_COUNTS,
     "stored_bytes": ValueSpec("bytes", None, "size of the reference's distribution on disk"),
 }  # fmt: skip

@@ -32,7 +32,7 @@ _RATIO = "exp(mean(nll - reference nll)), same tokens"
 
 
 def _sampled(unit: str, text: str, **more: Any) -> ValueSpec:
-    return ValueSpec(unit, "lower", text, sampled="items", **more)
+    return ValueSpec(unit, "lower", text, sampled="chunks", **more)
 
 
 VALUES = {

@@ -99,8 +99,9 @@ class Verdict(Frozen):
     """One limit, threshold or earlier run judged on one value; ``text`` is what a person reads.
 
     ``bounds`` are the value's one-sided 95 % bounds, ``smallest_detectable`` the smallest harm
-    that would have been called FAIL four times in five, in the value's unit. ``position`` is where
-    the suite states the limit, file:line:column.
+    that would have been called FAIL four times in five, in the value's unit, ``enough`` the number
+    of samples with which four of five runs would decide what is open. ``position`` is where the
+    suite states the limit, file:line:column.
     """
 
     verdict: Outcome
@@ -111,6 +112,7 @@ class Verdict(Frozen):
     against: Literal["limit", "threshold", "run"] = "limit"
     bounds: tuple[float, float] | None = None
     smallest_detectable: float | None = None
+    enough: int | None = None
     position: str = ""
 
 

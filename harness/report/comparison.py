@@ -8,9 +8,11 @@ from typing import Any
 from harness.records.record import Verdict
 from harness.report.document import Document, Lines, Part, make_table
 from harness.verdicts.compare import Compared, Comparison
-from harness.verdicts.wording import describe_refusal, show_change, show_size
+from harness.verdicts.wording import describe_refusal, show_change, show_numbers, show_size
 
-_TITLES = ("cell", "value", "A", "B", "change", "95 % interval", "margin", "verdict")
+_TITLES = (
+    *("cell", "value", "A", "B", "change", "95 % interval", "margin", "seen from", "q", "verdict"),
+)
 _WORDS = ("cell", "value", "verdict")
 _ORDER = ("FAIL", "INCONCLUSIVE", "PASS")
 
@@ -58,18 +60,20 @@ def show_judged(thresholds: str, run: str, verdicts: Sequence[Verdict]) -> Docum
 
 
 def _make_row(one: Compared) -> tuple[str, ...]:
-    change, ends = one.change, one.interval
+    change, ends, smallest = one.change, one.interval, one.smallest_detectable
+    sides = [side for side in (one.a, one.b) if side is not None]
     if not one.is_ratio and ((one.b or 0) - (one.a or 0)) * change < 0:
         # A drop is shown as every other column shows it: B less A.
         change, ends = -change, ends and (-ends[1], -ends[0])
     return (
         one.cell,
         f"{one.measurement}.{one.value}",
-        _show(one.a),
-        _show(one.b),
+        *(show_numbers(sides, one.unit) if len(sides) == 2 else ("—", "—")),
         show_change(change, one.is_ratio),
         "—" if ends is None else " to ".join(show_change(end, one.is_ratio) for end in ends),
         show_size(one.margin, one.is_ratio),
+        "—" if smallest is None else show_size(smallest, one.is_ratio),
+        "—" if one.q is None else f"{one.q:.2g}",
         "PASS, better" if one.verdict == "PASS" and one.improved else one.verdict,
     )
 
@@ -77,14 +81,13 @@ def _make_row(one: Compared) -> tuple[str, ...]:
 def _explain(comparison: Comparison) -> list[list[str]]:
     """What the table does not hold: reasons, refusals, gaps and what was allowed."""
     reasons: dict[str, list[str]] = {}
+    deciders: dict[str, str] = {}
     for one in comparison.compared:
         if one.reason:
-            reason, smallest = one.reason, one.smallest_detectable
-            if smallest is not None:
-                least = show_size(smallest, one.is_ratio)
-                reason += f"; harm is seen with 80 % power from {least} on"
-            reasons.setdefault(reason, []).append(f"{one.cell} {one.measurement}.{one.value}")
-    why = [f"{_name_first(names)}: {reason}" for reason, names in reasons.items()]
+            if one.verdict == "INCONCLUSIVE" and one.decider:
+                deciders.setdefault(one.reason, f"; to decide: {one.decider}")
+            reasons.setdefault(one.reason, []).append(f"{one.cell} {one.measurement}.{one.value}")
+    why = [f"{_name_first(n)}: {r}{deciders.get(r, '')}" for r, n in reasons.items()]
     refused = [
         describe_refusal(f"{one.cell} {one.measurement}", "A", one.differences, one.values)
         for one in comparison.refused
@@ -108,9 +111,3 @@ def _name_first(names: Sequence[str]) -> str:
 
 def _count(verdicts: Iterable[str]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in sorted(Counter(verdicts).items()))
-
-
-def _show(number: float | None) -> str:
-    if number is None:
-        return "—"
-    return f"{number:,}" if isinstance(number, int) else f"{number:,.6g}"

@@ -21,6 +21,7 @@ from harness.run.references import find_reference, keep_reference, reference_key
 from harness.run.settings import RunSettings
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.suite.models import MeasurementSpec, Suite
+from harness.verdicts.advice import advise
 from harness.verdicts.baseline import find_baseline
 from harness.verdicts.pairing import complete_record, complete_records
 from harness.verdicts.power_warnings import announce_items, announce_processes
@@ -51,6 +52,7 @@ class SuiteRun:
         self.planned = {(cell.id, spec.name): (cell, spec) for cell, spec in planned}
         self._machine = machine
         self._isolate = settings.isolate
+        self._root = settings.root
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._announced: set[str] = set()
@@ -151,11 +153,14 @@ class SuiteRun:
         return remarks
 
     def _judge(self, record: Record) -> Record:
-        """The record with the baseline's verdicts after those of the limits."""
-        if self.baseline is None:
-            return record
-        verdicts = self.baseline.judge(self._header, record)
-        return record.model_copy(update={"verdicts": (*record.verdicts, *verdicts)})
+        """With the baseline's verdicts, too; open ones say what would decide them."""
+        verdicts = record.verdicts
+        if self.baseline is not None:
+            verdicts += self.baseline.judge(self._header, record)
+        path, root = self.suite.path, self._root
+        shown = str(path.relative_to(root) if path.is_relative_to(root) else path)
+        advised = tuple(advise(one, record, self.suite.reference, shown) for one in verdicts)
+        return record.model_copy(update={"verdicts": advised})
 
     def _follow(self, cell: str, measurement: str, progress: Progress) -> None:
         """Pass progress on; the number of items shows which limits cannot be decided."""

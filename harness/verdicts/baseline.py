@@ -29,7 +29,7 @@ from harness.verdicts.thresholds import (
     path_of,
     read_thresholds,
 )
-from harness.verdicts.wording import describe_refusal, show_change, show_size
+from harness.verdicts.wording import SEEN_FROM, describe_refusal, show_change, show_size
 
 # Raised for a record or threshold that a person has edited.
 NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
@@ -201,7 +201,7 @@ def _to_verdict(name: str, one: Compared) -> Verdict:
         text += f" (95 % interval {low} to {high})"
     text += f", the margin is {show_size(one.margin, one.is_ratio)}"
     if one.smallest_detectable is not None:
-        text += f", harm is seen from {show_size(one.smallest_detectable, one.is_ratio)} on"
+        text += f"; {SEEN_FROM} {show_size(one.smallest_detectable, one.is_ratio)} on"
     text += f"; {one.reason}" if one.reason else ""
     return Verdict(
         verdict="PASS" if one.verdict == "IDENTICAL" else one.verdict,
@@ -211,4 +211,5 @@ def _to_verdict(name: str, one: Compared) -> Verdict:
         text=f"{text}{one.suspects}.",
         against="run",
         smallest_detectable=one.smallest_detectable,
+        enough=one.enough,
     )

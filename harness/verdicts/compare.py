@@ -20,6 +20,7 @@ from harness.records.identity import (
 from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
 from harness.records.values import base_name, compared_name, is_part
+from harness.verdicts.advice import say_what_decides
 from harness.verdicts.decide import Decision, adjust_for_many, decide, harm_of
 from harness.verdicts.doubts import find_doubts
 
@@ -32,7 +33,8 @@ class Compared:
 
     ``harm``, ``margin`` and ``smallest_detectable`` are shares where ``change`` is a ratio, else in
     the value's unit; ``p`` is unadjusted, ``q`` by Benjamini and Hochberg over all that was
-    compared. ``suspects`` says what is under test and differs.
+    compared. ``suspects`` says what is under test and differs, ``decider`` what would
+    decide it.
     """
 
     cell: str
@@ -52,7 +54,9 @@ class Compared:
     n: int | None = None
     suspects: str = ""
     smallest_detectable: float | None = None
+    enough: int | None = None
     reason: str = ""
+    decider: str = ""
 
     @property
     def improved(self) -> bool:
@@ -195,6 +199,7 @@ def _compare_value(
     doubts += [f"{one} differs" for one in changes.conditions]
     doubt = "; ".join(dict.fromkeys(doubts)) if spec.sampled == "processes" else ""
     decision = Decision("PASS") if same else decide(harm, margin, doubt=doubt)
+    sides = f"--precision {after.cell.precision} --python A/bin/python --python B/bin/python"
     return Compared(
         cell=after.cell.id,
         measurement=after.measurement,
@@ -212,7 +217,9 @@ def _compare_value(
         n=value.n,
         suspects=changes.name_suspects("A"),
         smallest_detectable=decision.smallest_detectable,
+        enough=decision.enough,
         reason=decision.why,
+        decider=say_what_decides(after, spec, value.n, decision.enough, "SUITE", sides),
     )
 
 

@@ -31,7 +31,6 @@ NIGHT_SPREAD = 0.02
 # Fewer chunks than this do not show what they could detect: their own spread is too uncertain
 # (benchmarks/calibration.py: with 10 windows 65 % was detected of what should have been 80).
 _FEWEST_CHUNKS = 20
-_SAMPLES = {"items": "chunks or items", "processes": "processes"}
 _BY_CHANCE = "equal runs differ this much by chance (p = {:.2g})"
 _AMONG_MANY = "among this many comparisons one differs this much by chance (q = {:.2g})"
 _AMONG_LIMITS = "among this many limits one seems broken this clearly by chance (p = {:.2g})"
@@ -52,8 +51,8 @@ class Harm:
     - ``bounds``: one-sided 95 % bounds; None where a single sample shows no spread; both equal to
       ``estimate`` for an exact quantity.
     - ``stderr``: standard error of the estimate, with ``df`` degrees of freedom.
-    - ``sampled``: what it is a sample of, and ``n`` of how many: items (or chunks of a text),
-      processes (on each side, were they equally many), or blessed runs.
+    - ``sampled``: what it is a sample of, and ``n`` of how many: items, chunks of a
+      text, processes (on each side, were they equally many), or blessed runs.
     - ``flips``: share of items right on one side only, where the harm is a difference of shares.
     - ``p``: one-sided p-value of no harm, unadjusted; None where the bounds tell it.
     - ``allowance``: what a night may add to every value of a machine; a FAIL has to be clear of it,
@@ -66,7 +65,7 @@ class Harm:
     bounds: tuple[float, float] | None
     stderr: float = 0.0
     df: float = math.inf
-    sampled: Literal["items", "processes", "runs"] | None = None
+    sampled: Literal["items", "chunks", "processes", "runs"] | None = None
     n: int = 0
     flips: float | None = None
     p: float | None = None
@@ -104,13 +103,15 @@ class Decision:
     """A verdict, why it is INCONCLUSIVE, and what could have been seen.
 
     ``smallest_detectable`` is the smallest harm that would have been called FAIL in four of five
-    runs, None for exact quantities and unknown spreads. ``p`` is the one-sided p-value of a FAIL.
+    runs, None for exact quantities and unknown spreads. ``p`` is the one-sided p-value of a FAIL,
+    ``enough`` the number of samples with which four of five runs would decide.
     """
 
     outcome: Outcome
     why: str = ""
     smallest_detectable: float | None = None
     p: float | None = None
+    enough: int | None = None
 
 
 def decide(
@@ -135,15 +136,15 @@ def decide(
     p = harm.p_beyond(margin if question == "limit" else 0.0)
     smallest = _find_smallest(harm, margin, question, 1 - largest_p)
     outcome = judge_harm(harm.estimate, *harm.bounds, margin, question)
-    why = ""
+    why, enough = "", None
     if outcome == "INCONCLUSIVE":
-        why = _explain_few(harm, margin, question, 1 - largest_p)
+        why, enough = _explain_few(harm, margin, question, 1 - largest_p)
     elif outcome == "FAIL" and doubt:
         why = f"flagged: {doubt}"
     elif outcome == "FAIL" and p > largest_p:
         chance = _AMONG_LIMITS if question == "limit" else _BY_CHANCE
         why = _NIGHTS if harm.night else chance.format(p)
-    return Decision("INCONCLUSIVE" if why else outcome, why, smallest, p)
+    return Decision("INCONCLUSIVE" if why else outcome, why, smallest, p, enough)
 
 
 def judge_harm(
@@ -180,7 +181,7 @@ def harm_of(value: Value, spec: ValueSpec, sign: int, zero: float) -> Harm:
         estimate,
         (lower, upper),
         stderr=value.stderr or (ends[1] - ends[0]) / (2 * NORMAL_95),
-        df=n - 1 if math.isinf(df) and spec.sampled == "items" and n else df,
+        df=n - 1 if math.isinf(df) and spec.sampled in ("items", "chunks") and n else df,
         sampled=spec.sampled,
         n=n,
         flips=flips,
@@ -228,7 +229,9 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _explain_few(harm: Harm, margin: float, question: Question, confidence: float) -> str:
+def _explain_few(
+    harm: Harm, margin: float, question: Question, confidence: float
+) -> tuple[str, int | None]:
     """Why nothing is decided, and how many samples would in four of five runs, if what is true?
 
     A change within its margin is taken to be none, any other harm to be what it seems.
@@ -236,9 +239,11 @@ def _explain_few(harm: Harm, margin: float, question: Question, confidence: floa
     if harm.sampled == "runs":
         assert harm.bounds is not None
         if harm.bounds[1] - harm.estimate > margin:
-            return f"this machine cannot hold this margin: {harm.n} blessed runs differ by more"
-        return f"the spread is that of {harm.n} blessed runs: more of them would narrow it"
-    few = f"{harm.n:,} {_SAMPLES.get(harm.sampled or '', 'samples')} do not decide it"
+            few = f"this machine cannot hold this margin: {harm.n} blessed runs differ by more"
+        else:
+            few = f"the spread is that of {harm.n} blessed runs: more of them would narrow it"
+        return few, None
+    few = f"{harm.n:,} {harm.sampled or 'samples'} do not decide it"
     if harm.estimate <= margin:
         assumed = harm.estimate if question == "limit" else min(0.0, harm.estimate)
         truth = "it is as it seems" if assumed else "nothing changed"
@@ -247,7 +252,9 @@ def _explain_few(harm: Harm, margin: float, question: Question, confidence: floa
         beyond = harm.estimate - (margin if question == "limit" else 0.0)
         truth = "it is as it seems"
         enough = samples_to_decide(harm.stderr, harm.n, beyond, harm.df, confidence)
-    return few if enough is None else f"{few}; about {enough:,} would, in 4 of 5 runs, if {truth}"
+    if enough is not None:
+        few += f"; about {enough:,} would, in 4 of 5 runs, if {truth}"
+    return few, enough
 
 
 def _find_smallest(
@@ -259,7 +266,7 @@ def _find_smallest(
         if question == "limit":
             return smallest_detectable_share(harm.n, harm.flips, 0.0, confidence, null=margin)
         return smallest_detectable_share(harm.n, harm.flips, margin, confidence)
-    if harm.sampled == "items" and harm.n < _FEWEST_CHUNKS:
+    if harm.sampled in ("items", "chunks") and harm.n < _FEWEST_CHUNKS:
         return None
     stderr, df = math.hypot(harm.stderr, harm.night), math.inf if harm.night else harm.df
     rest = max(0.0, allowed - harm.allowance)

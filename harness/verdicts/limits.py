@@ -11,6 +11,7 @@ from harness.records.record import Outcome, Record, Value, Verdict
 from harness.records.values import base_name, compared_name, find_spec, qualify
 from harness.suite.models import Limit
 from harness.verdicts.decide import FALSE_LIMITS, Decision, bounds_of, decide, harm_of
+from harness.verdicts.wording import SEEN_FROM, show_estimate, show_numbers
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
 
@@ -84,22 +85,21 @@ def _judge(
     ]
     decision, smallest, broken = min(judged, key=lambda one: _WORST.index(one[0].outcome))
     bounds = bounds_of(found, spec)
-    unit = f" {found.unit}" if found.unit else ""
-    text = f"{record.cell.id}: {metric} is {_show_exactly(found.value, broken)}{unit}"
-    text += f"{_show_spread(found)}, the limit is {bound}"
+    edges = () if broken is None else (broken,)
+    shown = show_estimate(found.value, found.unit, found.interval, bounds, edges)
+    text = f"{record.cell.id}: {metric} is {shown}, the limit is {bound}"
     if name in record.paired and reference is not None:
         text += _describe_pair(name, spec, record, reference)
-    if decision.why:
-        text += f"; {decision.why}"
-        text += f"; the true value may be {bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
-    if smallest is not None and decision.outcome != "PASS":
-        text += f"; harm is seen with 80 % power from {smallest:.4g} on"
+    text += f"; {decision.why}" if decision.why else ""
+    if smallest is not None:
+        text += f"; {SEEN_FROM} {show_numbers((smallest,), found.unit)[0]} on"
     return verdict(
         verdict=decision.outcome,
         value=found.value,
         text=f"{text} ({limit.position}).",
         bounds=bounds,
         smallest_detectable=smallest,
+        enough=decision.enough,
     )
 
 
@@ -121,26 +121,11 @@ def _judge_side(
     return decision, None if harm is None else zero + sign * harm, broken
 
 
-def _show_spread(value: Value) -> str:
-    if value.interval is not None:
-        low, high = value.interval
-        return f" (95 % interval {low:.4g} to {high:.4g})"
-    return f" ± {value.stderr:.2g}" if value.stderr else ""
-
-
-def _show_exactly(value: float, broken: float | None) -> str:
-    """Six digits; all of them for an integer, and where six would hide that a bound is broken."""
-    if isinstance(value, int):
-        return str(value)
-    short = f"{value:.6g}"
-    return short if broken is None or (float(short) > broken) == (value > broken) else repr(value)
-
-
 def _describe_pair(name: str, spec: ValueSpec, record: Record, reference: Record) -> str:
     """Both sides of what the paired value ``name`` compares, at the same batch size."""
     compared = compared_name(name, spec)
     ours, theirs = record.values.get(compared), reference.values.get(compared)
     if ours is None or theirs is None or ours.value is None or theirs.value is None:
         return ""
-    shown = f"{compared} {ours.value:.6g}"
-    return f"; {shown}, reference {reference.cell.precision} {theirs.value:.6g}"
+    own, other = show_numbers((ours.value, theirs.value), ours.unit)
+    return f"; {compared} {own}, reference {reference.cell.precision} {other}"

@@ -35,7 +35,13 @@ from harness.verdicts.thresholds import (
     hash_items,
     unpack_row,
 )
-from harness.verdicts.wording import describe_refusal
+from harness.verdicts.wording import (
+    SEEN_FROM,
+    describe_refusal,
+    show_change,
+    show_estimate,
+    show_numbers,
+)
 
 _OPEN = partial(Verdict, verdict="INCONCLUSIVE", value=None, against="threshold")
 
@@ -179,19 +185,14 @@ def _judge(
 ) -> Verdict:
     threshold, commit = blessed.values[name], blessed.commit[:10]
     metric, value = f"{record.measurement}.{name}", threshold.value
-    margin = f"{threshold.margin:.3g}"
-    bound = f"{value:.6g} ± {margin}"
+    margin = show_numbers((threshold.margin,), threshold.unit)[0]
+    bound = f"{show_numbers((value,), threshold.unit)[0]} ± {margin}"
     spec = find_spec(record.measurement, name)
     flaw = _find_flaw(threshold, spec)
     if spec is None or flaw is not None:
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
         return _OPEN(metric=metric, bound=bound, text=f"{text}: {flaw}.")
     now = record.values.get(name, Value(value=None)).value
-    unit = f" {threshold.unit}" if threshold.unit else ""
-    shown = "unavailable" if now is None else f"{now:.6g}{unit}"
-    change = f" ({now / value - 1:+.2%})" if now is not None and value else ""
-    text = f"{record.cell.id}: {metric} is {shown}, blessed at {commit} were {value:.6g}{unit}"
-    text += f"{change}, the margin is {margin}"
     harm = measure_harm(thresholds, blessed, record, name, spec)
     timed = spec.sampled == "processes"
     # Bonferroni: an item is judged before the others are measured.
@@ -203,9 +204,15 @@ def _judge(
         sign = 1 if threshold.better == "lower" else -1
         low, high = sorted(value + sign * end for end in harm.bounds)
         bounds = (low, high)
-        text += f"; 95 % bounds {low:.6g} to {high:.6g}"
+    unit = threshold.unit
+    was = show_numbers((value, value if now is None else now), unit)[0]
+    shown = "unavailable" if now is None else show_estimate(now, unit, None, bounds, (value,))
+    change = f" ({show_change(now / value, is_ratio=True)})" if now is not None and value else ""
+    text = f"{record.cell.id}: {metric} is {shown}, blessed at {commit} were {was}{change}"
+    text += f", the margin is {margin}"
     if decision.smallest_detectable is not None:
-        text += f"; harm is seen with 80 % power from {decision.smallest_detectable:.3g} on"
+        least = show_numbers((decision.smallest_detectable,), unit)[0]
+        text += f"; {SEEN_FROM} {least} on"
     text += f"; {decision.why}." if decision.why else "."
     return Verdict(
         verdict=decision.outcome,
@@ -216,6 +223,7 @@ def _judge(
         against="threshold",
         bounds=bounds,
         smallest_detectable=decision.smallest_detectable,
+        enough=decision.enough,
     )
 
 

@@ -7,6 +7,7 @@ from harness.records.identity import Difference
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 _FEWEST, _MOST = 4, 17  # digits; 17 tell any two floats apart
 _SHOWN = 3  # values named in one sentence
+SEEN_FROM = "harm is seen in 4 of 5 runs from"
 
 
 def show_numbers(numbers: Sequence[float], unit: str = "") -> list[str]:
@@ -15,24 +16,27 @@ def show_numbers(numbers: Sequence[float], unit: str = "") -> list[str]:
     At least four digits, three of bytes, which are shown in the unit of the largest. Whole numbers
     are written out. Rounding keeps their order: an interval contains its value.
     """
-    scale, name, fewest = 1.0, unit, _FEWEST
-    if unit == "bytes":
-        largest = max(map(abs, numbers), default=0)
-        scale, name = next((s for s in _BYTES if largest >= s[0]), _BYTES[-1])
-        fewest = _FEWEST - 1
-    scaled = [number if scale == 1 else number / scale for number in numbers]
-    texts: list[str] = []
-    for digits in range(fewest, _MOST + 1):
-        texts = [_show(number, digits) for number in scaled]
-        if len(set(texts)) == len(set(numbers)):
-            break
+    texts, name = _tell_apart(numbers, unit)
     return [f"{text} {name}".rstrip() for text in texts]
 
 
-def show_interval(low: float, high: float, value: float, unit: str = "") -> str:
-    """``(95 % interval 0.91 to 1.02)``, with digits enough to hold ``value`` between its ends."""
-    ends = show_numbers((value, low, high))[1:]
-    return f"(95 % interval {ends[0]} to {ends[1]}{' ' * bool(unit)}{unit})"
+def show_estimate(
+    value: float,
+    unit: str = "",
+    interval: tuple[float, float] | None = None,
+    bounds: tuple[float, float] | None = None,
+    beside: Sequence[float] = (),
+) -> str:
+    """``1.042 (95 % interval 1.038 to 1.046)``: the interval, or else the one-sided bounds.
+
+    With digits enough to hold the value between its ends, and apart from what stands ``beside`` it.
+    """
+    ends = interval or bounds
+    if ends is None or ends[0] == ends[1]:
+        return show_numbers((value, *beside), unit)[0]
+    (shown, low, high, *_), name = _tell_apart((value, *ends, *beside), unit)
+    kind = "interval" if interval else "bounds"
+    return f"{f'{shown} {name}'.rstrip()} (95 % {kind} {low} to {high})"
 
 
 def describe_refusal(
@@ -70,6 +74,22 @@ def show_change(change: float, is_ratio: bool) -> str:
 def show_size(size: float, is_ratio: bool) -> str:
     """A margin or a smallest detectable harm: a share as ``1.23 %``."""
     return f"{100 * size:.2f} %" if is_ratio else f"{size:.4g}"
+
+
+def _tell_apart(numbers: Sequence[float], unit: str) -> tuple[list[str], str]:
+    """The numbers without their unit, and the unit that they are shown in."""
+    scale, name, fewest = 1.0, unit, _FEWEST
+    if unit == "bytes":
+        largest = max(map(abs, numbers), default=0)
+        scale, name = next((s for s in _BYTES if largest >= s[0]), _BYTES[-1])
+        fewest = _FEWEST - 1
+    scaled = [number if scale == 1 else number / scale for number in numbers]
+    texts: list[str] = []
+    for digits in range(fewest, _MOST + 1):
+        texts = [_show(number, digits) for number in scaled]
+        if len(set(texts)) == len(set(numbers)):
+            break
+    return texts, name
 
 
 def _show(number: float, digits: int) -> str:

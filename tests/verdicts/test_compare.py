@@ -173,11 +173,13 @@ def test_the_named_number_of_items_does_decide() -> None:
 
 def test_undecided_says_what_would_decide() -> None:
     [one] = compare(make_choices(n=200), make_choices(4, 1, 200)).compared
-    assert re.search(
-        r"200 chunks or items do not decide it; about [\d,]+ would, in 4 of 5", one.reason
-    )
+    assert re.search(r"200 items do not decide it; about [\d,]+ would, in 4 of 5", one.reason)
     assert one.smallest_detectable is not None
     assert one.smallest_detectable > 0.01
+    shown = show_comparison("a", "b", compare(make_choices(n=200), make_choices(4, 1, 200)))
+    assert f"; to decide: {one.enough:,} items of mmlu, of which all were taken" in write_terminal(
+        shown, 250
+    )
 
 
 # What only one run has

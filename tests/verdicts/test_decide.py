@@ -121,7 +121,7 @@ def test_chance_or_a_doubt_leaves_a_fail_open(
 def test_an_open_verdict_says_how_many_samples_would_decide_by_hand() -> None:
     """Items: (1.6449 + 0.8416)·SE = 0.04973 must shrink to 0.01: 100·4.973² = 2,473.1."""
     items = decide(Harm(0.0, (-0.03, 0.03), stderr=0.02, sampled="items", n=100, flips=0.1), 0.01)
-    assert "100 chunks or items do not decide it; about 2,474 would, in 4 of 5" in items.why
+    assert "100 items do not decide it; about 2,474 would, in 4 of 5" in items.why
     assert items.why.endswith("if nothing changed")
     limit = Harm(0.005, (-0.03, 0.03), stderr=0.02, sampled="items", n=100, flips=0.1)
     assert "about 9,893 would, in 4 of 5 runs, if it is as it" in decide(limit, 0.01, "limit").why

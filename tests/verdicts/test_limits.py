@@ -46,8 +46,8 @@ def test_a_limit_holds_at_its_bound_and_not_one_ulp_beyond(
 def test_the_text_says_value_bound_both_sides_and_the_line_of_the_suite() -> None:
     [verdict] = judge(CANDIDATE, REFERENCE, limit("perplexity.ratio", max=1.1))
     assert verdict.text == (
-        "m[nf4]: perplexity.ratio is 1.28403 (95 % interval 1.284 to 1.284), "
-        "the limit is max 1.1; ppl 3.49034, reference fp32 2.71828 (s.yaml:9:5)."
+        "m[nf4]: perplexity.ratio is 1.284, the limit is max 1.1; ppl 3.49, reference fp32 2.718 "
+        "(s.yaml:9:5)."
     )
     assert (verdict.metric, verdict.bound) == ("perplexity.ratio", "max 1.1")
 
@@ -59,7 +59,7 @@ def test_the_text_shows_the_digits_that_decided() -> None:
     record = make_record("footprint", "nf4", values={"total_bytes": Value(value=12345679)})
     [verdict] = judge(record, None, limit("footprint.total_bytes", max=12345678))
     assert verdict.verdict == "FAIL"
-    assert "total_bytes is 12345679, the limit is max 12345678" in verdict.text
+    assert "total_bytes is 12,345,679, the limit is max 12345678" in verdict.text
 
 
 def test_a_unit_stands_with_its_number() -> None:
@@ -200,7 +200,7 @@ def test_an_open_limit_says_how_many_items_would_decide_and_what_would_be_seen()
     """50 items, none flipped: z²/(n + z²) < 0.02 from 133 on; by the square root 320 at most."""
     ours, theirs = paired_items(0, 0, 50)
     [verdict] = judge(ours, theirs, limit("mmlu.accuracy_drop", max=0.02))
-    assert "50 chunks or items do not decide it" in verdict.text
+    assert "50 items do not decide it" in verdict.text
     assert re.search(r"about \d+ would", verdict.text)
     assert verdict.smallest_detectable is not None
     assert verdict.smallest_detectable > 0.02

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.verdicts.wording import describe_change, show_interval, show_numbers
+from harness.verdicts.wording import describe_change, show_estimate, show_numbers
 
 
 @pytest.mark.parametrize(
@@ -41,10 +41,18 @@ def test_unequal_numbers_look_unequal(
 def test_an_interval_contains_its_value_and_is_no_point(
     low: float, high: float, value: float
 ) -> None:
-    shown = show_interval(low, high, value).removesuffix(")").removeprefix("(95 % interval ")
-    ends = [float(end.replace(",", "")) for end in shown.split(" to ")]
-    number = float(show_numbers((value, low, high))[0].replace(",", ""))
-    assert ends[0] < number < ends[1]
+    for kind in ("interval", "bounds"):
+        shown = show_estimate(value, **{kind: (low, high)})  # type: ignore[arg-type]
+        number, ends = shown.removesuffix(")").split(f" (95 % {kind} ")
+        least, most = map(float, ends.replace(",", "").split(" to "))
+        assert least < float(number.replace(",", "")) < most
+
+
+def test_an_estimate_has_one_interval_and_its_unit_once() -> None:
+    shown = show_estimate(41.0, "tokens/s", interval=(40.0, 42.0), bounds=(40.5, 41.5))
+    assert shown == "41 tokens/s (95 % interval 40 to 42)"
+    assert show_estimate(1_968_510, "bytes", (1_968_510, 1_968_510)) == "1.97 MB"
+    assert show_estimate(0.9999999, beside=(1.0,)) == "0.9999999"
 
 
 def test_a_change_has_both_numbers_and_its_share() -> None:

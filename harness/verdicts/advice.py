@@ -1,0 +1,68 @@
+"""What would decide an open verdict: a command or a setting, and its time on this machine. Pure."""
+
+from harness.catalog import load_measurement
+from harness.descriptions import ValueSpec
+from harness.records.record import Record, Verdict
+from harness.records.values import find_spec
+
+_PAIRS = range(6, 31)  # of `harness ab`; neighbours share the night, so few do
+
+
+def advise(verdict: Verdict, record: Record, reference: str | None, suite: str) -> Verdict:
+    """An INCONCLUSIVE verdict that ends with what would decide it; any other as it is.
+
+    ``reference`` is the precision that paired values compare with, ``suite`` the suite's file.
+    """
+    name = verdict.metric.partition(".")[2]
+    spec, found = find_spec(record.measurement, name), record.find(name)
+    if verdict.verdict != "INCONCLUSIVE" or spec is None or found is None or found.value is None:
+        return verdict
+    precision = record.cell.precision
+    sides = f"--precision {precision} --python OLD/bin/python --python NEW/bin/python"
+    if verdict.against == "limit":
+        sides = f"--precision {reference} --precision {precision}" if spec.paired else ""
+    samples = found.n if found.stderr is not None or spec.sampled != "processes" else 1
+    advice = say_what_decides(record, spec, samples, verdict.enough, suite, sides)
+    end = f" ({verdict.position})." if verdict.position else "."
+    text = f"{verdict.text.removesuffix(end)}; to decide: {advice}{end}" if advice else verdict.text
+    return verdict.model_copy(update={"text": text})
+
+
+def say_what_decides(
+    record: Record,
+    spec: ValueSpec,
+    samples: int | None,
+    enough: int | None,
+    suite: str,
+    sides: str,
+) -> str:
+    """The command or setting; "" for a value that is no sample.
+
+    ``samples`` were measured, ``enough`` would do in four of five runs. ``sides`` are the options
+    of `harness ab`, "" where it cannot compare what is asked.
+    """
+    if spec.sampled is None:
+        return ""
+    name, seconds = record.measurement, record.seconds.get("total", 0.0) / max(1, samples or 1)
+    if spec.sampled != "processes":
+        took = f", {_show_time(seconds * enough)} on this machine" if enough and seconds else ""
+        more = f"{enough:,}" if enough else "more"
+        if spec.sampled == "chunks":
+            return f"a text of {more} chunks for {name} in {suite}{took}"
+        if record.protocol.get("limit") is None:
+            return f"{more} items of {name}, of which all were taken{took}"
+        return f"{more} items of {name} in {suite} (`limit:`){took}"
+    pairs = min(max(enough or 0, _PAIRS[0]), _PAIRS[-1])
+    took = f" ({_show_time(2 * pairs * seconds)} on this machine)" if seconds else ""
+    if sides:
+        chosen = f"--model {record.cell.model} --measure {name} {sides} --pairs {pairs}"
+        return f"harness ab {suite} {chosen}{took}"
+    repeats = load_measurement(name).options.REPEATS
+    return f"`{repeats}: {pairs}` of {name} in {suite}" if repeats else ""
+
+
+def _show_time(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"about {seconds / length:.2g} {unit}"
+    return f"about {max(1, round(seconds))} s"

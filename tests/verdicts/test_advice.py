@@ -1,0 +1,66 @@
+"""advice: what would decide a verdict that is open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.records.record import Record, Value, Verdict
+from harness.verdicts.advice import advise
+from tests.support.records import make_choices, make_perplexity, make_record, make_speeds
+
+SPEED = "throughput.decode_tokens_per_s[1]"
+SPEEDUP = "throughput.decode_speedup[1]"
+
+
+def advised(record: Record, metric: str, **fields: Any) -> str:
+    given = {"verdict": "INCONCLUSIVE", "bound": "x", "value": 1.0, "text": "It is open.", **fields}
+    made = Verdict(metric=metric, **given)
+    return advise(made, record, "fp32", "suites/x.yaml").text
+
+
+def timed(seconds: float) -> Record:
+    record = make_speeds(100.0, n=3, seconds={"total": seconds})
+    paired = {"decode_speedup[1]": Value(value=0.5, stderr=0.01, n=3)}
+    return record.model_copy(update={"paired": paired})
+
+
+def test_a_ratio_of_speeds_is_decided_by_pairs_of_processes() -> None:
+    """20 s a process, 6 pairs of two: 240 s."""
+    assert advised(timed(60.0), SPEEDUP) == (
+        "It is open; to decide: harness ab suites/x.yaml --model m --measure throughput "
+        "--precision fp32 --precision nf4 --pairs 6 (about 4 min on this machine)."
+    )
+    assert "--pairs 12 (about 8 min on" in advised(timed(60.0), SPEEDUP, enough=12)
+    assert "--pairs 30" in advised(timed(60.0), SPEEDUP, enough=4000)
+
+
+@pytest.mark.parametrize("against", ["threshold", "run"])
+def test_a_change_of_speed_is_decided_by_both_environments_in_one_night(against: str) -> None:
+    text = advised(timed(0.0), SPEED, against=against)
+    assert "--precision nf4 --python OLD/bin/python --python NEW/bin/python --pairs 6." in text
+
+
+def test_a_speed_at_a_limit_of_its_own_needs_more_processes() -> None:
+    text = advised(timed(3.0), SPEED, enough=9, position="s.yaml:9:5", text="Open (s.yaml:9:5).")
+    assert text == ("Open; to decide: `processes: 9` of throughput in suites/x.yaml (s.yaml:9:5).")
+
+
+def test_more_items_or_a_longer_text_with_the_time_they_take() -> None:
+    items = make_choices(n=500, seconds={"total": 50.0}, protocol={"limit": 10})
+    assert advised(items, "mmlu.acc", enough=1500) == (
+        "It is open; to decide: 1,500 items of mmlu in suites/x.yaml (`limit:`), about 2.5 min on "
+        "this machine."
+    )
+    every = make_choices(n=500)
+    assert advised(every, "mmlu.acc", enough=1500).endswith("mmlu, of which all were taken.")
+    text = advised(make_perplexity(1.0, 2.0), "perplexity.ppl", enough=80)
+    assert text.endswith("to decide: a text of 80 chunks for perplexity in suites/x.yaml.")
+
+
+def test_what_is_decided_or_exact_or_gone_needs_no_advice() -> None:
+    assert advised(timed(1.0), SPEED, verdict="PASS") == "It is open."
+    record = make_record("footprint", values={"total_bytes": 9})
+    assert advised(record, "footprint.total_bytes") == "It is open."
+    assert advised(make_record("throughput"), SPEED) == "It is open."
