@@ -63,7 +63,7 @@ def main() -> int:
         part, setting = "simulated", {"repeats": given.repeats, "seed": given.seed}
         for found in simulate(given.repeats, given.seed, given.workers):
             shares += found
-            print(f"{found[0].judge}, {found[0].world}", file=sys.stderr, flush=True)
+            print(format_shares(found), file=sys.stderr, flush=True)
     result = {
         "setting": setting,
         "machine": describe_machine(("torch", "transformers", "bitsandbytes", "scipy", "numpy")),

@@ -6,6 +6,7 @@ ending in the name, too (``retention_norm``). Pure; no torch.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from string import ascii_uppercase
@@ -169,12 +170,13 @@ def compare_items(
         if pairs := _pair_up(*marks):
             found |= _compare_pairs(specs, pairs, row.removeprefix("right"))
         if pairs and row == "right" and answers in ours and answers in theirs:
-            changed = [
-                normalise(a or "") != normalise(b or "")
-                for *outcomes, a, b in zip(*marks, ours[answers], theirs[answers], strict=True)
-                if "-" not in outcomes
-            ]
-            rate = flip_rate_interval(sum(changed), len(changed))
+            rows = (*marks, ours[answers], theirs[answers])
+            changed = sum(
+                count
+                for (*outcomes, a, b), count in Counter(zip(*rows, strict=True)).items()
+                if "-" not in outcomes and normalise(a or "") != normalise(b or "")
+            )
+            rate = flip_rate_interval(changed, pairs.total())
             found["answer_change_rate"] = to_value(specs["answer_change_rate"], rate)
     found |= _compare_answers(specs, score_answers(ours), score_answers(theirs))
     subjects = ours.get("subjects", {})
@@ -233,11 +235,11 @@ def _compare_answers(
 
 
 def _compare_pairs(
-    specs: Mapping[str, ValueSpec], pairs: Sequence[tuple[str, str]], ending: str = ""
+    specs: Mapping[str, ValueSpec], pairs: Counter[tuple[str, str]], ending: str = ""
 ) -> dict[str, Value]:
     """The values of items' outcomes, (candidate's, reference's), by `harness.statistics`."""
-    lost, won, both = (pairs.count(one) for one in (("0", "1"), ("1", "0"), ("1", "1")))
-    n, kept, had = len(pairs), both + won, both + lost
+    lost, won, both = (pairs[one] for one in (("0", "1"), ("1", "0"), ("1", "1")))
+    n, kept, had = pairs.total(), both + won, both + lost
     drop = paired_difference(lost, won, n)
     name, ratio = f"accuracy{ending}_drop", f"retention{ending}"
     values = {name: to_value(specs[name], drop)}
@@ -254,11 +256,15 @@ def _compare_pairs(
     return values
 
 
-def _pair_up(ours: str, theirs: str) -> list[tuple[str, str]]:
-    """The outcomes of the items that both sides scored; none where the rows do not match."""
+def _pair_up(ours: str, theirs: str) -> Counter[tuple[str, str]]:
+    """How many items have each pair of outcomes, of those that both sides scored.
+
+    None where the rows do not match.
+    """
     if len(ours) != len(theirs):
-        return []
-    return [(a, b) for a, b in zip(ours, theirs, strict=True) if "-" not in (a, b)]
+        return Counter()
+    pairs = Counter(zip(ours, theirs, strict=True))
+    return Counter({pair: count for pair, count in pairs.items() if "-" not in pair})
 
 
 def split_subjects(row: str, subjects: Mapping[str, int]) -> dict[str, str]:

@@ -5,6 +5,7 @@ both sides have the same items.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -152,16 +153,17 @@ def _compare_items(before: str, now: str) -> Harm:
     """By Tango's interval of the items that flipped. Raises ValueError for unequal rows."""
     if len(before) != len(now):
         raise ValueError(f"{len(before)} items were blessed, {len(now)} are here")
-    pairs = [pair for pair in zip(before, now, strict=True) if "-" not in pair]
-    lost, won = pairs.count(("1", "0")), pairs.count(("0", "1"))
-    drop = paired_difference(lost, won, len(pairs))
+    pairs = Counter(zip(before, now, strict=True))
+    lost, won = pairs["1", "0"], pairs["0", "1"]
+    n = sum(count for pair, count in pairs.items() if "-" not in pair)
+    drop = paired_difference(lost, won, n)
     return Harm(
         estimate=drop.value,
         bounds=(drop.lower, drop.upper),
         stderr=drop.stderr or (drop.upper - drop.lower) / (2 * NORMAL_95),
         sampled="items",
-        n=len(pairs),
-        flips=(lost + won) / len(pairs),
+        n=n,
+        flips=(lost + won) / n,
         p=one_sided(drop.p, drop.value),
     )
 
