@@ -1,162 +1,257 @@
 #!/usr/bin/env bash
-# The CUDA side of everything, in few calls of under ten minutes each; no network is needed.
+# Half an hour on a GPU: everything that cannot be shown without one, what proves most first.
 #
-#     benchmarks/gpu_check.sh [setup|check|smoke|shapes-1b|shapes-8b|peers|all]
+#     benchmarks/gpu_check.sh [PART…]        all parts by default; by number or by name
 #
-#   setup      versions; installs wheels from WHEELS where something is missing
-#   check      tests/engines/test_cuda.py, then benchmarks/overhead.py
-#   smoke      suites/smoke.yaml
-#   shapes-1b  suites/shapes.yaml, random weights of Llama-3.2-1B's shape, with PRECISIONS
-#   shapes-8b  the same with Llama-3.1-8B's; writes a checkpoint of 16 GB under WORK once
-#   peers      the same tasks by lm-evaluation-harness, if installed, with TOKENIZER and DATA given
-#   all        each of them in turn (about half an hour)
+#   1 tests       tests/engines/test_cuda.py                                            at most 240 s
+#   2 findings    warm-up of every GPU suite's speeds; cuDNN's attention on and off            240 s
+#   3 smoke       suites/smoke.yaml, every precision                                           180 s
+#   4 shapes-1b   random weights of Llama-3.2-1B's shape: bytes by arithmetic, speeds          240 s
+#   5 shapes-8b   the same of Llama-3.1-8B's; writes a checkpoint of 16 GB under WORK once     420 s
+#   6 model       suites/llama-1b.yaml with the model MODEL, where one is given                120 s
+#   7 overhead    benchmarks/overhead.py: what the harness adds                                150 s
+#   8 scoring     our scoring beside a plain batched forward pass                               60 s
+#   9 nightly     suites/nightly.yaml with what is here in place of the hub's                  150 s
 #
-# Variables: OUT (default ./gpu-out) receives summary.txt and one archive per step: run files, logs,
-# JUnit XML, `pip freeze`, `nvidia-smi -q`. WORK (default /tmp/gpu-check) keeps installed wheels and
-# random checkpoints from one call to the next. PYTHON, WHEELS (a folder; every wheel in it is
-# installed for PYTHON under WORK), DEVICE (default cuda:0; cpu skips the shapes), PRECISIONS (default
-# bf16,int8,nf4,nf4-dq). Ends with 1 where a step failed.
+# A part that fails or takes too long does not stop the next one; the command then ends with 1.
+# Needs no network and changes no installed package. Variables:
+#
+#   DEVICE      cuda:0; or cpu
+#   SIZE        full; or small, a rehearsal whose figures are worth nothing (on a CPU the default)
+#   OUT         results/gpu-check: a folder per part with run files, logs, thresholds and figures,
+#               and summary.md and summary.json of all parts that have run into it
+#   WORK        /tmp/gpu-check: packages, random checkpoints, caches; kept from call to call
+#   PYTHON      python3, with torch
+#   WHEELS      a folder; wheels in it of packages that PYTHON lacks are installed under WORK
+#   MODEL, DATA a checkpoint's folder, and one as benchmarks/README.md describes; by default those of
+#               HARNESS_REAL_DATA, where that is set
+#   PRECISIONS  of the shapes: "bf16 nf4 int8"
+#   STRETCH     1: multiplies every limit
 set -uo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# absolute PATH: as seen from here, since the steps run in ROOT.
+# absolute PATH: as seen from here, since everything runs in ROOT.
 absolute() {
     case $1 in /* | '') printf '%s' "$1" ;; *) printf '%s' "$PWD/$1" ;; esac
 }
 
 PYTHON=${PYTHON:-python3}
 case $PYTHON in */*) PYTHON=$(absolute "$PYTHON") ;; esac
-OUT=$(absolute "${OUT:-gpu-out}")
+DEVICE=${DEVICE:-cuda:0}
+if [ "$DEVICE" = cpu ]; then SIZE=${SIZE:-small}; else SIZE=${SIZE:-full}; fi
+OUT=$(absolute "${OUT:-$ROOT/results/gpu-check}")
 WORK=$(absolute "${WORK:-/tmp/gpu-check}")
 WHEELS=$(absolute "${WHEELS:-}")
-DEVICE=${DEVICE:-cuda:0}
-PRECISIONS=${PRECISIONS:-bf16,int8,nf4,nf4-dq}
-SITE=$WORK/site
+REAL=$(absolute "${HARNESS_REAL_DATA:-}")
+MODEL=$(absolute "${MODEL:-${REAL:+$REAL/models/wiki3m-hf}}")
+DATA=$(absolute "${DATA:-${REAL:+$REAL/data}}")
+PRECISIONS=${PRECISIONS:-bf16 nf4 int8}
+STRETCH=${STRETCH:-1}
+PACKAGES=$WORK/packages
 
-export PYTHONPATH="$SITE:$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONUNBUFFERED=1
-export PRECISION_HARNESS_CACHE=$WORK/cache
-export PRECISION_HARNESS_TEST_DEVICE=$DEVICE
-
-STEPS=(setup check smoke shapes-1b shapes-8b peers)
+PARTS=(tests findings smoke shapes-1b shapes-8b model overhead scoring nightly)
+declare -A LIMITS=([tests]=240 [findings]=240 [smoke]=180 [shapes-1b]=240 [shapes-8b]=420
+    [model]=120 [overhead]=150 [scoring]=60 [nightly]=150)
+SMALL=()
+[ "$SIZE" = small ] && SMALL=(--small)
 FAILED=()
-FOLDER=
+PART='' FOLDER='' ENDS=0
 
-say() { printf '\n== %s\n' "$*"; }
+export PYTHONPATH="$PACKAGES:$ROOT:$ROOT/benchmarks${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+export PRECISION_HARNESS_CACHE=$WORK/cache PRECISION_HARNESS_TEST_DEVICE=$DEVICE
 
-note() {
-    printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$*" | tee -a "$OUT/summary.txt"
+# keep STEP RESULT SECONDS LIMIT: a line of the part's table.
+keep() {
+    printf '%s\t%s\t%s\t%s\n' "$@" >>"$FOLDER/steps.tsv"
+    printf '== %s %s: %s (%s s of %s)\n' "$PART" "$@"
 }
 
-# run NAME SECONDS COMMAND…: its output to the terminal and to NAME.log; SIGINT at the limit, so
-# that pytest still writes what it has.
-run() {
-    local name=$1 limit=$2 started=$SECONDS code
-    shift 2
-    say "$name: $*"
-    timeout --signal=INT --kill-after=30 "$limit" "$@" 2>&1 | tee "$FOLDER/$name.log"
+# step NAME COMMAND…: within what is left of the part's time; its output to the terminal and to
+# NAME.log. SIGINT at the end, so that pytest still writes what it has.
+step() {
+    local name=$1 left=$((ENDS - SECONDS)) started=$SECONDS code
+    shift
+    if [ "$left" -le 0 ]; then
+        keep "$name" "NOT RUN: the part's time was spent" 0 0
+        FAILED+=("$PART/$name")
+        return 1
+    fi
+    printf '\n== %s %s: %s\n' "$PART" "$name" "$*"
+    timeout --signal=INT --kill-after=20 "$left" "$@" 2>&1 | tee "$FOLDER/$name.log"
     code=${PIPESTATUS[0]}
     if [ "$code" -eq 0 ]; then
-        note "ok      $name ($((SECONDS - started)) s)"
+        keep "$name" ok $((SECONDS - started)) "$left"
     else
-        [ "$code" -eq 124 ] && code="124, its limit of $limit s"
-        note "FAILED  $name ($((SECONDS - started)) s, status $code)"
-        FAILED+=("$name")
+        [ "$code" -eq 124 ] && code="its time was up"
+        keep "$name" "FAILED: $code" $((SECONDS - started)) "$left"
+        FAILED+=("$PART/$name")
+        return 1
     fi
 }
 
-install_wheels() {
-    if [ -n "$WHEELS" ] && [ ! -e "$SITE/.installed" ]; then
-        "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --upgrade \
-            --target "$SITE" "$WHEELS"/*.whl && touch "$SITE/.installed"
-    fi
-}
-
-setup() {
-    if ! install_wheels; then
-        note "FAILED  wheels"
-        FAILED+=(wheels)
-    fi
-    run requirements 60 "$PYTHON" benchmarks/requirements.py "$DEVICE"
-    "$PYTHON" -m pip freeze >"$FOLDER/pip-freeze.txt" 2>&1
-    nvidia-smi -q >"$FOLDER/nvidia-smi.txt" 2>&1 || echo "no nvidia-smi" >>"$FOLDER/nvidia-smi.txt"
-}
-
-check() {
-    run test-cuda 330 "$PYTHON" -m pytest tests/engines/test_cuda.py -v -p no:cacheprovider \
-        -W default --junitxml "$FOLDER/test-cuda.xml"
-    run overhead 240 "$PYTHON" benchmarks/overhead.py --device "$DEVICE" --results "$FOLDER" \
-        --parts start decode memory --rounds 3 --processes 4 --decode-rounds 6 --new-tokens 32
-}
-
-# suite NAME SECONDS ARGUMENT…: pytest on a suite, then whether its numbers can be true.
-suite() {
-    local name=$1 limit=$2
+# write SUITE NAME ARGUMENT…: a shipped suite as it can run here, named NAME.
+write() {
+    local suite=$1 name=$2
     shift 2
-    run "$name" "$limit" "$PYTHON" -m pytest "$@" --device "$DEVICE" -v -p no:cacheprovider \
-        --results "$FOLDER/runs" --junitxml "$FOLDER/$name.xml"
-    run "$name-plausible" 60 "$PYTHON" benchmarks/plausible.py "$FOLDER/runs"
+    step "write-$name" "$PYTHON" -m gpu.offline "suites/$suite.yaml" "$FOLDER/$name.yaml" \
+        "${SMALL[@]}" "$@"
 }
 
-shapes() {
-    if [ "$DEVICE" = cpu ]; then
-        note "skipped $1: it needs a GPU"
+# measure: every suite that was written for this part.
+measure() {
+    step measure "$PYTHON" -m harness.cli run "$FOLDER"/*.yaml --device "$DEVICE" -v \
+        --results "$FOLDER/runs" --junitxml "$FOLDER/junit.xml" -p no:cacheprovider -W default
+}
+
+# judge: measure, and what the run files say. Thresholds are written where they are allowed to be.
+judge() {
+    local refused
+    measure
+    step figures "$PYTHON" -m gpu.figures "$FOLDER"
+    step plausible "$PYTHON" benchmarks/plausible.py "$FOLDER/runs"
+    if "$PYTHON" -m harness.cli bless "$FOLDER"/runs/*/*.json --reason "first check of this GPU" \
+        --root "$FOLDER" >"$FOLDER/thresholds.log" 2>&1; then
+        keep thresholds written 0 0
     else
-        suite "$1" 530 suites/shapes.yaml --model "$2" --precision "$PRECISIONS"
+        refused=$(tail -n 1 "$FOLDER/thresholds.log" | tr '\t|' '  ')
+        keep thresholds "none: $refused" 0 0
     fi
 }
 
-peers() {
-    if "$PYTHON" -c 'import lm_eval' 2>/dev/null && [ -n "${TOKENIZER:-}" ] && [ -n "${DATA:-}" ]; then
-        run peers 560 "$PYTHON" benchmarks/peers.py --tokenizer "$TOKENIZER" --data "$DATA" \
-            --rounds 1 --tasks mmlu --results "$FOLDER"
-    else
-        note "skipped peers: lm_eval is not installed, or TOKENIZER or DATA is not given"
+replacements() {
+    if [ -n "$MODEL" ] && [ -d "$MODEL" ]; then
+        printf '%s\n' --model "$MODEL"
+        if [ -n "$DATA" ]; then printf '%s\n' --data "$DATA"; fi
     fi
 }
 
-step() {
-    FOLDER=$WORK/results/$1
+part_tests() {
+    local chosen=()
+    [ "$SIZE" = small ] && chosen=(-k "attested or wrong_label or of_transformers")
+    step cuda "$PYTHON" -m pytest tests/engines/test_cuda.py -v -p no:cacheprovider -W default \
+        "${chosen[@]}" --junitxml "$FOLDER/cuda.xml"
+}
+
+part_findings() {
+    local suite
+    step attention "$PYTHON" -m gpu.attention "$DEVICE" "$FOLDER/attention.json" "${SMALL[@]}"
+    for suite in llama-1b shapes nightly; do
+        write shapes "warmup-$suite" --models llama-1b-shape --precisions bf16 \
+            --measure-of "suites/$suite.yaml" --measure throughput --set throughput.processes=1 \
+            throughput.roofline=false
+    done
+    measure
+    step figures "$PYTHON" -m gpu.figures "$FOLDER"
+}
+
+part_smoke() {
+    write smoke smoke
+    judge
+}
+
+part_shapes() {
+    local precisions
+    read -ra precisions <<<"$PRECISIONS"
+    write shapes "$PART" --models "llama-$1-shape" --precisions "${precisions[@]}"
+    judge
+}
+
+part_model() {
+    local given
+    mapfile -t given < <(replacements)
+    if [ ${#given[@]} -eq 0 ]; then
+        keep model "skipped: no MODEL is given" 0 0
+        return
+    fi
+    write llama-1b model "${given[@]}"
+    judge
+}
+
+part_overhead() {
+    local sizes=(--rounds 3 --processes 4 --decode-rounds 6 --new-tokens 32)
+    [ "$SIZE" = small ] &&
+        sizes=(--rounds 1 --processes 2 --decode-rounds 1 --new-tokens 4 --no-verdict)
+    step overhead "$PYTHON" benchmarks/overhead.py --device "$DEVICE" --results "$FOLDER" \
+        --parts start decode memory "${sizes[@]}"
+}
+
+part_scoring() {
+    step scoring "$PYTHON" -m gpu.scoring "$DEVICE" "$FOLDER/scoring.json" "${SMALL[@]}"
+}
+
+part_nightly() {
+    local given
+    mapfile -t given < <(replacements)
+    write nightly nightly "${given[@]}" --precisions bf16 nf4 --set throughput.processes=1
+    judge
+}
+
+run_part() {
+    PART=$1 FOLDER=$OUT/$1
     rm -rf "$FOLDER"
     mkdir -p "$FOLDER"
-    case $1 in
-        setup) setup ;;
-        check) check ;;
-        smoke) suite smoke 500 suites/smoke.yaml ;;
-        shapes-1b) shapes shapes-1b llama-1b-shape ;;
-        shapes-8b) shapes shapes-8b llama-8b-shape ;;
-        peers) peers ;;
+    ENDS=$((SECONDS + LIMITS[$PART] * STRETCH))
+    case $PART in
+        shapes-*) part_shapes "${PART#shapes-}" ;;
+        *) "part_$PART" ;;
     esac
-    tar -czf "$OUT/$1.tar.gz" -C "$WORK/results" "$1"
+}
+
+# install: of the wheels in WHEELS those that bring what is missing, again until nothing is.
+install() {
+    local wheels before=
+    while mapfile -t wheels < <("$PYTHON" benchmarks/requirements.py --wheels "$WHEELS") &&
+        [ -n "${wheels[*]}" ] && [ "${wheels[*]}" != "$before" ]; do
+        "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --upgrade \
+            --target "$PACKAGES" "${wheels[@]}" || return
+        before=${wheels[*]}
+    done
+}
+
+describe() {
+    printf '%s, %s, commit %s\n\n' "$DEVICE" "$SIZE" \
+        "$(git describe --always --dirty 2>/dev/null || echo unknown)"
+    "$PYTHON" --version
+    "$PYTHON" benchmarks/requirements.py "$DEVICE"
 }
 
 main() {
-    local steps=("$@") each
-    if [ $# -eq 0 ] || [ "$1" = all ]; then
-        steps=("${STEPS[@]}")
-    elif [ "$1" != setup ]; then
-        steps=(setup "$@")
+    local parts=() given
+    for given in "$@"; do
+        case $given in
+            [1-9]) parts+=("${PARTS[given - 1]}") ;;
+            *)
+                if [[ -z ${LIMITS[$given]:-} ]]; then
+                    echo "unknown part $given: ${PARTS[*]}, or their numbers from 1" >&2
+                    return 2
+                fi
+                parts+=("$given")
+                ;;
+        esac
+    done
+    cd "$ROOT" || return 2
+    mkdir -p "$OUT" "$PACKAGES"
+    if [ -n "$WHEELS" ] && ! install; then
+        FAILED+=(wheels)
     fi
-    for each in "${steps[@]}"; do
-        [[ " ${STEPS[*]} " == *" $each "* ]] && continue
-        echo "unknown step $each: ${STEPS[*]} or all" >&2
-        return 2
+    if ! describe >"$OUT/machine.txt" 2>&1; then
+        FAILED+=(requirements)
+    fi
+    cat "$OUT/machine.txt"
+    "$PYTHON" -m pip freeze >"$OUT/pip-freeze.txt" 2>&1
+    nvidia-smi -q >"$OUT/nvidia-smi.txt" 2>&1 || echo "no nvidia-smi" >>"$OUT/nvidia-smi.txt"
+    [ ${#parts[@]} -gt 0 ] || parts=("${PARTS[@]}")
+    for given in "${parts[@]}"; do
+        run_part "$given"
     done
-    mkdir -p "$OUT" "$WORK" "$SITE"
-    cd "$ROOT" || return 1
-    : >"$OUT/summary.txt"
-    note "$(git rev-parse --short HEAD 2>/dev/null || echo 'no git'), $DEVICE, $("$PYTHON" --version 2>&1)"
-    for each in "${steps[@]}"; do
-        step "$each"
-    done
-    say "summary"
-    cat "$OUT/summary.txt"
+    "$PYTHON" -m gpu.summary "$OUT" || FAILED+=(summary)
     if [ ${#FAILED[@]} -gt 0 ]; then
         echo "failed: ${FAILED[*]}"
         return 1
     fi
-    echo "every step passed"
+    echo "every part passed: $OUT/summary.md"
 }
 
 main "$@"

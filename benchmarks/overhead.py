@@ -35,6 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=6, help="of each decoded model")
     parser.add_argument("--decode-rounds", type=int, default=10, help="pairs in each process")
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--no-verdict", action="store_true", help="end with 0 whatever is missed")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     if given.device == "cuda":
@@ -77,7 +78,7 @@ def main() -> int:
     print(f"\n{format_costs(costs)}\n\nwritten: {path}")
     missed = [f"{cost.what} ({cost.verdict})" for cost in costs if cost.verdict not in ("", "met")]
     print(f"missed: {'; '.join(missed)}" if missed else "every target met")
-    return int(bool(missed))
+    return int(bool(missed) and not given.no_verdict)
 
 
 if __name__ == "__main__":

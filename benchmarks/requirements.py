@@ -1,9 +1,11 @@
 """Whether this interpreter has what the harness needs; prints versions and the device.
 
     python benchmarks/requirements.py [cpu|cuda|cuda:N]
+    python benchmarks/requirements.py --wheels FOLDER
 
 For machines on which nothing can be fetched: names what is missing, all of it at once, so that it
-can be brought. Ends with 1 where something is missing or too old, or the device is not there.
+can be brought. Ends with 1 where something is missing or too old, or the device is not there. With
+``--wheels`` prints the wheels in FOLDER of packages that are missing or too old, and no others.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,14 +51,31 @@ def find_missing(declared: list[str]) -> dict[str, str]:
     return missing
 
 
+def list_wheels(folder: Path, missing: set[str]) -> list[Path]:
+    """The wheels in ``folder`` of the packages ``missing``."""
+    wanted, found = {canonicalize_name(name) for name in missing}, []
+    for wheel in sorted(folder.glob("*.whl")):
+        try:
+            name = parse_wheel_filename(wheel.name)[0]
+        except InvalidWheelFilename:
+            continue
+        if name in wanted:
+            found.append(wheel)
+    return found
+
+
 def _applies(needed: Requirement) -> bool:
     return needed.marker is None or needed.marker.evaluate({"extra": ""})
 
 
 def main() -> int:
-    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     declared = list_declared()
-    wrong = list(find_missing(declared).values())
+    missing = find_missing(declared)
+    if sys.argv[1:2] == ["--wheels"]:
+        print(*list_wheels(Path(sys.argv[2]), set(missing)), sep="\n")
+        return 0
+    device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    wrong = list(missing.values())
     for text in declared:
         name = Requirement(text).name
         if all(not reason.startswith(name) for reason in wrong):

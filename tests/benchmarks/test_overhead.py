@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -198,16 +196,3 @@ def test_what_is_missing_for_the_harness_is_named_at_once() -> None:
     found = requirements.find_missing(["no-such-thing>=1", "pytest>=999", "torch", "x; extra=='y'"])
     assert found.keys() == {"no-such-thing", "pytest"}
     assert "is missing (needed by precision-harness)" in found["no-such-thing"]
-
-
-def test_an_unknown_step_of_the_gpu_check_is_answered_with_the_known(tmp_path: Path) -> None:
-    environment = {**os.environ, "OUT": str(tmp_path / "out"), "WORK": str(tmp_path / "work")}
-    done = subprocess.run(
-        ["bash", str(ROOT / "benchmarks/gpu_check.sh"), "smoke", "smok"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "unknown step smok: setup check smoke shapes-1b shapes-8b peers or all" in done.stderr
-    assert not (tmp_path / "out").exists(), "nothing has run"

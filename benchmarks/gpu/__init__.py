@@ -1,0 +1,1 @@
+"""What `benchmarks/gpu_check.sh` runs; each file is a command of its own."""
