@@ -24,7 +24,11 @@ from harness.suite.models import MeasurementSpec, Suite
 from harness.verdicts.advice import advise
 from harness.verdicts.baseline import find_baseline
 from harness.verdicts.pairing import complete_record, complete_records
-from harness.verdicts.power_warnings import announce_items, announce_processes
+from harness.verdicts.power_warnings import (
+    announce_items,
+    announce_margins,
+    announce_processes,
+)
 from harness.verdicts.thresholds import Thresholds, list_unmeasured
 from harness.worker.messages import Failure, Progress
 
@@ -165,6 +169,8 @@ class SuiteRun:
     def _follow(self, cell: str, measurement: str, progress: Progress) -> None:
         """Pass progress on; the number of items shows which limits cannot be decided."""
         if progress.done == 0 and progress.unit == "items":
+            if self.baseline is not None:
+                self._announce(announce_margins(measurement, progress.total))
             for planned, spec in self.planned.values():
                 names = planned.model.name, planned.precision.name
                 if spec.name == measurement and cell.startswith(f"{names[0]}["):

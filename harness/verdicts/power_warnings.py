@@ -1,4 +1,4 @@
-"""Limits that a run cannot decide, said before the long work starts, with what would decide. Pure.
+"""Limits and margins that a run cannot decide, said before the long work, with what would. Pure.
 
 How much the chunks of a text scatter is known only afterwards.
 """
@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.statistics.power import items_needed, smallest_detectable_drop
+from harness.statistics.power import items_needed, items_to_pass, smallest_detectable_drop
 from harness.suite.models import Limit, MeasurementSpec
 from harness.verdicts.limits import show_bound
 
 # 4-bit formats change about this share of the answers to a benchmark, 8-bit ones fewer.
 TYPICAL_FLIP_RATE = 0.08
+# From one commit to the next far fewer change.
+_FLIPS_BETWEEN_RUNS = 0.01
 
 
 def announce_items(
@@ -30,6 +32,20 @@ def announce_items(
                 f"{limit.position}: {limit.metric} {show_bound(limit, 'g')} is finer than "
                 f"{items:,} items can show: with {TYPICAL_FLIP_RATE:.0%} of the answers flipping "
                 f"they detect a drop of {seen:.3f} or more; {enough:,} items would be enough"
+            )
+
+
+def announce_margins(measurement: str, items: int) -> Iterator[str]:
+    """A sentence per share whose margin too few ``items`` can pass from one run to the next."""
+    for name, spec in load_measurement(measurement).values.items():
+        if spec.row is None or spec.margin is None:
+            continue
+        enough = items_to_pass(spec.margin.absolute, _FLIPS_BETWEEN_RUNS)
+        if items < enough:
+            yield (
+                f"{measurement}.{name}: {items:,} items cannot show that nothing changed by more "
+                f"than its margin of {spec.margin.absolute:g}: where {_FLIPS_BETWEEN_RUNS:.0%} of "
+                f"the answers flip, {enough:,} items pass in 4 of 5 runs"
             )
 
 

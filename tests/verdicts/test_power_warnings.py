@@ -8,7 +8,11 @@ import pytest
 
 from harness.catalog import load_measurement
 from harness.suite.models import Limit, MeasurementSpec
-from harness.verdicts.power_warnings import announce_items, announce_processes
+from harness.verdicts.power_warnings import (
+    announce_items,
+    announce_margins,
+    announce_processes,
+)
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import FAST_THROUGHPUT, Project
 
@@ -90,3 +94,19 @@ def test_a_run_says_so_before_the_first_number(tmp_path: Path) -> None:
     assert outcome.text.count("mmlu.accuracy_drop max 0.02 is finer than 12 items can show") == 1
     warned = outcome.text.index("is finer than 12 items can show")
     assert warned < outcome.text.index("m[fp32]::mmlu PASSED")
+
+
+@pytest.mark.parametrize(("items", "announced"), [(250, True), (618, True), (619, False)])
+def test_a_margin_that_too_few_items_can_pass_is_announced_by_hand(
+    items: int, announced: bool
+) -> None:
+    """(1.6449 + 0.8416)²·1 %/0.01² = 618.3."""
+    found = list(announce_margins("mmlu", items))
+    assert bool(found) is announced
+    if announced:
+        assert found[0].startswith(f"mmlu.acc: {items} items cannot show")
+        assert "619 items pass in 4 of 5 runs" in found[0]
+
+
+def test_a_measurement_without_answers_has_no_such_margin() -> None:
+    assert list(announce_margins("perplexity", 3)) == []
