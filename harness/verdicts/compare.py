@@ -4,8 +4,10 @@ Records are joined by cell and measurement, and item by item where there are ite
 that makes no sense is refused, with the fields that differ; what only one run has is listed.
 """
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Literal
 
 from harness.catalog import load_measurement
@@ -21,10 +23,11 @@ from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
 from harness.records.values import base_name, compared_name, is_part
 from harness.verdicts.advice import say_what_decides
-from harness.verdicts.decide import Decision, adjust_for_many, decide, harm_of
+from harness.verdicts.decide import NIGHT_SPREAD, Decision, adjust_for_many, decide, harm_of
 from harness.verdicts.doubts import find_doubts
 
 Key = tuple[str, str]  # cell, measurement
+_SAME_NIGHT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,10 @@ def compare_pair(
         return Comparison(missing=_find_loss(key, before, after))
     sides = identify(a.environment, before), identify(b.environment, after)
     changes = compare_facts(*sides, allow)
-    values = [] if changes.refused else _compare_records(before, after, changes)
+    apart = _are_nights_apart(a.run.utc, b.run.utc)
+    values = [] if changes.refused else _compare_records(before, after, changes, apart)
     refused = changes.refused
-    if not refused and not values and _compare_records(before, before, changes):
+    if not refused and not values and _compare_records(before, before, changes, apart):
         refused = (Difference("items", _count_items(before), _count_items(after)),)
     if refused:
         shown = tuple(list_judged(before, after))
@@ -148,7 +152,15 @@ def compare_pair(
     return Comparison(tuple(values), (), lost, changes.flags, ((before, after),))
 
 
-def _compare_records(before: Record, after: Record, changes: Changes) -> list[Compared]:
+def _are_nights_apart(a: str, b: str) -> bool:
+    """Whether two times are so far apart that the machine may be another."""
+    times = [datetime.fromisoformat(time) for time in (a, b)]
+    return abs(times[0] - times[1]) > _SAME_NIGHT
+
+
+def _compare_records(
+    before: Record, after: Record, changes: Changes, apart: bool
+) -> list[Compared]:
     """The judged values of one measurement of both runs; ``q`` is still unknown."""
     metric = load_measurement(before.measurement)
     paired = metric.compare(after, before)
@@ -157,7 +169,7 @@ def _compare_records(before: Record, after: Record, changes: Changes) -> list[Co
         spec = metric.values[base_name(name)]
         judged = spec.margin is not None and spec.neutral is not None and value.value is not None
         if judged and not is_part(name, paired):
-            compared.append(_compare_value(before, after, name, value, spec, changes))
+            compared.append(_compare_value(before, after, name, value, spec, changes, apart))
     return compared
 
 
@@ -181,7 +193,13 @@ def list_judged(before: Record, after: Record) -> Iterable[tuple[str, float, flo
 
 
 def _compare_value(
-    before: Record, after: Record, name: str, value: Value, spec: ValueSpec, changes: Changes
+    before: Record,
+    after: Record,
+    name: str,
+    value: Value,
+    spec: ValueSpec,
+    changes: Changes,
+    apart: bool,
 ) -> Compared:
     assert value.value is not None
     assert spec.neutral is not None
@@ -193,6 +211,8 @@ def _compare_value(
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
     harm = harm_of(value, spec, 1 if spec.better == "lower" else -1, spec.neutral)
+    if apart and is_ratio and spec.sampled == "processes":
+        harm = replace(harm, night=NIGHT_SPREAD * math.sqrt(2))
     is_zero = harm.is_exact and harm.estimate == 0
     same = is_zero or is_identical(before, after, base_name(of))
     doubts = [*find_doubts(before, after), *find_doubts(after, before)]

@@ -182,6 +182,19 @@ def test_undecided_says_what_would_decide() -> None:
     )
 
 
+def test_runs_of_two_nights_have_to_differ_by_more_than_nights_do() -> None:
+    """5 % with a spread of 0.5 %: clear within a night, and perhaps the night otherwise."""
+    before, after = make_speeds(100.0, 0.005, 6), make_speeds(95.0, 0.005, 6)
+    found = []
+    for utc in ("2026-01-01T08:00:00+00:00", "2026-01-02T00:00:00+00:00"):
+        [one] = compare_runs(make_run(before), make_run(after, utc=utc, id="s/2")).compared
+        found.append(one)
+    assert [one.verdict for one in found] == ["FAIL", "INCONCLUSIVE"]
+    assert "measure both in one night, in turn (harness ab)" in found[1].reason
+    slow = make_run(make_speeds(85.0, 0.005, 6), utc="2026-01-02T00:00:00+00:00", id="s/3")
+    assert compare_runs(make_run(before), slow).compared[0].verdict == "FAIL"
+
+
 # What only one run has
 
 
