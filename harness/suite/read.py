@@ -9,7 +9,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.catalog import UnknownNameError, list_measurements, load_measurement, load_precision
+from harness.catalog import (
+    UnknownNameError,
+    list_measurements,
+    list_names,
+    load_measurement,
+    load_precision,
+)
 from harness.descriptions import OptionsBase
 from harness.errors import InputError
 from harness.suite.data_source import reads_data
@@ -96,6 +102,10 @@ def _read_scope(given: dict[str, Any], folder: Path) -> Scope:
     for key in ("models", "precisions"):
         found = [entry.get("name") for _, entry in _list_entries(given, key)]
         names[key] = tuple(dict.fromkeys(name for name in found if isinstance(name, str)))
+    own = {entry.get("name") for _, entry in _list_entries(given, "precisions") if "use" in entry}
+    catalog = list_names("precisions")
+    if any(name not in own and name not in catalog for name in names["precisions"]):
+        names["precisions"] += catalog  # a misspelt entry meant one of them, and so may a limit
     measure, reference = given.get("measure"), given.get("reference")
     return Scope(
         folder=folder,

@@ -131,6 +131,13 @@ def test_what_a_suite_may_not_hold_is_refused_where_it_is(
     [
         # the top level
         ({"name": None, "reference": "▼reference: fp32"}, ["missing key 'name'"]),
+        (  # said once, and a limit on what was meant is no second mistake
+            {
+                "precisions": "precisions: [fp32, ▼nf44]",
+                "limits": "limits: [{precision: nf4, metric: footprint.size_ratio, max: 1}]",
+            },
+            ["unknown precision 'nf44'; did you mean 'nf4'?"],
+        ),
         ({"reference": "reference: fp32\nallow: ▼[weights]"}, ["'weights' is no field that stops"]),
         ({"name": "▼name: s", "models": None}, ["missing key 'models'"]),
         (
@@ -469,7 +476,7 @@ def test_all_mistakes_are_reported_at_once_in_the_order_of_the_file(tmp_path: Pa
           ▼footprnt: {}
           perplexity: {text: ▼./none, context: ▼-5, protocol: ▼slide}
         limits:
-          - {precision: ▼nf4, metric: ▼perplexity.rato, max: 1}
+          - {precision: ▼fp9x, metric: ▼perplexity.rato, max: 1}
         ▼name: twice
         """)
     text, positions = strip_marks(marked)
