@@ -220,6 +220,8 @@ def test_what_one_run_alone_has_is_named() -> None:
         ("memory", "A", "not in A"),
     ]
     assert found.verdict == "INCONCLUSIVE"
+    text = write_terminal(show_comparison("a", "b", found))
+    assert text.splitlines()[-1] == "INCONCLUSIVE: 1 IDENTICAL, 2 missing"
 
 
 def test_a_batch_that_no_longer_fits_fails() -> None:
