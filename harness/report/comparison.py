@@ -11,7 +11,7 @@ from harness.verdicts.compare import Compared, Comparison
 from harness.verdicts.wording import describe_refusal, show_change, show_numbers, show_size
 
 _TITLES = (
-    *("cell", "value", "A", "B", "change", "95 % interval", "margin", "seen from", "q", "verdict"),
+    *("cell", "value", "verdict", "A", "B", "change", "95 % interval", "margin", "seen from", "q"),
 )
 _WORDS = ("cell", "value", "verdict")
 _ORDER = ("FAIL", "INCONCLUSIVE", "PASS")
@@ -24,9 +24,8 @@ def show_comparison(
 
     ``a`` and ``b`` are what the two runs are called.
     """
-    shown = [one for one in comparison.compared if one.verdict != "IDENTICAL"]
-    rows = [_make_row(one) for one in sorted(shown, key=lambda one: _ORDER.index(one.verdict))]
-    table = [make_table(_TITLES, rows, _WORDS, keys=2)] if rows else []
+    rows = [_make_row(one) for one in _sort_worst_first(comparison)]
+    table = [make_table(_TITLES, rows, _WORDS, keys=3)] if rows else []
     counted = _count(one.verdict for one in comparison.compared) or "nothing was comparable"
     gaps = [f"{n} not comparable" for n in [len(comparison.refused)] if n and comparison.compared]
     gaps += [f"{n} missing" for n in [len(comparison.missing)] if n]
@@ -68,13 +67,13 @@ def _make_row(one: Compared) -> tuple[str, ...]:
     return (
         one.cell,
         f"{one.measurement}.{one.value}",
+        "PASS, better" if one.verdict == "PASS" and one.improved else one.verdict,
         *(show_numbers(sides, one.unit) if len(sides) == 2 else ("—", "—")),
         show_change(change, one.is_ratio),
         "—" if ends is None else " to ".join(show_change(end, one.is_ratio) for end in ends),
         show_size(one.margin, one.is_ratio),
         "—" if smallest is None else show_size(smallest, one.is_ratio),
         "—" if one.q is None else f"{one.q:.2g}",
-        "PASS, better" if one.verdict == "PASS" and one.improved else one.verdict,
     )
 
 
@@ -93,8 +92,8 @@ def _explain(comparison: Comparison) -> list[list[str]]:
         for one in comparison.refused
     ]
     suspects: dict[str, list[str]] = {}
-    for one in comparison.compared:
-        if one.suspects and one.verdict != "IDENTICAL":
+    for one in _sort_worst_first(comparison):
+        if one.suspects:
             about = f"{one.cell} {one.measurement}.{one.value} {one.verdict}"
             suspects.setdefault(one.suspects.removeprefix("; "), []).append(about)
     changed = [f"{_name_first(names)}: {text}" for text, names in suspects.items()]
@@ -103,6 +102,12 @@ def _explain(comparison: Comparison) -> list[list[str]]:
         gaps.setdefault((gap.cell, f"{gap.reason} ({gap.verdict})"), []).append(gap.measurement)
     missing = [f"{cell} {', '.join(names)}: {reason}" for (cell, reason), names in gaps.items()]
     return [why, changed, refused, missing, list(comparison.flags)]
+
+
+def _sort_worst_first(comparison: Comparison) -> list[Compared]:
+    """What is not identical."""
+    shown = [one for one in comparison.compared if one.verdict != "IDENTICAL"]
+    return sorted(shown, key=lambda one: _ORDER.index(one.verdict))
 
 
 def _name_first(names: Sequence[str]) -> str:

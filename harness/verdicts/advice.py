@@ -50,7 +50,7 @@ def say_what_decides(
         if spec.sampled == "chunks":
             return f"a text of {more} chunks for {name} in {suite}{took}"
         if record.protocol.get("limit") is None:
-            return f"{more} items of {name}, of which all were taken{took}"
+            return f"{more} items of {name}, more than its data has{took}"
         return f"{more} items of {name} in {suite} (`limit:`){took}"
     pairs = min(max(enough or 0, _PAIRS[0]), _PAIRS[-1])
     took = f" ({_show_time(2 * pairs * seconds)} on this machine)" if seconds else ""

@@ -177,7 +177,7 @@ def test_undecided_says_what_would_decide() -> None:
     assert one.smallest_detectable is not None
     assert one.smallest_detectable > 0.01
     shown = show_comparison("a", "b", compare(make_choices(n=200), make_choices(4, 1, 200)))
-    assert f"; to decide: {one.enough:,} items of mmlu, of which all were taken" in write_terminal(
+    assert f"; to decide: {one.enough:,} items of mmlu, more than its data has" in write_terminal(
         shown, 250
     )
 
@@ -413,8 +413,7 @@ def test_the_table_has_the_worst_first_and_counts_what_is_equal() -> None:
     found = ("run 1", "run 2", compare_runs(before, after))
     lines = write_terminal(show_comparison(*found)).splitlines()
     assert lines[:2] == ["A: run 1", "B: run 2"]
-    assert lines[4].split()[:2] == ["m[nf4]", "mmlu.acc"]
-    assert lines[4].endswith("FAIL")
+    assert lines[4].split()[:3] == ["m[nf4]", "mmlu.acc", "FAIL"]
     assert lines[-1] == "FAIL: 1 FAIL, 5 IDENTICAL, 1 PASS"
     markdown = write_markdown(show_comparison(*found))
     assert "| FAIL |" in markdown
