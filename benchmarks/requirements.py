@@ -15,8 +15,16 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+try:
+    from packaging.requirements import Requirement
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+except ImportError:  # it may be what is missing
+    from pip._vendor.packaging.requirements import Requirement
+    from pip._vendor.packaging.utils import (
+        InvalidWheelFilename,
+        canonicalize_name,
+        parse_wheel_filename,
+    )
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,9 +45,9 @@ def find_missing(declared: list[str]) -> dict[str, str]:
     while waiting:
         text, by = waiting.pop()
         needed = Requirement(text)
-        if needed.name in seen or not _applies(needed):
+        if str(needed) in seen or not _applies(needed):
             continue
-        seen.add(needed.name)
+        seen.add(str(needed))  # several may ask for one package, each for another version
         try:
             found = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
