@@ -2,8 +2,8 @@
 
     python -m gpu.trim_wheel WHEEL FOLDER [--keep cuda130 cpu]
 
-The wheel holds a library for each version of CUDA, together some hundred megabytes; one of them
-and the CPU's are about four. The copy in FOLDER has the same name, and a RECORD that is true.
+The wheel of 0.50.2 has 43 MB, for many versions of CUDA and other makers' GPUs; with one library of
+them and the CPU's it has 4 MB. The copy in FOLDER has the same name, and a RECORD that is true.
 """
 
 from __future__ import annotations
