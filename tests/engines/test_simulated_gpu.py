@@ -204,6 +204,7 @@ assert torch.cuda.memory_allocated() == 4096, "a view takes no memory"
 assert held.sum().item() == 1400 and held.cpu().device.type == "cpu"
 packed = torch.arange(20, dtype=torch.uint8, device=device)
 assert ((packed & 0xF).tolist(), (packed & 0xF).dtype) == ([*range(16), 0, 1, 2, 3], torch.uint8)
+assert (torch.full((2,), 600, device=device).fmod(512)).tolist() == [88, 88]
 assert (packed * 0.5).dtype == torch.float32 and (held.half() * 0.5).dtype == torch.float16
 largest = torch.empty(0, device=device)
 torch.mul(held, 2, out=largest)

@@ -60,6 +60,8 @@ _MIXING = {
     "_index_put_impl_",
     "index_put",
 }
+# Of no dimension they widen no tensor of their kind, as a number does not.
+_NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float32}
 _CPU_KERNELS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 _DELETE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _read_capsule = ctypes.pythonapi.PyCapsule_GetPointer
@@ -139,13 +141,13 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
         return torch.device("cpu") if on_cuda else value
 
     outs = {a.name: kwargs[a.name] for a in op._schema.arguments if a.is_out and a.name in kwargs}
-    tensors = [str(argument.type) == "Tensor" for argument in op._schema.arguments]
+    # The dispatcher hands a number on as a number where the schema wants a tensor of it.
+    wanted = [str(argument.type) == "Tensor" for argument in op._schema.arguments]
     as_given = [
-        # The dispatcher hands a number on as a number where the schema wants a tensor of it.
-        torch.scalar_tensor(arg, dtype=torch.result_type(torch.empty(1, dtype=torch.uint8), arg))
-        if wants_tensor and isinstance(arg, (bool, int, float))
-        else arg
-        for arg, wants_tensor in zip(args, tensors, strict=False)
+        torch.scalar_tensor(value, dtype=_NUMBERS[type(value)])
+        if wants_tensor and type(value) in _NUMBERS
+        else value
+        for value, wants_tensor in zip(args, wanted, strict=False)
     ]
     own_args, own_kwargs = tree_map(take, (as_given, kwargs))
     _check_devices(name, given)
