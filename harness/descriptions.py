@@ -9,24 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from harness.records.record import Measured, Record, Value
 
 
+# How many tokens go through the model at once at most; "auto" leaves it to the device.
+BatchTokens = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
 class OptionsBase(BaseModel):
     """Base of everything a suite file sets: unknown keys refused, types strict, frozen.
 
-    ``BATCH`` names the field that says only how much goes through the model at once, ``REPEATS``
-    the one that says in how many fresh processes all of it is measured. In messages, ``KEYS`` is
-    what its keys are called and ``WRITTEN_AS`` what a suite may hold for it.
+    ``BATCH`` names the field that says only how much goes through the model at once; ``VARIED`` is
+    less than what "auto" comes to. ``REPEATS`` names the field that says in how many fresh
+    processes all of it is measured. In messages, ``KEYS`` is what its keys are called and
+    ``WRITTEN_AS`` what a suite may hold for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     BATCH: ClassVar[str | None] = None
+    VARIED: ClassVar[int] = 128
     REPEATS: ClassVar[str | None] = None
     KEYS: ClassVar[str] = "key"
     WRITTEN_AS: ClassVar[str] = "a mapping"
@@ -106,11 +112,12 @@ class Column:
 
 
 def vary_batch(options: OptionsBase) -> OptionsBase:
-    """The same measurement with batches half as large, or of two where they hold one."""
+    """The same measurement with batches half as large; of two where they hold one."""
     if options.BATCH is None:
         return options
     size = getattr(options, options.BATCH)
-    return options.model_copy(update={options.BATCH: size // 2 if size > 1 else 2})
+    half = options.VARIED if size == "auto" else min(size // 2, options.VARIED) or 2
+    return options.model_copy(update={options.BATCH: half})
 
 
 def without_repeats(options: OptionsBase) -> OptionsBase:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
+from harness.descriptions import BatchTokens
 from harness.engines.base import Cost, Target, Tokens, TokenSink, WindowScores
 from harness.errors import InputError
 from harness.suite.model_sources import CellJob
@@ -74,13 +75,13 @@ class UniformEngine:
         rows: Sequence[Tokens],
         targets: Sequence[Target],
         on_token: TokenSink,
-        batch_tokens: int,
+        batch_tokens: BatchTokens,
         on_progress: Callable[[int, int], None],
     ) -> Cost:
         for target in targets:  # of equals the first is chosen, as argmax does: token 0
             on_token(target.key, math.log(self.vocabulary), target.token == 0)
         on_progress(len(rows), len(rows))
-        return Cost(0, 0, 0, 0, batch_tokens)
+        return Cost(0, 0, 0, 0, 0)
 
     def open_outputs(self, inputs: torch.Tensor, positions: torch.Tensor) -> UniformOutputs:
         return UniformOutputs(self.vocabulary, self.device)

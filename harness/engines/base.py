@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from harness.descriptions import BatchTokens
+from harness.engines.shared.batches import BatchSize
 from harness.engines.shared.meter import MemoryMeter
 from harness.suite.model_sources import CellJob
 
@@ -222,16 +224,20 @@ class Engine(Protocol):
         rows: Sequence[Tokens],
         targets: Sequence[Target],
         on_token: TokenSink,
-        batch_tokens: int,
+        batch_tokens: BatchTokens,
         on_progress: Callable[[int, int], None],
     ) -> Cost:
         """Predict every target; ``on_progress`` gets the rows finished and all rows.
 
+        At most ``batch_tokens`` go through the model at once, fewer where memory runs out.
         ``rows`` are distinct and non-empty; prefixes that they share are computed once.
         """
 
     def open_outputs(self, inputs: torch.Tensor, positions: torch.Tensor) -> Outputs:
         """The model's distributions by row; ``inputs`` (1, n) is an example to try it on."""
+
+    # How many tokens the rows of `answer` hold together where the suite leaves it to the device.
+    answer_batch: BatchSize
 
     def answer(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[str]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from harness.descriptions import Column, Metric, OptionsBase, ValueSpec
+from harness.descriptions import BatchTokens, Column, Metric, OptionsBase, ValueSpec
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import make_values
 from harness.statistics.shares import share_stderr
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 class Options(OptionsBase):
     """``prompts`` are answered with at most ``max_new_tokens`` tokens, the likeliest at each step.
 
-    A batch holds at most ``batch_tokens`` tokens, answers included, fewer where memory runs out.
+    A batch holds at most ``batch_tokens`` tokens, answers included, fewer where memory runs out,
+    or where that is as fast.
     """
 
     prompts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1, strict=False)
     max_new_tokens: int = Field(64, ge=1)
-    batch_tokens: int = Field(8192, ge=1)
+    batch_tokens: BatchTokens = "auto"
     BATCH: ClassVar[str | None] = "batch_tokens"
+    VARIED: ClassVar[int] = 8192
 
 
 VALUES = {

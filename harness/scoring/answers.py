@@ -1,9 +1,10 @@
-"""Greedy answers to prompts, in batches that shrink where memory runs out."""
+"""Greedy answers to prompts, in batches that follow the device."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.descriptions import MeasureContext
+from harness.descriptions import BatchTokens, MeasureContext
 from harness.engines.base import Answer, Engine
 from harness.engines.shared.batches import run_in_batches
 from harness.errors import InputError
@@ -31,13 +32,14 @@ def generate_texts(
     prompts: Sequence[str],
     max_new_tokens: int,
     stop: Sequence[str],
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
     context: MeasureContext,
 ) -> Answers:
     """Answer every prompt with at most ``max_new_tokens`` tokens, the likeliest at each step.
 
     An answer ends at an end-of-text token, or where its text holds one of ``stop``. Batches take
-    prompts by length, the longest first, up to ``batch_tokens`` tokens, answers included.
+    prompts by length, the longest first, up to ``batch_tokens`` tokens, answers included; "auto"
+    goes on from the size that suited the engine before.
     Raises `InputError` where no prompt fits into the model's context.
     """
     rendered = [render_prompt(engine, prompt) for prompt in prompts]
@@ -62,12 +64,18 @@ def generate_texts(
         answers.update(zip(batch, made, strict=True))
         context.progress(len(answers), len(fitting), "prompts")
 
+    size = engine.answer_batch.at_most(batch_tokens)
     waiting = sorted(fitting, key=lambda i: len(rows[i]), reverse=True)
     while waiting:
         tokens = len(rows[waiting[0]]) + max_new_tokens
-        size = max(1, batch_tokens // tokens)
-        held = run_in_batches(waiting[:size], size, run)
-        if held < size:
-            batch_tokens = held * tokens
-        waiting = waiting[size:]
-    return Answers(tuple(answers.get(i) for i in range(len(rows))), batch_tokens)
+        count = max(1, size.tokens // tokens)
+        batch = waiting[:count]
+        start = time.perf_counter()
+        held = run_in_batches(batch, count, run)
+        if held < count:
+            size.limit(held * tokens)
+        else:  # each step costs the same, however many of the rows still need it
+            steps = max(len(made.tokens) for i in batch if (made := answers[i]))
+            size.ran(len(batch) * tokens, (time.perf_counter() - start) * tokens / max(1, steps))
+        waiting = waiting[count:]
+    return Answers(tuple(answers.get(i) for i in range(len(rows))), size.tokens)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.descriptions import MeasureContext
+from harness.descriptions import BatchTokens, MeasureContext
 from harness.engines.base import Cost, Engine, Target, Tokens
 from harness.errors import InputError
 from harness.records.questions import Question
@@ -64,7 +64,10 @@ class Scored:
 
 
 def score_questions(
-    engine: Engine, questions: Sequence[Question], batch_tokens: int, context: MeasureContext
+    engine: Engine,
+    questions: Sequence[Question],
+    batch_tokens: BatchTokens,
+    context: MeasureContext,
 ) -> tuple[list[Scored], Cost]:
     """Score every option of every question, in the questions' order; and the cost of it.
 

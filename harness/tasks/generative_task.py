@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -55,7 +55,7 @@ class GenerativeOptions(RowOptions):
     """
 
     max_new_tokens: int = Field(256, ge=1)
-    batch_tokens: int = Field(16384, ge=1)
+    VARIED: ClassVar[int] = 8192
 
 
 @dataclass(frozen=True)

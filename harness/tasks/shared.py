@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from harness.descriptions import OptionsBase
+from harness.descriptions import BatchTokens, OptionsBase
 from harness.records.record import Measured, Validity, Value
 from harness.suite.data_source import DataSource
 
@@ -21,15 +21,15 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class ItemOptions(OptionsBase):
-    """``limit`` keeps the first n items; ``batch_tokens`` go through the model at once.
+    """``limit`` keeps the first n items; ``batch_tokens`` go through the model at once at most.
 
-    Fewer go through where memory runs out.
+    Fewer go through where memory runs out, or where that is as fast.
     """
 
     data: DataSource
     shots: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1)
-    batch_tokens: int = Field(4096, ge=1)
+    batch_tokens: BatchTokens = "auto"
     BATCH: ClassVar[str | None] = "batch_tokens"
 
 

@@ -1,4 +1,4 @@
-"""The tree of shared prefixes: what it holds, what folding may cost."""
+"""The tree of shared prefixes: what it holds, and what each of its tokens sees."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ import random
 
 import pytest
 
-from harness.engines.shared.prefix_tree import Node, PrefixTree, build_tree
+from harness.engines.shared.prefix_tree import PrefixTree, build_tree
 
 Rows = list[tuple[int, ...]]
 
 
-def spell(node: Node, before: tuple[int, ...] = ()) -> dict[int, tuple[int, ...]]:
-    """Each row as the path from the root to the node where it ends."""
-    here = before + node.tokens
-    assert node.start == len(before)
-    found = dict.fromkeys(node.rows, here)
-    for child in node.children:
-        below = spell(child, here)
-        assert not found.keys() & below.keys()
-        found |= below
-    return found
+def spell(tree: PrefixTree, entry: int) -> tuple[int, ...]:
+    """The tokens that an entry sees, in order, itself included."""
+    seen = [i for i in range(entry + 1) if entry < tree.ends[i]]
+    assert [tree.positions[i] for i in seen] == list(range(len(seen)))
+    return tuple(tree.tokens[i] for i in seen)
 
 
 def size_of_trie(rows: Rows) -> int:
@@ -41,71 +36,45 @@ def random_rows(seed: int) -> Rows:
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("share", [True, False])
-def test_every_row_is_spelled_once_and_as_it_is(seed: int, share: bool) -> None:
+def test_every_place_sees_its_own_row_and_nothing_else(seed: int) -> None:
     rows = random_rows(seed)
-    assert spell(build_tree(rows, share).root) == dict(enumerate(rows))
+    rows = list(dict.fromkeys(rows))
+    places = [(row, len(rows[row]) - 1) for row in range(len(rows))]
+    places += [(row, len(rows[row]) // 2) for row in range(len(rows))]
+    tree = build_tree(rows, places)
+    for (row, position), entry in zip(places, tree.numbers, strict=True):
+        assert spell(tree, entry) == rows[row][: position + 1]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_unique_is_the_trie_and_forwarded_stays_within_four_per_cent(seed: int) -> None:
+def test_each_distinct_beginning_is_one_entry(seed: int) -> None:
     rows = random_rows(seed)
     tree = build_tree(rows)
-    assert tree.unique == size_of_trie(rows)
-    assert tree.unique <= tree.forwarded <= 1.04 * tree.unique
-    assert build_tree(rows, share=False).forwarded == sum(map(len, rows))
-    assert build_tree(rows, share=False).unique == tree.unique
+    assert len(tree.tokens) == size_of_trie(rows)
+    assert len({spell(tree, i) for i in range(len(tree.tokens))}) == len(tree.tokens)
+    assert len(tree.lasts) == len(rows)
+    assert tree.lasts == sorted(tree.lasts)
 
 
-def count_nodes(tree: PrefixTree) -> int:
-    def below(node: Node) -> int:
-        return 1 + sum(map(below, node.children))
-
-    return below(tree.root)
-
-
-def test_a_node_that_saves_little_is_folded_into_its_children() -> None:
-    """100 shared tokens are worth a pass of their own; the 7 that two of the rest share is not."""
-    shared = tuple(range(100, 200))
-    rows = [(*shared, 7, 1), (*shared, 7, 2), (*shared, 8, 1)]
-    tree = build_tree(rows)
-    [prefix] = tree.root.children
-    assert prefix.tokens == shared
-    assert sorted(child.tokens for child in prefix.children) == [(7, 1), (7, 2), (8, 1)]
-    assert (tree.unique, tree.forwarded) == (105, 106)
-
-
-def test_a_node_that_costs_more_than_may_be_spared_stays() -> None:
-    rows = [(*range(10), tail) for tail in (20, 21)]
-    tree = build_tree(rows)
-    assert (tree.unique, tree.forwarded) == (12, 12)
-    assert count_nodes(tree) == 4
-
-
-def test_a_row_that_begins_another_ends_inside_the_tree() -> None:
-    tree = build_tree([(1, 2, 3), (1, 2), (1, 2, 3, 4)])
-    assert (tree.unique, tree.forwarded) == (4, 4)
-    [first] = tree.root.children
-    assert (first.tokens, first.rows) == ((1, 2), [1])
-    assert first.covered == [1, 0, 2]
-
-
-def test_nothing_shared_is_one_node_per_row() -> None:
-    rows = [(i, *range(5)) for i in range(4)]
-    tree = build_tree(rows)
-    assert tree.unique == tree.forwarded == 24
-    assert count_nodes(tree) == 5
+def test_the_line_of_a_small_tree() -> None:
+    """1 2, then 3 4 and 5 behind it, then 9 alone; the row (1, 2) ends inside."""
+    tree = build_tree([(1, 2, 5), (9,), (1, 2, 3, 4), (1, 2)], [(0, 2), (1, 0), (2, 0), (3, 1)])
+    assert tree.tokens == [1, 2, 3, 4, 5, 9]
+    assert tree.positions == [0, 1, 2, 3, 2, 0]
+    assert tree.ends == [5, 5, 4, 4, 5, 6]
+    assert tree.numbers == [4, 5, 0, 1]
+    assert tree.lasts == [1, 3, 4, 5]
 
 
 def test_a_thousand_levels_deep_is_no_trouble() -> None:
     """Each row one token longer than the last, as a list of prefixes would be."""
-    rows = [tuple(range(n)) for n in range(1, 500)]
+    rows = [tuple(range(n)) for n in range(1, 1000)]
     tree = build_tree(rows)
-    assert tree.unique == 499
-    assert spell(tree.root) == dict(enumerate(rows))
+    assert tree.tokens == list(range(999))
+    assert tree.lasts == list(range(999))
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
     rows = random_rows(99)[:6]
-    sizes = {build_tree(list(order)).forwarded for order in itertools.permutations(rows)}
-    assert len(sizes) == 1
+    trees = [build_tree(list(order)) for order in itertools.permutations(rows)]
+    assert all(tree == trees[0] for tree in trees)

@@ -49,7 +49,7 @@ def test_prompts_answers_and_tokens_are_kept_in_the_items(cell: Engine) -> None:
     tokenizer: Any = cell.tokenizer
     assert items["texts"] == [tokenizer.decode(tokens) for tokens in items["tokens"]]
     assert items["stopped"] == ["length"] * 3
-    assert items["cost"] == {"batch_tokens": 8192}
+    assert items["cost"] == {"batch_tokens": 16384}
     counts = {name: measured.values[name].value for name in ("items", "too_long", "new_tokens")}
     assert counts == {"items": 3, "too_long": 0, "new_tokens": 36}
     assert measured.validity.status == "ok"

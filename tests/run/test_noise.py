@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.catalog import list_measurements, load_measurement
-from harness.descriptions import OptionsBase, vary_batch
+from harness.descriptions import BatchTokens, OptionsBase, vary_batch
 from harness.metrics.choice_values import CHOICE_VALUES
 from harness.records.record import Record, Value
 from harness.records.run_file import read_run
@@ -90,7 +90,7 @@ def test_the_matrix_shows_the_floor_and_marks_values_below_it() -> None:
 
 
 class _Batches(OptionsBase):
-    batch_size: int = 8
+    batch_size: BatchTokens = 8
     context: int = 8
     BATCH = "batch_size"
 
@@ -98,6 +98,8 @@ class _Batches(OptionsBase):
 def test_the_second_time_the_batches_are_others() -> None:
     assert vary_batch(_Batches()) == _Batches(batch_size=4)
     assert vary_batch(_Batches(batch_size=1)) == _Batches(batch_size=2)
+    assert vary_batch(_Batches(batch_size="auto")) == _Batches(batch_size=128)
+    assert vary_batch(_Batches(batch_size=4096)) == _Batches(batch_size=128)  # 2,048 may be as auto
 
 
 @pytest.mark.parametrize("name", list_measurements())
@@ -160,8 +162,8 @@ measure:
     [path] = (tmp_path / "results" / "runs" / "noise").glob("*.json")
     first, again, candidate = read_run(path).records
     assert (first.noise, again.noise, candidate.noise) == (False, True, False)
-    assert again.items["cost"]["batch_tokens"] == 2048
-    assert first.items["cost"]["batch_tokens"] == 4096
+    assert again.items["cost"]["batch_tokens"] == 128
+    assert first.items["cost"]["batch_tokens"] == 512
     assert again.paired["flip_rate"].value == 0.0
     assert candidate.paired["accuracy_drop"].floor == 0.0
     assert again.seconds["load"] != first.seconds["load"]

@@ -1,10 +1,15 @@
-"""Batches that shrink where memory runs out."""
+"""Batches that follow the device: they shrink where memory runs out, and grow where that pays."""
+
+from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+
+from harness.descriptions import BatchTokens
 
 T = TypeVar("T")
 _OUT_OF_MEMORY = ("out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
@@ -31,6 +36,51 @@ def _is_full() -> bool:
     except (RuntimeError, AssertionError):
         return False
     return bool(free < _HANDLE_BYTES)
+
+
+# A size is tried twice, since what runs first takes longer; the next one is to be this much faster.
+_TRIES = 2
+_PAYS = 0.9
+
+
+class BatchSize:
+    """How many tokens go through the model together, and what working with them has taught.
+
+    With ``grows`` it doubles as long as that makes a token cheaper by a tenth, up to ``most``.
+    """
+
+    def __init__(self, tokens: int, grows: bool = False, most: float = math.inf) -> None:
+        self.tokens = tokens
+        self.grows = grows
+        self._most = most
+        self._seconds: list[float] = []  # per token, of batches of this size
+        self._smaller = math.inf  # the same of half the size
+
+    def ran(self, tokens: int, seconds: float) -> None:
+        """A batch of ``tokens`` took ``seconds``; a small one teaches nothing."""
+        if not self.grows or tokens <= self.tokens // 2:
+            return
+        self._seconds.append(seconds / tokens)
+        if len(self._seconds) < _TRIES:
+            return
+        fastest = min(self._seconds)
+        if fastest >= _PAYS * self._smaller:
+            self.tokens, self.grows = self.tokens // 2, False
+        elif self.tokens * 2 > self._most:
+            self.grows = False
+        else:
+            self.tokens, self._smaller, self._seconds = self.tokens * 2, fastest, []
+
+    def at_most(self, tokens: BatchTokens) -> BatchSize:
+        """This one for "auto"; else one that begins with what this one learnt, and stays below."""
+        if tokens == "auto":
+            return self
+        return BatchSize(min(self.tokens, tokens), self.grows, tokens)
+
+    def limit(self, tokens: int) -> None:
+        """No more than ``tokens`` fit into memory."""
+        self.tokens = max(1, min(self.tokens, tokens))
+        self.grows = False
 
 
 def run_in_batches(items: Sequence[T], size: int, run: Callable[[Sequence[T]], None]) -> int:

@@ -1,118 +1,69 @@
-"""Token sequences as a tree of the prefixes they share, so that each is computed once. Pure.
+"""Token sequences as a tree of the prefixes they share, laid out in one line. Pure.
 
-The 5-shot examples of a subject, a question before its options: sequences that begin alike hang
-from one node. A node costs one pass of its own, however short it is, so those that save least are
-folded into their children as long as that adds few tokens.
+The 5-shot examples of a subject, a question before its options: sequences that begin alike share
+their first tokens. The tree's tokens are numbered parents before children, one branch after the
+other, so that a slice of that line can be computed behind the tokens still open where it begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 Tokens = tuple[int, ...]
-# Tokens that may be computed twice for the sake of fewer passes, as a share of the unique ones.
-_SPARE = 0.04
-
-
-@dataclass(eq=False)
-class Node:
-    """``tokens`` from position ``start`` on, shared by everything below; ``rows`` end here."""
-
-    tokens: Tokens
-    start: int
-    children: list[Node] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-
-    @property
-    def stop(self) -> int:
-        return self.start + len(self.tokens)
-
-    @property
-    def covered(self) -> list[int]:
-        """The rows that go through this node."""
-        return [*self.rows, *(row for child in self.children for row in child.covered)]
+Place = tuple[int, int]  # a sequence, a position in it
 
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """``unique`` tokens of the full tree (the trie's size), ``forwarded`` ones of this one."""
+    """Each distinct beginning of a sequence is one entry: its last token.
 
-    root: Node
-    unique: int
-    forwarded: int
-
-
-def build_tree(rows: Sequence[Tokens], share: bool = True) -> PrefixTree:
-    """The tree of distinct, non-empty sequences; with ``share`` off each is a child of the root.
-
-    ``forwarded`` stays within 4 % of ``unique`` where prefixes are shared.
+    ``positions`` are the tokens' positions in their sequences. Behind a token come those that
+    follow it in any sequence, up to the entry numbered by its ``ends``: so ``i`` sees ``j`` where
+    ``j <= i < ends[j]``. ``numbers`` are the entries of the places asked for, in their order;
+    ``lasts`` those of the sequences' last tokens, ascending.
     """
-    order = sorted(range(len(rows)), key=rows.__getitem__)
-    root = Node((), 0)
-    root.children = _split(rows, order, 0)
-    unique = _count(root)
-    if share:
-        _fold_least(root, int(unique * _SPARE))
-    else:
-        root.children = [Node(tuple(rows[i]), 0, rows=[i]) for i in order]
-    return PrefixTree(root, unique, _count(root))
+
+    tokens: list[int]
+    positions: list[int]
+    ends: list[int]
+    numbers: list[int]
+    lasts: list[int]
 
 
-def _split(rows: Sequence[Tokens], order: list[int], depth: int) -> list[Node]:
-    """Nodes for sorted rows that agree up to ``depth`` and go on behind it."""
-    nodes = []
-    for _, group in groupby(order, key=lambda row: rows[row][depth]):
-        members = list(group)
-        stop = _common(rows[members[0]], rows[members[-1]], depth)
-        node = Node(tuple(rows[members[0]][depth:stop]), depth)
-        node.rows = [row for row in members if len(rows[row]) == stop]
-        node.children = _split(rows, [row for row in members if len(rows[row]) > stop], stop)
-        nodes.append(node)
-    return nodes
+def build_tree(rows: Sequence[Tokens], places: Sequence[Place] = ()) -> PrefixTree:
+    """The tree of distinct, non-empty sequences, of each place the entry it has become."""
+    asked: dict[int, list[int]] = {}
+    for i, (number, _) in enumerate(places):
+        asked.setdefault(number, []).append(i)
+    tree = PrefixTree([], [], [], [0] * len(places), [])
+    path: list[int] = []  # the entries of the sequence before
+    before: Tokens = ()
+    for number in sorted(range(len(rows)), key=rows.__getitem__):
+        row = rows[number]
+        shared = _count_shared(before, row)
+        _close(tree, path[shared:])
+        del path[shared:]
+        path += range(len(tree.tokens), len(tree.tokens) + len(row) - shared)
+        tree.tokens.extend(row[shared:])
+        tree.positions.extend(range(shared, len(row)))
+        tree.ends.extend([0] * (len(row) - shared))
+        for i in asked.get(number, ()):
+            tree.numbers[i] = path[places[i][1]]
+        tree.lasts.append(path[-1])
+        before = row
+    _close(tree, path)
+    return tree
 
 
-def _common(first: Tokens, last: Tokens, depth: int) -> int:
-    """How far two sequences agree; of sorted ones, so does everything between them."""
-    stop = depth
-    while stop < min(len(first), len(last)) and first[stop] == last[stop]:
-        stop += 1
-    return stop
+def _close(tree: PrefixTree, entries: Iterable[int]) -> None:
+    for entry in entries:
+        tree.ends[entry] = len(tree.tokens)
 
 
-def _count(node: Node) -> int:
-    return len(node.tokens) + sum(map(_count, node.children))
-
-
-def _fold_least(root: Node, budget: int) -> None:
-    """Fold the nodes that save least into their children until ``budget`` tokens are spent."""
-    folded = True
-    while folded:
-        folded = False
-        for parent, node in sorted(_foldable(root), key=lambda pair: _cost(pair[1])):
-            cost = _cost(node)
-            if cost > budget or node not in parent.children or not node.children:
-                continue
-            parent.children.remove(node)
-            parent.children += [
-                Node(node.tokens + child.tokens, node.start, child.children, child.rows)
-                for child in node.children
-            ]
-            node.children = []
-            budget -= cost
-            folded = True
-
-
-def _foldable(node: Node) -> list[tuple[Node, Node]]:
-    """Pairs of parent and child where the child has children and no sequence ends in it."""
-    found = []
-    for child in node.children:
-        if child.children and not child.rows:
-            found.append((node, child))
-        found += _foldable(child)
-    return found
-
-
-def _cost(node: Node) -> int:
-    return len(node.tokens) * (len(node.children) - 1)
+def _count_shared(first: Tokens, second: Tokens) -> int:
+    """How many tokens two sequences begin with alike."""
+    most = min(len(first), len(second))
+    if first[:most] == second[:most]:
+        return most
+    return next(i for i in range(most) if first[i] != second[i])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.descriptions import BatchTokens
 from harness.engines.base import (
     Answer,
     Cost,
@@ -17,6 +18,7 @@ from harness.engines.base import (
     WindowScores,
     Work,
 )
+from harness.engines.shared.batches import BatchSize
 from harness.engines.shared.meter import MemoryMeter
 from harness.engines.transformers.generation import TransformersGenerator
 from harness.engines.transformers.greedy import generate_batch
@@ -44,6 +46,12 @@ class TransformersEngine:
     seconds: dict[str, float]
     flags: tuple[str, ...] = ()
     _outputs: OutputReader | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Sizes of batch that follow the device; on a CPU, where size matters little, fixed."""
+        on_cpu = self.device == "cpu"
+        self.answer_batch = BatchSize(16384, grows=not on_cpu)
+        self._prompt_batch = BatchSize(512 if on_cpu else 2048, grows=not on_cpu)
 
     @property
     def device(self) -> str:
@@ -88,12 +96,11 @@ class TransformersEngine:
         rows: Sequence[Tokens],
         targets: Sequence[Target],
         on_token: TokenSink,
-        batch_tokens: int,
+        batch_tokens: BatchTokens,
         on_progress: Callable[[int, int], None],
     ) -> Cost:
-        return predict_tokens(
-            self.model, self.device, rows, targets, on_token, batch_tokens, on_progress
-        )
+        batch = self._prompt_batch.at_most(batch_tokens)
+        return predict_tokens(self.model, self.device, rows, targets, on_token, batch, on_progress)
 
     def open_outputs(self, inputs: torch.Tensor, positions: torch.Tensor) -> OutputReader:
         return OutputReader(self.model, inputs, positions)

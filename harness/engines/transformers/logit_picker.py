@@ -28,13 +28,14 @@ class LogitPicker:
         places: list[Place],
         keep_cache: bool,
         open_cache: Callable[[], Any] | None = None,
+        **named: Any,
     ) -> tuple[torch.Tensor, Any]:
         """Logits (len(places), vocabulary) of one pass of ``ids`` (rows, length), and its cache.
 
-        ``open_cache`` makes the cache that the pass goes on from.
+        ``open_cache`` makes the cache that the pass goes on from; ``named`` go to the model.
         """
         places = places or [(0, ids.shape[1] - 1)]  # an empty choice of positions would mean all
-        given: dict[str, Any] = {"use_cache": keep_cache or open_cache is not None}
+        given = {**named, "use_cache": keep_cache or open_cache is not None}
         if open_cache is not None:
             given["past_key_values"] = open_cache()
         kept = list(range(ids.shape[1]))
@@ -66,5 +67,5 @@ class LogitPicker:
             return logits[0], cache
         if picked:  # and not usable: again, with all positions through the head
             del output, logits, cache
-            return self.read(ids, places, keep_cache, open_cache)
+            return self.read(ids, places, keep_cache, open_cache, **named)
         return logits[rows, columns], cache

@@ -1,7 +1,6 @@
 """Hand a model's KV cache on from a shared prefix to the prompts that continue it."""
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +17,15 @@ def can_share(model: Any) -> bool:
     """
     if getattr(model, "_is_stateful", False) or longrope_boundary(model) is not None:
         return False
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if not _takes(model, "past_key_values"):
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def can_pack(model: Any) -> bool:
+    """Whether the model may be told each token's position, and which tokens it sees."""
+    return _takes(model, "position_ids") and _takes(model, "attention_mask")
 
 
 def longrope_boundary(model: Any) -> int | None:
@@ -36,21 +40,20 @@ def longrope_boundary(model: Any) -> int | None:
 
 
 @dataclass(frozen=True)
-class CachedPrefixes:
-    """Keys and values of a batch of prefixes, all of ``length`` tokens."""
+class OpenPath:
+    """Keys and values of the tokens that later ones still follow.
+
+    ``entries`` (n,) are these tokens' numbers in the tree, ``ends`` where what follows them ends.
+    """
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    length: int
+    entries: torch.Tensor
+    ends: torch.Tensor
 
-    def take(self, rows: Sequence[int]) -> Any:
-        """The model's cache with the prefixes at ``rows``, one for each prompt that follows.
-
-        `DynamicCache` given tensors would copy them.
-        """
+    def open_cache(self) -> Any:
+        """A cache of the model's own, to go on from; `DynamicCache` given tensors would copy."""
         cache = DynamicCache()
-        picked = torch.tensor(rows, device=self.layers[0][0].device)
-        for layer in self.layers:
-            keys, values = (_take(tensor, picked) for tensor in layer)
+        for keys, values in self.layers:
             made = DynamicLayer()
             made.lazy_initialization(keys, values)
             made.keys, made.values = keys, values
@@ -58,17 +61,23 @@ class CachedPrefixes:
         return cache
 
 
-def read_cache(cache: Any, length: int) -> CachedPrefixes | None:
-    """Keys and values that a pass left in the cache; None where there are none to be read."""
+def keep_path(
+    cache: Any, entries: torch.Tensor, ends: torch.Tensor, kept: torch.Tensor
+) -> OpenPath | None:
+    """The columns ``kept`` (n,) of a pass's cache, one row that holds ``entries``.
+
+    None where the cache holds no such keys and values.
+    """
     held = getattr(cache, "layers", None) or ()
-    layers = [(getattr(x, "keys", None), getattr(x, "values", None)) for x in held]
-    if not layers or any(keys is None for keys, _ in layers):
-        return None
-    return CachedPrefixes(layers, length)  # type: ignore[arg-type]
+    layers = []
+    for layer in held:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None or keys.shape[-2] != len(entries):
+            return None
+        columns = kept.to(keys.device)
+        layers.append((keys[..., columns, :], values[..., columns, :]))
+    return OpenPath(layers, entries[kept], ends[kept]) if layers else None
 
 
-def _take(cached: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Rows of a layer's keys or values; the only one, for however many, without a copy."""
-    if cached.shape[0] == 1:
-        return cached.expand(len(rows), *cached.shape[1:])
-    return cached[rows]
+def _takes(model: Any, name: str) -> bool:
+    return name in inspect.signature(model.forward).parameters

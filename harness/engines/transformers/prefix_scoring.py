@@ -1,39 +1,52 @@
 """Negative log-likelihoods of single tokens behind prompts that begin alike.
 
-Walks the prefix tree from the root: a prefix goes through the model once, and its KV cache is
-handed to all that follow it. Nodes of one level go together in batches bounded in tokens. Prefixes
-are batched with others of their own length: padding comes only after scored tokens, never into a
-cache, where some models would count it. Only the positions that predict a wanted token go through
-the head. One row behind a shared prefix is also computed by itself: if the model's cache gives
-other numbers, every row is computed whole.
+The tree of all prompts' tokens lies in one line (`harness.engines.shared.prefix_tree`) and goes
+through the model a slice at a time, as one row without padding: each token has its own position and
+sees, through the mask and the KV cache of what is still open, its own prompt only. A model that
+heeds no such mask gets one unbranched run of tokens at a time, and one that does not go on from its
+cache gets whole prompts. Which it is, is tried: some prompts are also computed by themselves. Only
+the positions that predict a wanted token go through the head.
 """
 
-import math
+import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
-from typing import Any
+from itertools import groupby, islice, takewhile
+from statistics import fmean
+from typing import Any, TypeVar
 
 import torch
 
 from harness.engines.base import Cost, Target, TokenSink
-from harness.engines.shared.batches import free_memory, is_out_of_memory
-from harness.engines.shared.prefix_tree import Node, Tokens, build_tree
-from harness.engines.transformers.forward import batch_for_logits, keeps_logits
-from harness.engines.transformers.logit_picker import LogitPicker
+from harness.engines.shared.batches import BatchSize, free_memory, is_out_of_memory
+from harness.engines.shared.prefix_tree import PrefixTree, Tokens, build_tree
+from harness.engines.transformers.forward import keeps_logits
+from harness.engines.transformers.logit_picker import LogitPicker, Place
 from harness.engines.transformers.prefix_cache import (
-    CachedPrefixes,
+    OpenPath,
+    can_pack,
     can_share,
+    keep_path,
     longrope_boundary,
-    read_cache,
 )
 from harness.engines.transformers.token_scores import score_tokens
 
-# Cached tokens that a batch may hold for each token that it computes. On a CPU rows are as fast in
-# small batches, and short of padding: 114 questions behind 510 shared tokens took 3.0 s and 210 MB
-# with 1, 4.1 s and 1,015 MB with 8.
-_CACHED_PER_TOKEN = {"cpu": 1, "cuda": 8}
+T = TypeVar("T")
+Scores = list[tuple[float, bool]]
+# Of one pass. On a CPU glibc takes larger blocks from the system and gives them back each time.
+LOGIT_BYTES = {"cpu": 30 << 20, "cuda": 1 << 30}
+# A past so many times longer is tried again.
+_LONGER = 4
+# Tokens of a prompt that is also computed by itself, and how far they may be apart on average: so
+# many roundings of the largest logit, or nats. Products of int8 round to 127 steps. Measured: at
+# most 1.1 roundings in int8, 0.4 in bf16, and 5 to 17 where keys are one token late.
+_COMPARED = 16
+_FEW = 4
+_ROUNDINGS = 1
+_EXACT_NATS = 1e-3
+_INT8_ROUNDING = 2**-6
 
 
 def predict_tokens(
@@ -42,216 +55,280 @@ def predict_tokens(
     rows: Sequence[Tokens],
     targets: Sequence[Target],
     on_token: TokenSink,
-    batch_tokens: int,
+    batch: BatchSize,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cost:
     """Predict every target's token; ``rows`` are distinct and non-empty.
 
-    A batch that does not fit into memory is halved, and so are those after it; one sequence that
-    does not fit raises.
+    A batch that does not fit into memory is halved, and so are those after it; a single token or
+    whole prompt that does not fit raises.
     """
-    wanted: dict[int, list[Target]] = {}
-    for target in targets:
-        wanted.setdefault(target.row, []).append(target)
+    tree = build_tree(rows, [(target.row, target.position) for target in targets])
+    ways: list[Callable[[_Scorer], None]] = []
+    if can_share(model):
+        ways = [partial(_score_tree, tree=tree, packed=packed) for packed in (True, False)]
     unshared = ""
-    for share in (True, False) if can_share(model) else (False,):
-        tree = build_tree(rows, share)
-        scorer = _Scorer(
-            model, device, LogitPicker(model, device), rows, wanted, on_progress, batch_tokens
-        )
+    for way in (*ways[not can_pack(model) :], _score_rows):
+        scorer = _Scorer(model, device, rows, targets, batch, on_progress)
         try:
             with torch.inference_mode():
-                scorer.descend([(child, 0) for child in tree.root.children], None)
+                way(scorer)
             break
-        except _CacheDiffersError as error:
+        except _SharingError as error:
             unshared = str(error)
     for found in scorer.found:
         on_token(*found)
     return Cost(
         tokens_forwarded=scorer.forwarded,
-        tokens_unique=tree.unique,
+        tokens_unique=len(tree.tokens),
         tokens_padding=scorer.padding,
         passes=scorer.passes,
-        batch_tokens=scorer.batch_tokens,
-        unshared=unshared,
+        batch_tokens=batch.tokens,
+        unshared=unshared if way is _score_rows else "",
     )
 
 
-class _CacheDiffersError(Exception):
-    """The model keeps no cache to go on from, or its numbers behind it differ (the message)."""
+class _SharingError(Exception):
+    """What prompts share cannot be computed once in this way; the message says it to a user."""
 
 
 @dataclass
 class _Scorer:
+    """What all ways have in common: passes, what they found and what they cost."""
+
     model: Any
     device: str
-    picker: LogitPicker
     rows: Sequence[Tokens]
-    wanted: dict[int, list[Target]]
+    targets: Sequence[Target]
+    batch: BatchSize
     on_progress: Callable[[int, int], None]
-    batch_tokens: int
     forwarded: int = 0
     padding: int = 0
     passes: int = 0
-    finished: int = 0
     found: list[tuple[Hashable, float, bool]] = field(default_factory=list)
-    _checked: bool = False
-    _last: Target | None = None
-    _positions: dict[Node, list[Target]] = field(default_factory=dict)
 
-    def descend(self, nodes: list[tuple[Node, int]], parent: CachedPrefixes | None) -> None:
-        """Compute ``nodes``, each with the row of its prefix in ``parent``, then all below them.
+    def __post_init__(self) -> None:
+        self.picker = LogitPicker(self.model, self.device)
+        vocabulary: int = self.model.get_input_embeddings().num_embeddings
+        allowed = LOGIT_BYTES.get(self.device.split(":")[0], LOGIT_BYTES["cuda"])
+        self.logits_at_once = max(1, allowed // (4 * vocabulary))
 
-        Leaves go first: they hand nothing on, so that less is held while the others descend.
-        """
-        boundary = longrope_boundary(self.model)
+    def read(
+        self, ids: torch.Tensor, wanted: Sequence[tuple[Place, int]], **given: Any
+    ) -> tuple[Scores, Any]:
+        """The scores of the token wanted at each place of ``ids`` (rows, length), and the cache."""
+        places = sorted({place for place, _ in wanted})
+        logits, cache = self.picker.read(ids, places, **given)
+        number = {place: i for i, place in enumerate(places)}
+        scores = score_tokens(logits, [(number[place], token) for place, token in wanted])
+        return scores, cache
 
-        def group(pair: tuple[Node, int]) -> tuple[bool, int]:
-            """Leaves together, on one side of the boundary; prefixes with those as long."""
-            node, _ = pair
-            if node.children:
-                return True, len(node.tokens)
-            return False, int(boundary is not None and node.stop > boundary)
-
-        ordered = sorted(nodes, key=lambda pair: (*group(pair), -len(pair[0].tokens)))
-        for (inner, _), level in groupby(ordered, key=group):
-            waiting = list(level)
-            while waiting:
-                waiting = waiting[self._advance(waiting, parent, inner) :]
-
-    def _advance(
-        self, level: list[tuple[Node, int]], parent: CachedPrefixes | None, inner: bool
-    ) -> int:
-        """Compute the first nodes of ``level`` and all below them; returns how many they were."""
-        size = self._fit(level, parent)
-        while True:
-            batch = level[:size]
-            full = False
-            try:
-                cached = self._forward(batch, parent, keep=inner)
-            except (RuntimeError, MemoryError) as error:
-                if size == 1 or not is_out_of_memory(error):
-                    raise
-                full = True
-            if not full:
-                break
-            size //= 2
-            longest = len(level[0][0].tokens)
-            self.batch_tokens = max(1, min(self.batch_tokens // 2, size * longest))
-            free_memory()
-        if parent is not None:
-            self._check()  # out of the loop: a batch whose tokens are scored is not tried again
-        if inner:
-            below = [(child, i) for i, (node, _) in enumerate(batch) for child in node.children]
-            self.descend(below, cached)
-        return len(batch)
-
-    def _fit(self, level: list[tuple[Node, int]], parent: CachedPrefixes | None) -> int:
-        """How many of the nodes, longest first, go together."""
-        longest = len(level[0][0].tokens)
-        past = 0 if parent is None else parent.length
-        size = min(
-            self.batch_tokens // longest,
-            _for_device(_CACHED_PER_TOKEN, self.device) * self.batch_tokens // (past + longest),
-            len(level),
-        )
-        while size > 1:
-            fitting = self._fit_logits([node for node, _ in level[:size]], longest)
-            if fitting >= size:
-                break
-            size = max(fitting, size // 2)
-        return max(1, size)
-
-    def _fit_logits(self, nodes: list[Node], longest: int) -> int:
-        """How many of as many rows as ``nodes`` may go together for their logits to fit."""
-        places = [(t.position - n.start, i) for i, n in enumerate(nodes) for t in self._targets(n)]
-        if self.picker.picks:
-            computed = math.ceil(len(set(places)) / len(nodes))
+    def attempt(self, run: Callable[[], T], tokens: int, single: bool) -> T | None:
+        """The batch that ``run`` computes; None where memory ran out, and the next are smaller."""
+        start = time.perf_counter()
+        try:
+            made = run()
+        except (RuntimeError, MemoryError) as error:
+            if single or not is_out_of_memory(error):
+                raise
         else:
-            computed = len({p for p, _ in places}) if keeps_logits(self.model) else longest
-        return batch_for_logits(self.model, computed, len(nodes))
+            if self.batch.grows and torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.batch.ran(tokens, time.perf_counter() - start)
+            self.passes += 1
+            return made
+        self.batch.limit(tokens // 2)
+        free_memory()  # out here, where the error's frames no longer hold the batch
+        return None
 
-    def _targets(self, node: Node) -> list[Target]:
-        """The targets whose predicting position lies in ``node``.
+    def keep(self, targets: Sequence[Target], scores: Scores) -> None:
+        self.found += [(t.key, *score) for t, score in zip(targets, scores, strict=True)]
 
-        Rows that share the node may want the same token at the same place.
-        """
-        if node not in self._positions:
-            self._positions[node] = [
-                target
-                for row in node.covered
-                for target in self.wanted.get(row, ())
-                if node.start <= target.position < node.stop
-            ]
-        return self._positions[node]
 
-    def _forward(
-        self, batch: list[tuple[Node, int]], parent: CachedPrefixes | None, keep: bool
-    ) -> CachedPrefixes | None:
-        """One pass over the tokens of ``batch``, padded on the right; scores every target in it."""
-        nodes = [node for node, _ in batch]
-        length = max(len(node.tokens) for node in nodes)
-        ids = torch.zeros(len(nodes), length, dtype=torch.long)
-        for i, node in enumerate(nodes):
-            ids[i, : len(node.tokens)] = torch.tensor(node.tokens)
-        places = sorted(
-            {(i, t.position - n.start) for i, n in enumerate(nodes) for t in self._targets(n)}
-        )
-        rows = [row for _, row in batch]
-        open_cache = None if parent is None else partial(parent.take, rows)
-        logits, cache = self.picker.read(ids, places, keep, open_cache)
-        start = 0 if parent is None else parent.length
-        kept = read_cache(cache, start + length) if keep else None
-        if keep and kept is None:
-            raise _CacheDiffersError
-        self._score(nodes, places, logits)
-        self.passes += 1
-        tokens = sum(len(node.tokens) for node in nodes)
-        self.forwarded += tokens
-        self.padding += ids.numel() - tokens
-        return kept
+def _score_tree(scorer: _Scorer, tree: PrefixTree, packed: bool) -> None:
+    """Each token of the tree once; ``packed``: slices of it, else unbranched runs."""
+    wanted: dict[int, list[Target]] = {}
+    for target, number in zip(scorer.targets, tree.numbers, strict=True):
+        wanted.setdefault(number, []).append(target)
+    marks = sorted(wanted)
+    tried_mask, tried_past = False, 0
+    path: OpenPath | None = None
+    start = 0
+    while start < len(tree.tokens):
+        stop = _find_stop(scorer, tree, marks, start, packed)
+        scored = marks[bisect_left(marks, start) : bisect_left(marks, stop)]
+        branched = tree.positions[stop - 1] - tree.positions[start] != stop - 1 - start
+        past = 0 if path is None else len(path.entries)
+        samples = []
+        if scored and (branched > tried_mask or past > _LONGER * tried_past):
+            samples = _choose_samples(scorer, tree, wanted, scored, start)
+        asked = [(number, t.token) for number in scored for t in wanted[number]]
+        ahead = [(number, token) for sample in samples for number, token in sample.tokens]
+        run = partial(_read_slice, scorer, tree, (start, stop), path, asked + ahead, branched)
+        made = scorer.attempt(run, stop - start, single=stop - start == 1)
+        if made is None:
+            continue
+        scores, path = made
+        scorer.keep([t for number in scored for t in wanted[number]], scores[: len(asked)])
+        _compare(scorer, samples, scores[len(asked) :])
+        if samples:
+            tried_mask, tried_past = tried_mask or branched, max(tried_past, past)
+        scorer.forwarded += stop - start
+        scorer.on_progress(bisect_right(tree.lasts, stop - 1), len(scorer.rows))
+        start = stop
 
-    def _score(
-        self, nodes: list[Node], places: list[tuple[int, int]], logits: torch.Tensor
-    ) -> None:
-        row = {place: i for i, place in enumerate(places)}
-        wanted = [
-            (row[i, target.position - node.start], target)
-            for i, node in enumerate(nodes)
-            for target in self._targets(node)
-        ]
-        values = score_tokens(logits, [(at, target.token) for at, target in wanted])
-        self.found += [
-            (target.key, *value) for (_, target), value in zip(wanted, values, strict=True)
-        ]
-        self._last = wanted[-1][1] if wanted else None
-        for node in nodes:
-            self._positions.pop(node, None)
-        self.finished += sum(len(node.rows) for node in nodes)
-        self.on_progress(self.finished, len(self.rows))
 
-    def _check(self) -> None:
-        """Once: the last target behind a shared prefix, computed again from its whole row."""
-        if self._checked or self._last is None:
-            return
-        self._checked = True
-        target = self._last
-        row = torch.tensor([self.rows[target.row][: target.position + 1]])
-        logits, _ = self.picker.read(row, [(0, target.position)], keep_cache=False)
-        [(expected, _)] = score_tokens(logits, [(0, target.token)])
-        apart = abs(self.found[-1][1] - expected)
-        if apart > _tolerance(self.model):
-            raise _CacheDiffersError(
-                f"behind a cached prefix a token's log-likelihood is {apart:.2g} nats from that of "
-                "the whole prompt: the model does not go on from its cache as it should"
+def _find_stop(
+    scorer: _Scorer, tree: PrefixTree, marks: Sequence[int], start: int, packed: bool
+) -> int:
+    """The end of the slice from ``start`` on that goes together: by tokens, logits, branches."""
+    stop = min(start + scorer.batch.tokens, len(tree.tokens))
+    if not (scorer.picker.picks or keeps_logits(scorer.model)):
+        stop = min(stop, start + scorer.logits_at_once)
+    # Room is left for the logits of two samples.
+    most = max(1, scorer.logits_at_once - 2 * _COMPARED)
+    stop = min([stop, *marks[bisect_left(marks, start) + most :][:1]])
+    if packed:
+        return stop
+    step = (i for i in range(start + 1, stop) if tree.positions[i] <= tree.positions[i - 1])
+    return next(step, stop)
+
+
+def _read_slice(
+    scorer: _Scorer,
+    tree: PrefixTree,
+    span: tuple[int, int],
+    path: OpenPath | None,
+    asked: Sequence[tuple[int, int]],
+    branched: bool,
+) -> tuple[Scores, OpenPath | None]:
+    """One pass over a slice behind the open ``path``; returns its scores and what is open then."""
+    start, stop = span
+    ends = torch.tensor(tree.ends[start:stop])
+    own = torch.arange(start, stop)
+    entries, until = own, ends
+    given: dict[str, Any] = {"keep_cache": stop < len(tree.tokens)}
+    if path is not None:
+        entries, until = torch.cat([path.entries, own]), torch.cat([path.ends, ends])
+        given["open_cache"] = path.open_cache
+    if branched:
+        seen = (entries <= own[:, None]) & (own[:, None] < until)
+        dtype = scorer.model.dtype
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        given["attention_mask"] = mask[None, None].to(scorer.device)
+        positions = torch.tensor([tree.positions[start:stop]])
+        given["position_ids"] = positions.to(scorer.device)
+    ids = torch.tensor([tree.tokens[start:stop]])
+    wanted = [((0, number - start), token) for number, token in asked]
+    try:
+        scores, cache = scorer.read(ids, wanted, **given)
+    except Exception as error:
+        if not branched or scorer.passes or is_out_of_memory(error):
+            raise
+        raise _SharingError("the model takes no mask of its own") from error
+    if stop == len(tree.tokens):
+        return scores, None
+    kept = (until > stop).nonzero()[:, 0]
+    left = keep_path(cache, entries, until, kept)
+    if left is None:
+        raise _SharingError
+    return scores, left if len(kept) else None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Entries of the tree in one row up to ``position``, last first, and the token behind each."""
+
+    row: int
+    position: int
+    tokens: list[tuple[int, int]]
+
+
+def _choose_samples(
+    scorer: _Scorer,
+    tree: PrefixTree,
+    wanted: dict[int, list[Target]],
+    scored: Sequence[int],
+    start: int,
+) -> list[_Sample]:
+    """Of the first token behind the past, and of the last, which lies furthest from its place."""
+    first = next((number for number in scored if number - start >= _FEW), scored[0])
+    samples = []
+    for number in {first, scored[-1]}:
+        target = wanted[number][0]
+        row, position = scorer.rows[target.row], target.position
+        follows = (*row[1 : position + 1], target.token)
+        back = zip(range(number, start - 1, -1), range(position, -1, -1), strict=False)
+        run = takewhile(lambda pair: tree.positions[pair[0]] == pair[1], islice(back, _COMPARED))
+        samples.append(_Sample(target.row, position, [(n, follows[at]) for n, at in run]))
+    return samples
+
+
+def _compare(scorer: _Scorer, samples: Sequence[_Sample], scores: Scores) -> None:
+    """Raise where the samples computed again from their whole rows have other scores.
+
+    Rounding alone may put one token far off, but not several: the largest difference is left out.
+    """
+    for sample in samples:
+        last, count = sample.position, len(sample.tokens)
+        ids = torch.tensor([scorer.rows[sample.row][: last + 1]])
+        places = [(0, last - k) for k in range(count)]
+        logits, _ = scorer.picker.read(ids, places, keep_cache=False)
+        largest = float(logits.abs().max())
+        whole = score_tokens(logits, [(k, token) for k, (_, token) in enumerate(sample.tokens)])
+        differences = sorted(abs(a - b) for (a, _), (b, _) in zip(scores, whole, strict=False))
+        apart = fmean(differences[:-1] or differences)
+        scores = scores[count:]
+        if not apart <= max(_EXACT_NATS, _ROUNDINGS * _rounding(scorer.model) * largest):
+            raise _SharingError(
+                f"behind a shared prefix log-likelihoods are {apart:.2g} nats from those of the "
+                f"whole prompt, on average of {count}: the model does not go on from its cache as "
+                "it should"
             )
 
 
-def _tolerance(model: Any) -> float:
-    """Nats that one token may differ by: rounding, or the effect of the batch on quantisation."""
-    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
-    return 1e-3 if exact else 0.25
+def _rounding(model: Any) -> float:
+    """Relative error of a product: that of the dtype, of int8 where weights are quantised."""
+    own: float = torch.finfo(model.dtype).eps
+    return max(own, _INT8_ROUNDING) if getattr(model, "is_quantized", False) else own
 
 
-def _for_device(table: dict[str, int], device: str) -> int:
-    return table.get(device.split(":")[0], table["cuda"])
+def _score_rows(scorer: _Scorer) -> None:
+    """Every row whole, with others about as long, padded behind their ends."""
+    rows, boundary = scorer.rows, longrope_boundary(scorer.model)
+    wanted: dict[int, list[Target]] = {}
+    for target in scorer.targets:
+        wanted.setdefault(target.row, []).append(target)
+
+    def side(row: int) -> bool:
+        return boundary is not None and len(rows[row]) > boundary
+
+    finished = 0
+    for _, level in groupby(sorted(range(len(rows)), key=lambda i: (side(i), -len(rows[i]))), side):
+        waiting = list(level)
+        while waiting:
+            longest = len(rows[waiting[0]])
+            size = max(1, scorer.batch.tokens // longest)
+            logits = max(len({t.position for t in wanted.get(i, ())}) for i in waiting[:size])
+            read = max(1, logits) if scorer.picker.picks else longest
+            together = waiting[: max(1, min(size, scorer.logits_at_once // read))]
+            run = partial(_read_rows, scorer, together, wanted)
+            made = scorer.attempt(run, len(together) * longest, single=len(together) == 1)
+            if made is None:
+                continue
+            scorer.keep([t for i in together for t in wanted.get(i, ())], made)
+            scorer.forwarded += sum(len(rows[i]) for i in together)
+            scorer.padding += sum(longest - len(rows[i]) for i in together)
+            finished += len(together)
+            scorer.on_progress(finished, len(rows))
+            waiting = waiting[len(together) :]
+
+
+def _read_rows(scorer: _Scorer, together: Sequence[int], wanted: dict[int, list[Target]]) -> Scores:
+    ids = torch.zeros(len(together), len(scorer.rows[together[0]]), dtype=torch.long)
+    for i, row in enumerate(together):
+        ids[i, : len(scorer.rows[row])] = torch.tensor(scorer.rows[row])
+    asked = [
+        ((i, t.position), t.token) for i, row in enumerate(together) for t in wanted.get(row, ())
+    ]
+    return scorer.read(ids, asked, keep_cache=False)[0]
