@@ -186,8 +186,9 @@ def _find_stop(
     if not (scorer.picker.picks or keeps_logits(scorer.model)):
         stop = min(stop, start + scorer.logits_at_once)
     # Room is left for the logits of two samples.
-    most = max(1, scorer.logits_at_once - 2 * _COMPARED)
-    stop = min([stop, *marks[bisect_left(marks, start) + most :][:1]])
+    excess = bisect_left(marks, start) + max(1, scorer.logits_at_once - 2 * _COMPARED)
+    if excess < len(marks):
+        stop = min(stop, marks[excess])
     if packed:
         return stop
     step = (i for i in range(start + 1, stop) if tree.positions[i] <= tree.positions[i - 1])
