@@ -16,6 +16,7 @@ import pytest
 
 from harness.records.run_file import Run
 from harness.report.junit import list_properties
+from harness.verdicts.wording import show_estimate, show_numbers
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import (
     FAST_THROUGHPUT,
@@ -102,14 +103,14 @@ def test_a_broken_limit_is_one_paragraph_that_says_all(first: FirstRun) -> None:
     records = find_records(first.run)
     ours = records["m[nf4]::perplexity"]
     theirs = records["m[fp32]::perplexity"]
-    low, high = ours.paired["ratio"].interval
+    ratio, seen = ours.paired["ratio"], ours.verdicts[0].smallest_detectable
+    shown = show_estimate(ratio.value, interval=ratio.interval, beside=(0.5,))
+    own, other = show_numbers([one.values["ppl"].value for one in (ours, theirs)])
     assert first.outcome.failures == {
         "m[nf4]::perplexity": (
-            f"m[nf4]: perplexity.ratio is {ours.paired['ratio'].value:.6g} "
-            f"(95 % interval {low:.4g} to {high:.4g}), the limit is max 0.5; "
-            f"ppl {ours.values['ppl'].value:.6g}, "
-            f"reference fp32 {theirs.values['ppl'].value:.6g}; harm is seen with 80 % power from "
-            f"{ours.verdicts[0].smallest_detectable:.4g} on (suites/s.yaml:{line}:5).\n"
+            f"m[nf4]: perplexity.ratio is {shown}, the limit is max 0.5; ppl {own}, "
+            f"reference fp32 {other}; harm is seen in 4 of 5 runs from "
+            f"{show_numbers([seen])[0]} on (suites/s.yaml:{line}:5).\n"
             f"Run file: results/runs/s/{first.path.name}"
         )
     }
