@@ -40,7 +40,8 @@ from verdicts.worlds import (
 )
 
 FALSE_ALARMS = {"quality": 0.05, "speed": 0.02, "memory": 0.05}
-POWER = 0.80
+# What a verdict says it would see in 80 % rests on a spread that is an estimate itself.
+POWER = 0.70
 _DECODE, _PREFILL = "decode_tokens_per_s[1]", "prefill_tokens_per_s[1]"
 
 Experiment = Callable[["Tries"], list[Share]]
@@ -216,7 +217,7 @@ def _check_drops(tries: Tries) -> list[Share]:
     for n, flips in ((300, 0.08), (1000, 0.02), (1000, 0.08), (6277, 0.08)):
         world, harm = answer_items(n, flips), smallest_detectable_drop(n, flips)
         what = f"announced smallest, {harm:.2%}: FAIL"
-        shares.append(_check_power(tries, judge, world, harm, what, POWER))
+        shares.append(_check_power(tries, judge, world, harm, what, 0.80))
     return shares
 
 
