@@ -46,9 +46,11 @@ def compare_once(world: World, rng: Generator, harm: float) -> tuple[Compared, .
     return compare_records_of([first], [draw(harm)])
 
 
-def compare_records_of(before: Sequence[Record], after: Sequence[Record]) -> tuple[Compared, ...]:
-    """`compare_runs` of simulated records, none of which may be refused."""
-    found = compare_runs(as_run(*before), as_run(*after))
+def compare_records_of(
+    before: Sequence[Record], after: Sequence[Record], apart: bool = False
+) -> tuple[Compared, ...]:
+    """`compare_runs` of simulated records, none of which may be refused; ``apart``: by a night."""
+    found = compare_runs(as_run(*before), as_run(*after, number=int(apart)))
     if found.refused or found.missing or not found.compared:
         raise ValueError(f"simulated runs were not compared: {found.refused or found.missing}")
     return found.compared
@@ -59,6 +61,15 @@ def _ask_compare(world: World, rng: Generator, harm: float) -> Judged:
 
 
 COMPARE = Judge("compare", _ask_compare)
+
+
+def _ask_later(world: World, rng: Generator, harm: float) -> Judged:
+    first, draw = world.begin(rng)
+    found = compare_records_of([first], [draw(harm)], apart=True)
+    return _worst((one.verdict, one.smallest_detectable) for one in found)
+
+
+COMPARE_NIGHTS = Judge("compare, a night later", _ask_later)
 
 
 def limit_judge(metric: str, side: Literal["max", "min"], bound: float) -> Judge:

@@ -15,6 +15,7 @@ from numpy.random import Generator
 from harness.statistics.power import smallest_detectable_drop
 from verdicts.judges import (
     COMPARE,
+    COMPARE_NIGHTS,
     Judge,
     Judged,
     ask_ab,
@@ -71,6 +72,11 @@ def list_experiments() -> list[Experiment]:
             partial(check_judge, judge=thresholds_judge(runs), world=world)
             for world in _blessed_worlds()
             for runs in (1, 3)
+        ),
+        partial(
+            check_judge,
+            judge=COMPARE_NIGHTS,
+            world=time_processes(_DECODE, 0.005, 3, 3, night=0.02),
         ),
         _check_coverage,
         _check_drops,

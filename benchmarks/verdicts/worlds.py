@@ -43,8 +43,12 @@ class World:
 
 
 def as_run(*records: Record, number: int = 0) -> Run:
-    """A run of these records, of a clean tree; several of one commit have different numbers."""
-    facts = _RUN.run.model_copy(update={"id": f"{_RUN.run.id}-{number}"})
+    """A run of these records, of a clean tree; several of one commit have different numbers.
+
+    Each number is a night of its own.
+    """
+    utc = f"2026-01-{number + 1:02}T00:00:00+00:00"
+    facts = _RUN.run.model_copy(update={"id": f"{_RUN.run.id}-{number}", "utc": utc})
     return _RUN.model_copy(update={"run": facts, "records": records})
 
 
@@ -126,18 +130,23 @@ def diverge(chunks: int, noise: float, shape: float = 4.0, mean: float = _KL) ->
     return World("quality", name + f", σ {noise:.0%}" * bool(noise), begin)
 
 
-def time_processes(value: str, spread: float, first: int, later: int) -> World:
-    """Processes whose speeds differ by ``spread``: ``first`` of them in the first run."""
+def time_processes(value: str, spread: float, first: int, later: int, night: float = 0.0) -> World:
+    """Processes whose speeds differ by ``spread``: ``first`` of them in the first run.
+
+    Each run is on a night of its own, and those differ by ``night``.
+    """
 
     def begin(rng: Generator) -> tuple[Record, Draw]:
         def draw(harm: float, processes: int = later) -> Record:
-            speeds = SPEED * (1 - harm) * np.exp(rng.normal(0, spread, processes))
+            luck = rng.normal(0, night) + rng.normal(0, spread, processes)
+            speeds = SPEED * (1 - harm) * np.exp(luck)
             return _record_speeds(value, speeds.tolist())
 
         return draw(0.0, first), draw
 
     processes = f"{first}" if first == later else f"{first} and {later}"
     name = f"{value.partition('_')[0]}, σ {spread:.0%}, processes {processes}"
+    name += f", nights σ {100 * night:g} %" * bool(night)
     return World("speed", name, begin, SPEED)
 
 

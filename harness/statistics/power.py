@@ -34,13 +34,9 @@ def smallest_detectable(
     ratios = _spreads(df)
     true = stderr / ratios[len(ratios) // 2]
     bars = (t_quantile(confidence, df) * ratios).clip(margin / true)
-    low, high = float(bars[0]), float(bars[-1]) + 5
-    for _ in range(3):  # each time a twentieth of the way
-        harms = np.linspace(low, high, 21)
-        powers = ndtr(harms[:, None] - bars).mean(axis=1)
-        place = max(1, int(np.searchsorted(powers, POWER)))
-        low, high = harms[place - 1], harms[place]
-    return float(true * high)
+    harms = np.linspace(bars[0] + _NORMAL_POWER, bars[-1] + _NORMAL_POWER, 33)
+    powers = ndtr(harms[:, None] - bars) @ np.full(_GRID, 1 / _GRID)
+    return float(true * np.interp(POWER, powers, harms))
 
 
 @lru_cache(maxsize=256)
