@@ -145,7 +145,7 @@ def time_processes(value: str, spread: float, first: int, later: int, night: flo
         return draw(0.0, first), draw
 
     processes = f"{first}" if first == later else f"{first} and {later}"
-    name = f"{value.partition('_')[0]}, σ {spread:.0%}, processes {processes}"
+    name = f"{value.partition('_')[0]}, σ {spread:.{int(spread < 0.01)}%}, processes {processes}"
     name += f", nights σ {100 * night:g} %" * bool(night)
     return World("speed", name, begin, SPEED)
 
