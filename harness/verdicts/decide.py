@@ -249,9 +249,13 @@ def _explain_few(
         truth = "it is as it seems" if assumed else "nothing changed"
         enough = samples_to_decide(harm.stderr, harm.n, margin - assumed, harm.df)
     else:
-        beyond = harm.estimate - (margin if question == "limit" else 0.0)
-        truth = "it is as it seems"
-        enough = samples_to_decide(harm.stderr, harm.n, beyond, harm.df, confidence)
+        beyond, truth = harm.estimate - margin, "it is as it seems"
+        if question == "limit":
+            enough = samples_to_decide(harm.stderr, harm.n, beyond, harm.df, confidence)
+        else:  # the bound has to be beyond 0, and the estimate beyond the margin
+            shown = samples_to_decide(harm.stderr, harm.n, harm.estimate, harm.df, confidence)
+            above = samples_to_decide(harm.stderr, harm.n, beyond, harm.df, confidence=0.5)
+            enough = None if shown is None or above is None else max(shown, above)
     if enough is not None:
         few += f"; about {enough:,} would, in 4 of 5 runs, if {truth}"
     return few, enough

@@ -123,6 +123,9 @@ def test_an_open_verdict_says_how_many_samples_would_decide_by_hand() -> None:
     items = decide(Harm(0.0, (-0.03, 0.03), stderr=0.02, sampled="items", n=100, flips=0.1), 0.01)
     assert "100 items do not decide it; about 2,474 would, in 4 of 5" in items.why
     assert items.why.endswith("if nothing changed")
+    # Beyond 0 by (2.0537 + 0.8416)·SE, and beyond the margin by 0.8416·SE, which needs more.
+    worse = Harm(0.012, (-0.02, 0.04), stderr=0.02, sampled="items", n=100, flips=0.1)
+    assert "about 7,084 would, in 4 of 5 runs, if it is as it seems" in decide(worse, 0.01).why
     limit = Harm(0.005, (-0.03, 0.03), stderr=0.02, sampled="items", n=100, flips=0.1)
     assert "about 9,893 would, in 4 of 5 runs, if it is as it" in decide(limit, 0.01, "limit").why
     at_the_limit = Harm(1.0, (-1.0, 3.0), 1.0, 5, "processes", 6)
