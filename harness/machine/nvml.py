@@ -4,11 +4,14 @@ A board is found by its UUID, since CUDA's numbering need not be NVML's. A fact 
 user does not get is None, never 0.
 """
 
+import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+_KERNEL_MODULE = Path("/proc/driver/nvidia")
 # nvml.h
 CLOCK_SM, CLOCK_MEMORY, TEMPERATURE_GPU = 1, 2, 0
 # ``ask("nvmlDeviceGetName", *arguments)``: what NVML returns for one board; None where it refuses.
@@ -71,6 +74,18 @@ class NvmlSession:
             return getattr(self._nvml, function)(*arguments)
         except self._nvml.NVMLError as error:
             raise NvmlError(str(error)) from error
+
+
+def has_cuda_driver() -> bool:
+    """Whether NVIDIA's driver is here, as its library or its kernel module show. Starts nothing.
+
+    A container may see a board without NVML, which belongs to the driver capability ``utility``.
+    """
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return _KERNEL_MODULE.exists()
+    return True
 
 
 def ask_board(uuid: str, function: str) -> Any:

@@ -5,7 +5,6 @@ starts a thread, is left to the cells.
 """
 
 import contextlib
-import ctypes
 import gc
 import os
 
@@ -14,17 +13,13 @@ gc.disable()  # else a fifth of the time goes into looking for garbage that impo
 import torch  # noqa: E402
 
 from harness.catalog import list_readers, preload_engines  # noqa: E402
+from harness.machine.nvml import has_cuda_driver  # noqa: E402
 
 
 def has_gpu_driver() -> bool:
     """Whether there may be a GPU; without NVML torch would initialise CUDA to answer."""
-    if getattr(torch.version, "hip", None) or getattr(torch.version, "xpu", None):
-        return True
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
+    other = getattr(torch.version, "hip", None) or getattr(torch.version, "xpu", None)
+    return bool(other) or has_cuda_driver()
 
 
 def _import_compiler() -> None:

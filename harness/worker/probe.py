@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from harness.machine.environment import DeviceFacts, describe_memory
-from harness.machine.nvml import NvmlError, NvmlSession
+from harness.machine.nvml import NvmlError, NvmlSession, has_cuda_driver
 
 
 def probe_device(requested: str) -> DeviceFacts:
@@ -31,7 +31,7 @@ def probe_device(requested: str) -> DeviceFacts:
     if lack is not None and requested != "auto":
         raise ValueError(f"--device {requested}: {lack}")
     if requested == "cpu" or lack is not None:
-        if lack is not None and _has_board():
+        if lack is not None and _may_have_board():
             facts["cuda_unavailable"] = lack
         memory = describe_memory()
         return DeviceFacts("cpu", None, memory["limit_bytes"] or memory["total_bytes"], facts)
@@ -102,9 +102,10 @@ def _explain_error(error: str, build: str) -> str:
     )
 
 
-def _has_board() -> bool:
+def _may_have_board() -> bool:
+    """By NVML or, where it is missing, as in containers that may only compute, by the driver."""
     try:
         with NvmlSession() as nvml:
             return bool(nvml.list_boards())
     except NvmlError:
-        return False
+        return has_cuda_driver()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 import torch
 
+import harness.machine.nvml
 import harness.run.machine
 from harness.catalog import load_precision
 from harness.records.identity import find_board
@@ -28,36 +31,62 @@ TOO_OLD = (
 
 
 class Cuda:
-    """torch built for CUDA 13.0 on a machine with one H100, of which ``fails`` is told."""
+    """torch built for CUDA 13.0 on a machine with H100s, of which ``fails`` is told.
 
-    def __init__(self, patch: pytest.MonkeyPatch, fails: dict[str, Exception]) -> None:
+    The second has CUDA capability 9.1 and twice the memory, so that the two can be told apart.
+    """
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, fails: dict[str, Exception], boards: int = 1
+    ) -> None:
         self.called: list[str] = []
+        self.current = 0
+        self.computed_on: list[int] = []
         patch.setattr(torch, "__version__", "2.13.0+cu130")
         patch.setattr(torch.version, "cuda", "13.0")
         patch.setattr(torch.backends.cuda, "is_built", lambda: True)
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        properties = SimpleNamespace(
-            name="NVIDIA H100", major=9, minor=0, total_memory=80_000, uuid="1"
-        )
         for owner, name, answer in (
             (torch.cuda, "is_available", True),  # as NVML counts, whatever the driver can do
             (torch.cuda, "init", None),
-            (torch.cuda, "device_count", 1),
-            (torch.cuda, "set_device", None),
-            (torch.cuda, "get_device_properties", properties),
-            (torch, "ones", torch.ones(1)),
+            (torch.cuda, "device_count", boards),
+            (torch.cuda, "set_device", self._set_device),
+            (torch.cuda, "get_device_properties", self._describe),
+            (torch, "ones", self._make_ones),
             (torch.backends.cudnn, "version", 91900),
         ):
             patch.setattr(owner, name, self._script(name, answer, fails.get(name)))
 
     def _script(self, name: str, answer: Any, failure: Exception | None) -> Any:
-        def call(*_: Any, **__: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
             self.called.append(name)
             if failure is not None:
                 raise failure
-            return answer
+            return answer(*given, **named) if callable(answer) else answer
 
         return call
+
+    def _set_device(self, index: int) -> None:
+        self.current = index
+
+    def _make_ones(self, size: int, device: str) -> torch.Tensor:
+        self.computed_on.append(self._find_index(device))
+        return torch.zeros(size) + 1
+
+    def _describe(self, device: str | int) -> SimpleNamespace:
+        index = self._find_index(device)
+        memory = 80_000 * (index + 1)
+        return SimpleNamespace(
+            name="NVIDIA H100", major=9, minor=index, total_memory=memory, uuid=str(index + 1)
+        )
+
+    def _find_index(self, device: str | int) -> int:
+        """Which board torch means: the current one for "cuda"."""
+        if isinstance(device, int):
+            return device
+        kind, _, index = device.partition(":")
+        assert kind == "cuda"
+        return int(index or self.current)
 
 
 def test_a_gpu_that_computes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +102,19 @@ def test_a_gpu_that_computes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert probe_or_explain("cuda:1") == (
         "--device cuda:1: torch sees 1 CUDA device (torch 2.13.0+cu130 is built for CUDA 13.0)"
     )
+
+
+def test_the_board_that_is_asked_for_is_the_one_that_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install_nvml(monkeypatch, BOARD, {"UUID": "GPU-2", "Name": "NVIDIA H100"})
+    cuda = Cuda(monkeypatch, {}, boards=2)
+    found = probe_device("cuda:1")
+    assert cuda.computed_on == [1]
+    assert (found.device, found.uuid) == ("cuda:1", "GPU-2")
+    assert (found.capability, found.memory_bytes) == ((9, 1), 160_000)
+    assert str(probe_or_explain("cuda:2")).startswith("--device cuda:2: torch sees 2 CUDA devices")
+    assert cuda.computed_on == [1]
 
 
 def test_a_run_knows_its_board_whatever_cuda_calls_it(
@@ -115,6 +157,36 @@ def test_a_driver_too_old_for_this_torch_is_named_with_what_to_install(
     precision = PrecisionSpec(name="bf16", use="bf16", options=load_precision("bf16").options())
     refusal = explain_refusal(Cell(ModelSpec(**needs), precision, ()), machine)
     assert refusal == Failure("skipped", f"m requires cuda, {machine.notice}")
+
+
+@pytest.mark.parametrize("driver", ["its library", "its kernel module", None])
+def test_a_board_that_nvml_does_not_show_is_missed_aloud(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, driver: str | None
+) -> None:
+    """A container with the driver capability `compute` alone has no NVML."""
+    nvml = install_nvml(monkeypatch, BOARD)
+    Cuda(monkeypatch, {"init": RuntimeError(TOO_OLD)})
+
+    def load(name: str) -> None:
+        if name != "libcuda.so.1" or driver != "its library":
+            raise OSError(f"{name}: cannot open shared object file")
+
+    def refuse() -> None:
+        raise nvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    folder = tmp_path if driver == "its kernel module" else tmp_path / "missing"
+    monkeypatch.setattr(harness.machine.nvml, "_KERNEL_MODULE", folder)
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(nvml, "nvmlInit", refuse)
+    found = probe_device("auto")
+    assert found.device == "cpu"
+    why = f"CUDA cannot be used: {TOO_OLD} (torch 2.13.0+cu130 is built for CUDA 13.0; NVML: "
+    notice = Machine(found, {}, online=False).notice
+    assert (
+        notice is None
+        if driver is None
+        else str(notice).startswith(f"this run is on the CPU: {why}")
+    )
 
 
 NO_IMAGE = RuntimeError("CUDA error: no kernel image is available\nSearch for `cudaErrorNoKernel`")
