@@ -64,7 +64,7 @@ def read_phase(engine: Engine, work: Work, phase: Phase) -> Reading | str:
         engine.open_generator(None, False).run(prompt, phase.new_tokens, look)
 
     least = least_bytes(work, phase.batch, phase.prompt_tokens, phase.new_tokens)
-    with cudnn_attention(True):  # as speeds are measured by default
+    with cudnn_attention(True):  # as users get it; `cudnn_attention: false` is of speeds alone
         lacking = within_memory(engine.device, least, run)
     if lacking is not None:
         return f"out of memory in {phase}: {lacking}"
