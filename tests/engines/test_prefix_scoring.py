@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -353,6 +354,25 @@ def test_a_cache_that_is_wrong_is_found_in_every_precision(
     _, cost = predict(cell.model, rows, 100)
     assert "does not go on from its cache" in cost.unshared
     assert cost.tokens_forwarded == sum(map(len, rows))
+
+
+@pytest.mark.parametrize(("precision", "found"), [("nf4", True), ("int8", False)])
+def test_a_tenth_of_a_nat_is_too_much_unless_inputs_are_rounded_to_integers(
+    trained: dict[str, Any], quiz: Any, monkeypatch: pytest.MonkeyPatch, precision: str, found: bool
+) -> None:
+    """nf4 stores weights in 4 bits; its products are float32's, as everything is on a CPU."""
+    whole = prefix_scoring.LogitPicker.read
+
+    def read(self: Any, ids: Any, places: Any, keep_cache: Any, *given: Any, **named: Any) -> Any:
+        logits, cache = whole(self, ids, places, keep_cache, *given, **named)
+        if not named and not keep_cache and not given:  # token 0 takes a tenth of a nat from all
+            others = logits[:, 1:].logsumexp(-1)
+            logits[:, 0] = others + math.log(math.expm1(0.1))
+        return logits, cache
+
+    monkeypatch.setattr(prefix_scoring.LogitPicker, "read", read)
+    unshared = check_sharing(trained[precision], quiz, 100).unshared
+    assert ("are 0.1 nats from those" in unshared) is found
 
 
 def test_one_token_far_off_is_no_false_alarm_but_most_of_them_are(

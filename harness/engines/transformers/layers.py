@@ -67,6 +67,20 @@ def read_layers(model: nn.Module) -> Layers:
     return Layers(linear, packed, readers)
 
 
+def find_rounding(model: Any) -> float:
+    """The largest relative error of a product: of the model's dtype, and of those its layers name.
+
+    Weights that are only stored in fewer bits leave it as it is; inputs rounded to integers do not.
+    """
+    settings = [layer.settings for layer in read_layers(model).packed.values()]
+    names = {s[key] for s in settings for key in s if key.endswith("_dtype")}
+    dtypes = {model.dtype, *(getattr(torch, name, model.dtype) for name in names)}
+    return max(
+        torch.finfo(dtype).eps if dtype.is_floating_point else 2 / torch.iinfo(dtype).max
+        for dtype in dtypes
+    )
+
+
 def is_foreign(module: nn.Module) -> bool:
     """Whether a module holds weights in a form that neither torch nor a known library explains.
 

@@ -23,6 +23,7 @@ from harness.engines.base import Cost, Target, TokenSink
 from harness.engines.shared.batches import BatchSize, free_memory, is_out_of_memory
 from harness.engines.shared.prefix_tree import PrefixTree, Tokens, build_tree
 from harness.engines.transformers.forward import keeps_logits
+from harness.engines.transformers.layers import find_rounding
 from harness.engines.transformers.logit_picker import LogitPicker, Place
 from harness.engines.transformers.prefix_cache import (
     OpenPath,
@@ -46,7 +47,6 @@ _COMPARED = 16
 _FEW = 4
 _ROUNDINGS = 1
 _EXACT_NATS = 1e-3
-_INT8_ROUNDING = 2**-6
 
 
 def predict_tokens(
@@ -280,18 +280,12 @@ def _compare(scorer: _Scorer, samples: Sequence[_Sample], scores: Scores) -> Non
         differences = sorted(abs(a - b) for (a, _), (b, _) in zip(scores, whole, strict=False))
         apart = fmean(differences[:-1] or differences)
         scores = scores[count:]
-        if not apart <= max(_EXACT_NATS, _ROUNDINGS * _rounding(scorer.model) * largest):
+        if not apart <= max(_EXACT_NATS, _ROUNDINGS * find_rounding(scorer.model) * largest):
             raise _SharingError(
                 f"behind a shared prefix log-likelihoods are {apart:.2g} nats from those of the "
                 f"whole prompt, on average of {count}: the model does not go on from its cache as "
                 "it should"
             )
-
-
-def _rounding(model: Any) -> float:
-    """Relative error of a product: that of the dtype, of int8 where weights are quantised."""
-    own: float = torch.finfo(model.dtype).eps
-    return max(own, _INT8_ROUNDING) if getattr(model, "is_quantized", False) else own
 
 
 def _score_rows(scorer: _Scorer) -> None:
