@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from harness.engines.transformers.engine import TransformersEngine
+from harness.engines.transformers.generation import TransformersGenerator
 from harness.errors import InputError
 from harness.timing.prompts import make_prompt
+from harness.worker.serve import guard
 from tests.support.cells_in_process import load, write_llama
 
 EOS = 2
@@ -181,6 +185,31 @@ def test_a_model_that_cannot_be_compiled_whole_is_refused(
     prompt = make_prompt(cell, 1, 4)
     with pytest.raises(InputError, match=r"torch\.compile failed"):
         cell.open_generator(8, True).compile(prompt, 4)
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_what_breaks_cuda_is_no_input_error(
+    cell: TransformersEngine, monkeypatch: pytest.MonkeyPatch, broken: bool
+) -> None:
+    """A bug's traceback ends the process, which CUDA would not serve again; a refusal keeps it."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(TransformersGenerator, "run", fail)
+    monkeypatch.setattr(torch.cuda, "synchronize", fail if broken else lambda device: None)
+    prompt: Any = SimpleNamespace(device=torch.device("cuda"))
+    answer = guard(lambda: cell.open_generator(8, True).compile(prompt, 4))
+    assert "an illegal memory access" in answer.reason
+    assert bool(answer.traceback) is broken
+
+
+def test_importing_torch_s_compiler_is_no_error() -> None:
+    """Whatever test imports it first, with every warning an error."""
+    spec = importlib.util.find_spec("torch.utils.mkldnn")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_a_model_without_a_static_cache_is_refused(cell: TransformersEngine) -> None:

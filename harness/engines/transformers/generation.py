@@ -74,7 +74,8 @@ class TransformersGenerator:
     def compile(self, prompt: torch.Tensor, new_tokens: int) -> float:
         """Compile for ``prompt``'s size; the seconds it took, first generation included.
 
-        Raises `InputError` where there is no compiler or the model cannot be compiled.
+        Raises `InputError` where there is no compiler or the model cannot be compiled. What has
+        broken CUDA for this process is raised as it is.
         """
         start = time.perf_counter()
         try:
@@ -83,7 +84,7 @@ class TransformersGenerator:
                 torch.compiler.reset()  # graphs of other sizes count towards its limit
                 self.run(prompt, new_tokens)
         except Exception as error:  # of dynamo, inductor, Triton or the C++ compiler
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or _is_broken(prompt.device):
                 raise
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             why = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
@@ -121,6 +122,18 @@ class _Events:
 
 def _synchroniser(device: torch.device) -> Any:
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
+
+
+def _is_broken(device: torch.device) -> bool:
+    """Whether the device is of no use to this process any more.
+
+    After a kernel that failed, every later call of CUDA gives its error again.
+    """
+    try:
+        _synchroniser(device)()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _make_static_cache(model: Any, length: int) -> Any:
