@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -25,6 +26,7 @@ from harness.records.values import make_values, qualify
 if TYPE_CHECKING:
     from harness.descriptions import MeasureContext
     from harness.engines.base import Engine, Work
+    from harness.timing.roofline import Numbers
     from harness.timing.workloads import TimedWorkload, WorkloadTimer
 
 # How, how often and how many were measured: speeds are compared where both have a value.
@@ -142,6 +144,72 @@ class Options(OptionsBase):
                     yield Workload(name + mode, batch, prompt_tokens, bool(mode))
 
 
+@dataclass
+class _Findings:
+    """What is measured so far; ``peaks`` is empty where they were tried and did not fit."""
+
+    engine: Engine
+    work: Work
+    options: Options
+    context: MeasureContext
+    values: dict[str, Value]
+    reasons: list[str]
+    method: dict[str, Any]
+    samples: dict[str, Any] = field(default_factory=dict)
+    attention: list[dict[str, str | None]] = field(default_factory=list)  # by workload
+    peaks: Numbers | None = None
+
+    def as_measured(self) -> Measured:
+        found = (*self.reasons, *explain_shares(self.values, self.method)[0])
+        return Measured(
+            values=dict(self.values),
+            protocol={
+                **self.options.model_dump(mode="json"),
+                "prompt": "random token ids, seed 0",
+                "method": dict(self.method),
+                "attention_kernels": _join_kernels(self.attention),
+            },
+            samples=dict(self.samples),
+            validity=Validity(status="flagged" if found else "ok", reasons=found),
+        )
+
+    def keep(self, before: str) -> None:
+        if self.samples:
+            self.context.keep(self.as_measured(), before)
+
+    def add(self, workload: Workload, timed: TimedWorkload) -> None:
+        if not timed.settled:
+            self.reasons.append(
+                f"batch {workload.name}: warm-up ended before the speed had settled"
+            )
+        self.samples[workload.name] = timed.samples
+        self.values |= _make_values(workload, timed)
+        self.attention.append(timed.attention)
+        self._add_shares()
+
+    def take_peaks(self) -> None:
+        """Once: later calls do nothing."""
+        from harness.timing.roofline import describe_peaks, measure_peaks
+
+        if self.peaks is not None or not self.options.roofline:
+            return
+        self.keep("the roofline")
+        found = measure_peaks(self.engine)
+        if isinstance(found, str):
+            self.reasons.append(f"out of memory at the roofline: {found}")
+        self.peaks = {} if isinstance(found, str) else found
+        self.values |= make_values(VALUES, self.peaks)
+        self.method |= describe_peaks(self.engine)
+        self._add_shares()
+
+    def _add_shares(self) -> None:
+        from harness.timing.roofline import compare_with_peaks
+
+        if self.peaks:
+            shares = compare_with_peaks(self.peaks, self.work, self.values, self.samples)
+            self.values |= make_values(VALUES, shares)
+
+
 def measure(engine: Engine, options: Options, context: MeasureContext) -> Measured:
     """Time whole rounds of prompt and forced generation, one workload after the other.
 
@@ -151,7 +219,6 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     ``also_compiled`` cannot be compiled, ``method`` says why: that is no flaw of the others.
     """
     from harness.timing.prompts import explain_excess
-    from harness.timing.roofline import describe_peaks
     from harness.timing.rounds import RoundLimits
     from harness.timing.workloads import WorkloadTimer
 
@@ -162,32 +229,16 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
     work = engine.count_work()
     timer = WorkloadTimer(engine, work, limits, options.new_tokens, options.cudnn_attention)
     values = make_values(VALUES, {"load_s": engine.seconds.get("load")})
-    samples: dict[str, Any] = {}
-    attention: list[dict[str, str | None]] = []  # by workload
     reasons = list(filter(None, excess.values()))
     method: dict[str, Any] = {"clock": "perf_counter_ns, device synchronised"}
-
-    def as_measured() -> Measured:
-        """What is measured so far."""
-        found = (*reasons, *explain_shares(values, method)[0])
-        return Measured(
-            values=dict(values),
-            protocol={
-                **options.model_dump(mode="json"),
-                "prompt": "random token ids, seed 0",
-                "method": dict(method),
-                "attention_kernels": _join_kernels(attention),
-            },
-            samples=dict(samples),
-            validity=Validity(status="flagged" if found else "ok", reasons=found),
-        )
-
+    found = _Findings(engine, work, options, context, values, reasons, method)
     workloads = [w for w in options.workloads(engine.device) if excess[w.prompt_tokens] is None]
     full: dict[tuple[int, bool], str] = {}  # prompt length and mode -> what did not fit
     for done, workload in enumerate(workloads):
         qualifier = workload.name
-        if samples:
-            context.keep(as_measured(), f"batch {qualifier}")
+        if workload.also_compiled or options.compile:
+            found.take_peaks()  # a compiler that fails may leave a process that cannot
+        found.keep(f"batch {qualifier}")
         context.progress(done, len(workloads), "batch sizes")
         alike = workload.prompt_tokens, workload.also_compiled
         if alike in full:
@@ -196,25 +247,15 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         timed = _time(timer, options, workload)
         if isinstance(timed, UnavailableError):
             method["not_compiled"] = {**method.get("not_compiled", {}), qualifier: str(timed)}
-            continue
-        if isinstance(timed, str):
+        elif isinstance(timed, str):
             reasons.append(f"out of memory at batch {qualifier}: {timed}")
             full[alike] = qualifier
-            continue
-        if not timed.settled:
-            reasons.append(f"batch {qualifier}: warm-up ended before the speed had settled")
-        samples[qualifier] = timed.samples
-        values |= _make_values(workload, timed)
-        attention.append(timed.attention)
-    if not samples:
+        else:
+            found.add(workload, timed)
+    if not found.samples:
         raise InputError("no workload fits: " + "; ".join(reasons))
-    if options.roofline:
-        context.keep(as_measured(), "the roofline")
-        peaks, lacking = _compare_with_peaks(engine, work, values, samples)
-        values |= peaks
-        reasons += lacking
-        method |= describe_peaks(engine)
-    return as_measured()
+    found.take_peaks()
+    return found.as_measured()
 
 
 def _join_kernels(workloads: Sequence[Mapping[str, str | None]]) -> dict[str, str | None]:
@@ -224,18 +265,6 @@ def _join_kernels(workloads: Sequence[Mapping[str, str | None]]) -> dict[str, st
         kind: ", ".join(sorted({k for w in workloads if (k := w.get(kind))})) or None
         for kind in kinds
     }
-
-
-def _compare_with_peaks(
-    engine: Engine, work: Work, values: dict[str, Value], samples: dict[str, Any]
-) -> tuple[dict[str, Value], list[str]]:
-    """The values of the roofline, or none and the memory that they lacked."""
-    from harness.timing.roofline import compare_with_peaks
-
-    peaks = compare_with_peaks(engine, work, values, samples)
-    if isinstance(peaks, str):
-        return {}, [f"out of memory at the roofline: {peaks}"]
-    return make_values(VALUES, peaks), []
 
 
 def _time(

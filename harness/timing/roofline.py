@@ -154,29 +154,32 @@ def share(work: float | None, seconds: float | None, peak: float | None) -> floa
     return work / (seconds * peak)
 
 
+def measure_peaks(engine: Engine) -> Numbers | str:
+    """What the device can do at best; a sentence where memory runs out."""
+
+    def measure() -> Numbers:
+        return {
+            "bandwidth_bytes_per_s": measure_bandwidth(engine.device),
+            "matmul_flop_per_s": measure_matmul_peak(engine.device, engine.compute_dtype),
+        }
+
+    return within_memory(engine.device, 0, measure)
+
+
 def compare_with_peaks(
-    engine: Engine, work: Work, values: Mapping[str, Value], samples: Mapping[str, Any]
-) -> Numbers | str:
-    """MBU and FLOP utilisation of every workload in ``samples``, and the peaks that they refer to.
-
-    A sentence where memory runs out.
-    """
-
-    def compare() -> Numbers:
-        bandwidth = measure_bandwidth(engine.device)
-        peak = measure_matmul_peak(engine.device, engine.compute_dtype)
-        found: Numbers = {"bandwidth_bytes_per_s": bandwidth, "matmul_flop_per_s": peak}
-        for qualifier, timed in samples.items():
-            step, tpot = (values[qualify(n, qualifier)].value for n in ("step_bytes", "tpot_s"))
-            found[qualify("mbu", qualifier)] = share(step, tpot, bandwidth)
-            ttft = values.get(qualify("ttft_s", qualifier))
-            if ttft is not None:
-                flop = prefill_flop(work, timed["batch_size"], timed["prompt_tokens"])
-                use = share(flop, ttft.value, peak)
-                found[qualify("prefill_flop_utilisation", qualifier)] = use
-        return found
-
-    return within_memory(engine.device, 0, compare)
+    peaks: Numbers, work: Work, values: Mapping[str, Value], samples: Mapping[str, Any]
+) -> Numbers:
+    """MBU and FLOP utilisation of every workload in ``samples``."""
+    found: Numbers = {}
+    for qualifier, timed in samples.items():
+        step, tpot = (values[qualify(n, qualifier)].value for n in ("step_bytes", "tpot_s"))
+        found[qualify("mbu", qualifier)] = share(step, tpot, peaks["bandwidth_bytes_per_s"])
+        ttft = values.get(qualify("ttft_s", qualifier))
+        if ttft is not None:
+            flop = prefill_flop(work, timed["batch_size"], timed["prompt_tokens"])
+            use = share(flop, ttft.value, peaks["matmul_flop_per_s"])
+            found[qualify("prefill_flop_utilisation", qualifier)] = use
+    return found
 
 
 def describe_peaks(engine: Engine) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,41 @@ def test_compiled_workloads_come_last_and_have_no_values_of_the_prompt(
         "prefill[1]", "decode[1]", "prefill[2]", "decode[2]", "decode[2 compiled]",
     ]  # fmt: skip
     assert len({one.group for one in list_series(record)}) == 5  # no group holds both
+
+
+@pytest.mark.usefixtures("_no_compiler")
+@pytest.mark.parametrize("says", [InputError, RuntimeError])
+def test_a_compiler_that_ruins_the_process_takes_no_share_of_a_peak_along(
+    cell: Engine, monkeypatch: pytest.MonkeyPatch, says: type[Exception]
+) -> None:
+    """As after CUDA's illegal memory access: nothing runs any more, and nothing is measured."""
+    ruined: list[bool] = []
+
+    def ruin(*_: Any) -> float:
+        ruined.append(True)
+        raise says("an illegal memory access was encountered")
+
+    def copy(*_: Any) -> float:
+        assert not ruined, "the device is out of reach"
+        return 1e12
+
+    monkeypatch.setattr(TransformersGenerator, "compile", ruin)
+    monkeypatch.setattr(roofline, "measure_bandwidth", copy)
+    monkeypatch.setattr(roofline, "measure_matmul_peak", copy)
+    kept: list[Measured] = []
+    context = replace(CONTEXT, keep=lambda measured, before: kept.append(measured))
+    try:
+        kept.append(measure(cell, options(roofline=True), context))
+    except RuntimeError:
+        assert says is RuntimeError
+    values, method = kept[-1].values, kept[-1].protocol["method"]
+    assert ruined
+    assert values["bandwidth_bytes_per_s"].value == 1e12
+    assert values["mbu[1]"].value == pytest.approx(
+        values["step_bytes[1]"].value / values["tpot_s[1]"].value / 1e12
+    )
+    assert method["matmul_dtype"] == "float32"
+    assert ("not_compiled" in method) is (says is InputError)
 
 
 @pytest.mark.usefixtures("_no_compiler")
