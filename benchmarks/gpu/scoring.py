@@ -3,8 +3,9 @@
     python -m gpu.scoring DEVICE OUT.json [--small]
 
 Questions of four options that share a long prefix, and windows of a text, both of random tokens.
-The plain pass pads the rows on the right, takes the logits of every position and a log-softmax in
-float32. Ends with 1 where a log-likelihood differs by more than rounding: TOLERANCE in float32,
+The plain pass pads the rows on the right and takes the logits of every position, with the attention
+that torch prefers; the log-softmax in float32 a row at a time, since a whole batch would take
+gigabytes. Ends with 1 where a log-likelihood differs by more than rounding: TOLERANCE in float32,
 and in bfloat16 where half of them differ by more than BFLOAT_MEDIAN.
 """
 
@@ -22,6 +23,7 @@ import torch
 
 from gpu.attention import make_job
 from harness.engines.base import Target
+from harness.engines.shared.attention_kernels import cudnn_attention
 from harness.engines.transformers.loading import load_cell
 
 TOLERANCE, BFLOAT_MEDIAN = 1e-3, 0.02
@@ -70,13 +72,13 @@ def score_plainly(engine: Any, rows: Any, targets: Any) -> dict[Any, float]:
         batch = rows[start : start + BATCH]
         longest = max(map(len, batch))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch])
-        with torch.inference_mode():
+        with torch.inference_mode(), cudnn_attention(True):
             logits = engine.model(input_ids=ids.to(engine.device), use_cache=False).logits
-            nll = -logits.float().log_softmax(-1)
-        here = [t for t in targets if start <= t.row < start + len(batch)]
-        at = torch.tensor([[t.row - start, t.position, t.token] for t in here]).T
-        values = nll[tuple(at.to(engine.device))].tolist()
-        found |= dict(zip((t.key for t in here), values, strict=True))
+        for row in range(len(batch)):
+            here = [t for t in targets if t.row == start + row]
+            at = torch.tensor([[t.position, t.token] for t in here]).T
+            values = logits[row].float().log_softmax(-1)[tuple(at.to(engine.device))].tolist()
+            found |= {t.key: -value for t, value in zip(here, values, strict=True)}
     return found
 
 
