@@ -6,7 +6,7 @@ is for `tests/engines/test_cuda.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from harness.metrics import memory, throughput
 from tests.support.cells_in_process import load, make_context, write_checkpoint
 
 FLASH = "flash_for_cpu"
+KINDS = ("prompt", "continued", "step", "packed", "padded", "padded step")
 SPEED: dict[str, Any] = {
     **{"prompt_tokens": 8, "new_tokens": 3, "min_rounds": 3, "min_time_s": 0, "warmup_s": 0},
     "roofline": False,
@@ -61,7 +62,7 @@ def test_a_call_s_kernel_is_seen(mode: type[AbstractContextManager[None]]) -> No
 
 def test_a_cell_attests_the_kernel_of_each_kind_of_pass(sound: Path) -> None:
     attested = load(sound).attested
-    assert attested["attention_kernels"] == {"prompt": FLASH, "continued": FLASH, "step": FLASH}
+    assert attested["attention_kernels"] == dict.fromkeys(KINDS, FLASH)
     with sdpa_kernel(SDPBackend.MATH):
         attested = load(sound).attested
     assert set(attested["attention_kernels"].values()) == {"math"}
@@ -69,7 +70,43 @@ def test_a_cell_attests_the_kernel_of_each_kind_of_pass(sound: Path) -> None:
 
 def test_attention_that_is_not_torch_s_has_no_kernel(sound: Path) -> None:
     attested = load(sound, attention="eager").attested
-    assert attested["attention_kernels"] == dict.fromkeys(("prompt", "continued", "step"))
+    assert attested["attention_kernels"] == dict.fromkeys(KINDS)
+
+
+def test_the_attested_kernels_are_those_of_real_texts_and_answers(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that chooses as CUDA does: a mask rules out the kernel without one."""
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def choose(*args: Any, attn_mask: torch.Tensor | None = None, **given: Any) -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION if attn_mask is None else SDPBackend.MATH):
+            return real(*args, attn_mask=attn_mask, **given)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", choose)
+    cell: Any = load(sound)
+    attested = cell.attested["attention_kernels"]
+    assert attested == dict.fromkeys(KINDS, "math") | {"prompt": FLASH, "step": FLASH}
+
+    rows, last = torch.randint(3, 200, (2, 12)), torch.arange(11, 12)
+    branched = [(5, 6, 7, 8), (5, 6, 9, 9)]
+    targets = [Target(0, 3, 7, "a"), Target(1, 3, 8, "b")]
+    asks: dict[str, Callable[[], Any]] = {
+        "prompt": lambda: cell.score_windows(rows, 4),
+        "packed": lambda: cell.score_targets(branched, targets, lambda *_: None, 64, lambda *_: 0),
+        "padded": lambda: cell.answer([[5, 6, 7], [5, 6]], 3, ()),
+        "prompt ": lambda: list(cell.open_outputs(rows[:1], last).read_logits(rows, last)),
+    }
+    for kind, ask in asks.items():
+        seen: list[str | None] = []
+        with KernelWatch() as watch:
+            body = cell.model.base_model
+            hook = body.register_forward_hook(lambda *_: seen.append(watch.take()))  # noqa: B023
+            ask()
+            hook.remove()
+        assert seen[0] == attested[kind.strip()]
+        if kind == "padded":
+            assert set(seen[1:]) == {attested["padded step"]}
 
 
 def test_a_model_that_cannot_make_the_small_passes_is_left_to_its_measurements(sound: Path) -> None:

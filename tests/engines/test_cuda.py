@@ -243,7 +243,7 @@ def test_cudnn_s_attention_runs_in_no_text_and_in_speeds_only_where_it_may(
     """Also in torch's own order of preference, whatever it is on this GPU."""
     cell = load_here(wide, variant)
     scoring = cell.attested["attention_kernels"]
-    assert set(scoring) == {"prompt", "continued", "step"}
+    assert {"prompt", "continued", "step", "packed", "padded", "padded step"} == set(scoring)
     assert not {"cudnn", None} & set(scoring.values())
     options = {"prompt_tokens": 64, "new_tokens": 4, "min_rounds": 3, "min_time_s": 0}
     found = {}

@@ -1,7 +1,7 @@
 """Which libraries and kernels compute a loaded model, as far as they can be asked.
 
 Of products states the kernels registered, not the one that a call picks: CUDA's libraries choose by
-the size of a product. Of attention states what small passes ran.
+the size of a product. Of attention states what small passes ran, masked as texts and answers are.
 """
 
 from typing import Any
@@ -10,9 +10,7 @@ import torch
 
 from harness.engines.shared.attention_kernels import KernelWatch
 from harness.engines.transformers.layers import Layers
-
-# Kinds of passes by their tokens: they differ in mask, and so may differ in kernel.
-_PASSES = {"prompt": 8, "continued": 4, "step": 1}
+from harness.engines.transformers.prefix_cache import can_pack, can_share
 
 
 def describe_kernels(model: Any, layers: Layers) -> dict[str, Any]:
@@ -42,22 +40,45 @@ def describe_kernels(model: Any, layers: Layers) -> dict[str, Any]:
 
 
 def watch_attention(model: Any) -> dict[str, str | None] | None:
-    """torch's kernel for a prompt, for more tokens behind its cache and for a single one.
+    """torch's kernel of each kind of pass: they differ in mask, and so may differ in kernel.
 
-    None in place of a kernel: the model's attention is not torch's. None altogether: a pass failed,
-    which the first measurement will tell.
+    ``prompt``: a text or prompt without a mask of ours; ``continued`` and ``step``: more tokens
+    behind its cache, and a single one; ``packed``: prompts that share a beginning; ``padded`` and
+    ``padded step``: prompts of several lengths, and a token of each. None in place of a kernel: the
+    model's attention is not torch's. Kinds are missing from the first pass on that failed, which a
+    measurement will tell; None altogether: all failed.
     """
     found: dict[str, str | None] = {}
-    cache = None
+    ids = torch.zeros(2, 8, dtype=torch.long, device=model.device)
+    mask = torch.ones(2, 9, dtype=torch.long, device=model.device)
+    mask[0, :2] = 0
+
+    def run(kind: str, ids: torch.Tensor, cache: Any = None, **given: torch.Tensor) -> Any:
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True, **given)
+        found[kind] = watch.take()
+        return getattr(output, "past_key_values", None)
+
     try:
         with torch.inference_mode(), KernelWatch() as watch:
-            for kind, length in _PASSES.items():
-                ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-                output = model(input_ids=ids, past_key_values=cache, use_cache=True)
-                found[kind] = watch.take()
-                cache = getattr(output, "past_key_values", None)
-                if cache is None:
-                    break
+            cache = run("prompt", ids[:1])
+            if cache is None:
+                return found
+            cache = run("continued", ids[:1, :4], cache)
+            run("step", ids[:1, :1], cache)
+            if can_share(model) and can_pack(model):
+                run("packed", ids[:1], **_branch(ids.shape[1], model))
+            cache = run("padded", ids, attention_mask=mask[:, :-1])
+            run("padded step", ids[:, :1], cache, attention_mask=mask)
     except Exception:
-        return None
+        return found or None
     return found
+
+
+def _branch(length: int, model: Any) -> dict[str, torch.Tensor]:
+    """The arguments of ``length`` tokens whose second half does not see the second quarter."""
+    seen = torch.ones(length, length, dtype=torch.bool).tril()
+    seen[length // 2 :, length // 4 : length // 2] = False
+    mask = torch.zeros(seen.shape, dtype=model.dtype)
+    mask = mask.masked_fill(~seen, torch.finfo(model.dtype).min)[None, None]
+    positions = seen.sum(-1)[None] - 1
+    return {"attention_mask": mask.to(model.device), "position_ids": positions.to(model.device)}

@@ -286,7 +286,7 @@ def _find_slow_ways(cell: TransformersEngine) -> Iterable[str]:
     kernels = cell.attested["attention_kernels"] or {}
     whole = [kind for kind, kernel in kernels.items() if "math" in (kernel or "")]
     whole = [kind for kind in whole if not kind.endswith("step")]  # one row of scores is small
-    # Of float32 it is the usual kernel where heads share keys: torch has no other for these.
+    # Not of float32, where it is usual: torch's flash kernel has no float32.
     if cell.job.target.type == "cuda" and dtype in ("bfloat16", "float16") and whole:
         yield (
             f"torch's attention holds all its scores (kernel `math`: {', '.join(whole)}): time and "
