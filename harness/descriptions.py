@@ -37,9 +37,9 @@ class OptionsBase(BaseModel):
     KEYS: ClassVar[str] = "key"
     WRITTEN_AS: ClassVar[str] = "a mapping"
 
-    def list_qualifiers(self, per: str) -> tuple[str, ...]:
-        """What a value per ``per`` may have in brackets; empty where only measuring shows it."""
-        return ()
+    def list_qualifiers(self, per: str) -> tuple[str, ...] | None:
+        """What a value per ``per`` may have in brackets; None where only measuring shows it."""
+        return None
 
     @property
     def repeats(self) -> int:

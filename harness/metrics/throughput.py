@@ -122,8 +122,7 @@ class Options(OptionsBase):
         """The names of the workloads, or for values per prompt length the names without a batch."""
         names = [workload.name for workload in self.workloads("cuda")]
         if per == "prompt length":
-            rest = (split_workload(name)[1] for name in names)
-            names = [name for name in (*map(str, self.prompt_lengths), *rest) if name]
+            names = [rest for name in names if (rest := split_workload(name)[1])]
         return tuple(dict.fromkeys(names))
 
     def workloads(self, device: str) -> Iterator[Workload]:

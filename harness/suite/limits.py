@@ -85,15 +85,15 @@ def _check_metric(metric: str, info: ValidationInfo) -> str:
     if spec.paired and scope.reference is None:
         raise ValueError(f"{metric} compares with a reference: the suite has no `reference:`")
     name, qualifier, options = f"{family}.{value}", parts["qualifier"], scope.measured[family]
-    if spec.per is None:
-        if qualifier is not None:
-            raise ValueError(f"{name} takes no [{qualifier}]: it is a single number")
-        return metric
-    known = () if options is None else options.list_qualifiers(spec.per)
-    if qualifier is None and not spec.total:
-        example = " or ".join(f"{name}[{item}]" for item in known) or f"{name}[…]"
+    known: tuple[str, ...] | None = ()
+    if spec.per is not None:
+        known = None if options is None else options.list_qualifiers(spec.per)
+    if qualifier is not None and known == ():
+        raise ValueError(f"{name} takes no [{qualifier}]: it is a single number")
+    if qualifier is None and spec.per is not None and not spec.total:
+        example = " or ".join(f"{name}[{item}]" for item in known or ()) or f"{name}[…]"
         raise ValueError(f"{name} is reported per {spec.per}: write {example}")
-    if qualifier is not None and known:
+    if qualifier is not None and known is not None:
         check_name(f"{spec.per} of {name}", qualifier, known)
     return metric
 

@@ -35,9 +35,9 @@ class Options(ItemOptions):
     shots: int = Field(5, ge=0)
     subjects: tuple[str, ...] | None = Field(None, min_length=1, strict=False)
 
-    def list_qualifiers(self, per: str) -> tuple[str, ...]:
+    def list_qualifiers(self, per: str) -> tuple[str, ...] | None:
         """The subjects, where the suite chooses some."""
-        return self.subjects or ()
+        return self.subjects
 
 
 def load_questions(options: Options, context: MeasureContext) -> list[Question]:

@@ -295,3 +295,13 @@ def test_limits_know_the_names_of_several_prompt_lengths(tmp_path: Path) -> None
     marked = limit.replace("'thr", "▼'thr") % "decode_speedup[8]"
     text = suite_text(**{**PARTS, "measure": lengths, "limits": marked})
     check_marked(tmp_path, text, "unknown batch size", "'8'", "1x512, 1x64, 8x512, 8x64")
+
+
+def test_limits_know_that_one_prompt_length_has_no_name(tmp_path: Path) -> None:
+    limit = "limits: [{precision: nf4, metric: ▼'throughput.pays_from_batch[512]', max: 8}]"
+    one = "measure: {throughput: {batch_sizes: [1, 8], prompt_tokens: 512}}"
+    text = suite_text(**{**PARTS, "measure": one, "limits": limit})
+    check_marked(tmp_path, text, "pays_from_batch takes no [512]: it is a single number")
+    compiled = one.replace("512}", "512, also_compiled: {}}")
+    text = suite_text(**{**PARTS, "measure": compiled, "limits": limit})
+    check_marked(tmp_path, text, "unknown prompt length", "'512'", "compiled")
