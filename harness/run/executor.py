@@ -153,6 +153,8 @@ class LocalExecutor:
     def _load_and_measure(self, cell: Cell, files: ModelFiles, request: MeasureRequest) -> Attempt:
         metric = load_measurement(request.measurement)
         process = self._process_for(cell, metric.fresh_process, files)
+        if metric.timed:
+            self._look_ahead.pause()  # loading is timed, too
 
         def follow(progress: Progress) -> None:
             self._on_progress(cell.id, request.measurement, progress)
@@ -165,8 +167,9 @@ class LocalExecutor:
             return Attempt(failure)
         self._loadable.add(cell.id)
         device, watch = self._machine.device, None
-        self._look_ahead.start(cell, device.type)
-        if metric.timed:
+        if not metric.timed:
+            self._look_ahead.start(cell, device.type)
+        else:
             watch = Telemetry(process.pid, device.uuid, device.torch.get("threads")).start()
         interrupted = False
         answer: Measured | Failure

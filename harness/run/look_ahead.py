@@ -1,13 +1,14 @@
 """Read the next cell's files into the system's memory while a GPU measures this one's.
 
-Costs the GPU nothing and only ever helps: whatever goes wrong here, the next cell reads its files
-itself. On a CPU nothing is read ahead: it would share cores and memory with what is measured.
+Not while anything is timed: it asks little of the host and its memory, but not nothing, and a GPU
+that decodes one token after another waits for the host. Nor on a CPU, for the same reason. Whatever
+goes wrong here, the next cell reads its files itself.
 """
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,18 +27,24 @@ class LookAhead:
         order = {cell.id: cell for cell in cells}.values()
         self._next = {cell.id: following for cell, following in pairwise(order)}
         self._suite_folder = suite_folder
+        self._may_read = threading.Event()
 
     def start(self, cell: Cell, device: str) -> threading.Thread | None:
         """Read on in the background, once, while ``cell`` measures on ``device``, 'cpu' or 'cuda'.
 
-        The thread is only of interest to a test.
+        Also goes on with what was paused. The thread is only of interest to a test.
         """
+        self._may_read.set()
         following = self._next.pop(cell.id, None) if device == "cuda" else None
         if following is None:
             return None
         thread = threading.Thread(target=self._read, args=(following,), daemon=True)
         thread.start()
         return thread
+
+    def pause(self) -> None:
+        """Read nothing more until the next start, but for a piece that was asked for already."""
+        self._may_read.clear()
 
     def _read(self, cell: Cell) -> None:
         with contextlib.suppress(Exception):  # the next cell will say what is wrong
@@ -46,11 +53,15 @@ class LookAhead:
             paths = list_local_weights(cell.model, self._suite_folder)
             if sum(path.stat().st_size for path in paths) <= _SHARE * read_available_memory():
                 for path in paths:
-                    read_ahead(path)
+                    read_ahead(path, self._may_read.wait)
 
 
-def read_ahead(path: Path) -> None:
-    """Ask the system to keep the whole file in memory; AttributeError where it cannot be asked."""
+def read_ahead(path: Path, wait: Callable[[], object] = lambda: None) -> None:
+    """Ask the system to keep the whole file in memory; AttributeError where it cannot be asked.
+
+    ``wait`` is called before each piece of it.
+    """
     with path.open("rb") as file:
         for start in range(0, path.stat().st_size, _PIECE):
+            wait()
             os.posix_fadvise(file.fileno(), start, _PIECE, os.POSIX_FADV_WILLNEED)

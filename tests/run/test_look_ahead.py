@@ -6,7 +6,7 @@ import ctypes
 import mmap
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were asked for, which are then read ahead really."""
     found: list[Path] = []
 
-    def note(path: Path) -> None:
+    def note(path: Path, wait: Any) -> None:
         found.append(path)
-        read_ahead(path)
+        read_ahead(path, wait)
 
     monkeypatch.setattr(look_ahead, "read_ahead", note)
     return found
@@ -147,16 +147,21 @@ def test_the_system_holds_the_whole_file_afterwards(tmp_path: Path) -> None:
     if count_resident(path) > 0.5:
         pytest.skip("this file system does not let go of a file")
     read_ahead(path)
-    end = time.monotonic() + 20  # it reads in the background
-    while count_resident(path) < 1 and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_for(lambda: count_resident(path) == 1)  # it reads in the background
     assert count_resident(path) == 1
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until it holds; a minute at most, after which the test's own assertion fails."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 class LoadsAndFails:
     """A cell's process that loads and then has no number, on a GPU that is not there."""
 
-    jobs: list[CellJob]
+    jobs: list[CellJob] = []  # noqa: RUF012 - emptied by a test that reads it
     pid, alive, loaded, measured, partial = 1, True, None, 0, None
 
     def __init__(self, job: CellJob, timeout_s: float | None) -> None:
@@ -188,9 +193,56 @@ def test_the_executor_looks_ahead_on_a_gpu_and_tells_a_cell_its_capability(
     footprint = MeasurementSpec(name="footprint", options=load_measurement("footprint").options())
     record = runs.measure(cells[0], footprint)
     assert record.validity.reasons == ("no GPU",)
-    end = time.monotonic() + 20
-    while len(asked) < expected and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(lambda: len(asked) >= expected)
     assert len(asked) == expected
     [job] = LoadsAndFails.jobs
     assert job.target.lacks_bfloat16 is (device is GPU)
+
+
+def test_a_pause_holds_in_the_middle_of_a_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [make_cell("a"), make_cell("b")]
+    ahead = LookAhead(cells, folder)
+    pieces: list[int] = []
+
+    def read_then_pause(file: int, start: int, *_: int) -> None:
+        pieces.append(start)
+        if len(pieces) == 2:
+            ahead.pause()
+
+    monkeypatch.setattr(os, "posix_fadvise", read_then_pause, raising=False)
+    monkeypatch.setattr(look_ahead, "_PIECE", 4096)
+    thread = ahead.start(cells[0], "cuda")
+    assert thread is not None
+    wait_for(lambda: len(pieces) == 2)
+    thread.join(0.2)  # it would end at once
+    assert thread.is_alive()
+    assert pieces == [0, 4096]
+    assert ahead.start(cells[0], "cuda") is None
+    thread.join()
+    size = (folder / "b" / "model.safetensors").stat().st_size
+    assert pieces == list(range(0, size, 4096))
+
+
+def test_nothing_is_read_while_anything_is_timed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor while a cell is loaded for that: throughput reports how long it took."""
+    done: list[str] = []
+
+    def note(owner: Any, name: str) -> None:
+        monkeypatch.setattr(owner, name, lambda *_: done.append(name))
+
+    note(LookAhead, "start")
+    note(LookAhead, "pause")
+    note(LoadsAndFails, "load")
+    monkeypatch.setattr(
+        LoadsAndFails, "measure", lambda *_: done.append("measure") or Failure("failed", "no GPU")
+    )
+    monkeypatch.setattr(executor, "CellProcess", LoadsAndFails)
+    cells = [make_cell("a"), make_cell("b")]
+    runs = LocalExecutor(folder, Machine(GPU, {}, online=False), lambda *_: None, cells=cells)
+    for name in ("footprint", "throughput"):
+        runs.measure(cells[0], MeasurementSpec(name=name, options=load_measurement(name).options()))
+    assert done == ["load", "start", "measure", "pause", "load", "measure"]
