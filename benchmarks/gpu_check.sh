@@ -3,15 +3,15 @@
 #
 #     benchmarks/gpu_check.sh [PART…]        all parts by default; by number or by name
 #
-#   1 tests       tests/engines/test_cuda.py                                            at most 240 s
-#   2 findings    warm-up of every GPU suite's speeds; cuDNN's attention on and off            240 s
-#   3 smoke       suites/smoke.yaml, every precision                                           180 s
-#   4 shapes-1b   random weights of Llama-3.2-1B's shape: bytes by arithmetic, speeds          240 s
-#   5 shapes-8b   the same of Llama-3.1-8B's; writes a checkpoint of 16 GB under WORK once     420 s
-#   6 model       suites/llama-1b.yaml with the model MODEL, where one is given                120 s
-#   7 overhead    benchmarks/overhead.py: what the harness adds                                150 s
+#   1 tests       tests/engines/test_cuda.py                                            at most 200 s
+#   2 warmup      warm-up of every GPU suite's speeds; cuDNN's attention on and off            170 s
+#   3 smoke       suites/smoke.yaml, every precision                                           130 s
+#   4 shapes-1b   random weights of Llama-3.2-1B's shape: bytes by arithmetic, speeds          230 s
+#   5 shapes-8b   the same of Llama-3.1-8B's; writes a checkpoint of 16 GB under WORK once     390 s
+#   6 model       suites/llama-1b.yaml at PRECISIONS with the model MODEL, if one is given     120 s
+#   7 overhead    benchmarks/overhead.py: what the harness adds                                110 s
 #   8 scoring     our scoring beside a plain batched forward pass                               60 s
-#   9 nightly     suites/nightly.yaml with what is here in place of the hub's                  150 s
+#   9 nightly     suites/nightly.yaml with what is here in place of the hub's                   90 s
 #
 # A part that fails or takes too long does not stop the next one; the command then ends with 1.
 # Needs no network and changes no installed package. Variables:
@@ -23,9 +23,8 @@
 #   WORK        /tmp/gpu-check: packages, random checkpoints, caches; kept from call to call
 #   PYTHON      python3, with torch
 #   WHEELS      a folder; wheels in it of packages that PYTHON lacks are installed under WORK
-#   MODEL, DATA a checkpoint's folder, and one as benchmarks/README.md describes; by default those of
-#               HARNESS_REAL_DATA, where that is set
-#   PRECISIONS  of the shapes: "bf16 nf4 int8"
+#   MODEL, DATA a checkpoint's folder, and one as benchmarks/README.md describes; none by default
+#   PRECISIONS  of parts 4, 5 and 6, in this order: "bf16 nf4 int8"
 #   STRETCH     1: multiplies every limit
 set -uo pipefail
 
@@ -43,18 +42,20 @@ if [ "$DEVICE" = cpu ]; then SIZE=${SIZE:-small}; else SIZE=${SIZE:-full}; fi
 OUT=$(absolute "${OUT:-$ROOT/results/gpu-check}")
 WORK=$(absolute "${WORK:-/tmp/gpu-check}")
 WHEELS=$(absolute "${WHEELS:-}")
-REAL=$(absolute "${HARNESS_REAL_DATA:-}")
-MODEL=$(absolute "${MODEL:-${REAL:+$REAL/models/wiki3m-hf}}")
-DATA=$(absolute "${DATA:-${REAL:+$REAL/data}}")
-PRECISIONS=${PRECISIONS:-bf16 nf4 int8}
+MODEL=$(absolute "${MODEL:-}")
+DATA=$(absolute "${DATA:-}")
+read -ra PRECISIONS <<<"${PRECISIONS:-bf16 nf4 int8}"
 STRETCH=${STRETCH:-1}
 PACKAGES=$WORK/packages
 
-PARTS=(tests findings smoke shapes-1b shapes-8b model overhead scoring nightly)
-declare -A LIMITS=([tests]=240 [findings]=240 [smoke]=180 [shapes-1b]=240 [shapes-8b]=420
-    [model]=120 [overhead]=150 [scoring]=60 [nightly]=150)
+PARTS=(tests warmup smoke shapes-1b shapes-8b model overhead scoring nightly)
+declare -A LIMITS=([tests]=200 [warmup]=170 [smoke]=130 [shapes-1b]=230 [shapes-8b]=390
+    [model]=120 [overhead]=110 [scoring]=60 [nightly]=90)
 SMALL=()
 [ "$SIZE" = small ] && SMALL=(--small)
+# Speeds of a model whose quality is the subject: those of every batch size are in parts 4 and 5.
+BRIEFLY=(throughput.processes=1 'throughput.batch_sizes=[1]' throughput.new_tokens=16
+    throughput.also_compiled=null)
 FAILED=()
 PART='' FOLDER='' ENDS=0
 
@@ -99,19 +100,19 @@ write() {
         "${SMALL[@]}" "$@"
 }
 
-# measure: every suite that was written for this part.
+# measure: every suite that was written for this part, and the figures of its run files.
 measure() {
     step measure "$PYTHON" -m harness.cli run "$FOLDER"/*.yaml --device "$DEVICE" -v \
         --results "$FOLDER/runs" --junitxml "$FOLDER/junit.xml" -p no:cacheprovider -W default
+    # What was measured is read, also where that took all the time.
+    [ $((ENDS - SECONDS)) -ge 30 ] || ENDS=$((SECONDS + 30))
+    step figures "$PYTHON" -m gpu.figures "$FOLDER"
 }
 
 # judge: measure, and what the run files say. Thresholds are written where they are allowed to be.
 judge() {
     local refused
     measure
-    # What was measured is read, also where that took all the time.
-    [ $((ENDS - SECONDS)) -ge 30 ] || ENDS=$((SECONDS + 30))
-    step figures "$PYTHON" -m gpu.figures "$FOLDER"
     step plausible "$PYTHON" benchmarks/plausible.py "$FOLDER/runs"
     if "$PYTHON" -m harness.cli bless "$FOLDER"/runs/*/*.json --reason "first check of this GPU" \
         --root "$FOLDER" >"$FOLDER/thresholds.log" 2>&1; then
@@ -136,16 +137,17 @@ part_tests() {
         "${chosen[@]}" --junitxml "$FOLDER/cuda.xml"
 }
 
-part_findings() {
+# Of the rounds after a warm-up no more than must be: the warm-up is what is shown.
+part_warmup() {
     local suite
     step attention "$PYTHON" -m gpu.attention "$DEVICE" "$FOLDER/attention.json" "${SMALL[@]}"
     for suite in llama-1b shapes nightly; do
         write shapes "warmup-$suite" --models llama-1b-shape --precisions bf16 \
             --measure-of "suites/$suite.yaml" --measure throughput --set throughput.processes=1 \
-            throughput.roofline=false
+            throughput.roofline=false throughput.also_compiled=null throughput.min_rounds=3 \
+            throughput.min_time_s=0
     done
     measure
-    step figures "$PYTHON" -m gpu.figures "$FOLDER"
 }
 
 part_smoke() {
@@ -154,9 +156,9 @@ part_smoke() {
 }
 
 part_shapes() {
-    local precisions
-    read -ra precisions <<<"$PRECISIONS"
-    write shapes "$PART" --models "llama-$1-shape" --precisions "${precisions[@]}"
+    local batches=()
+    [ "$SIZE" = small ] || batches=(--set 'throughput.batch_sizes=[1, 8]')
+    write shapes "$PART" --models "llama-$1-shape" --precisions "${PRECISIONS[@]}" "${batches[@]}"
     judge
 }
 
@@ -167,7 +169,7 @@ part_model() {
         keep model "skipped: no MODEL is given" 0 0
         return
     fi
-    write llama-1b model "${given[@]}"
+    write llama-1b model "${given[@]}" --precisions "${PRECISIONS[@]}" --set "${BRIEFLY[@]}"
     judge
 }
 
@@ -186,7 +188,7 @@ part_scoring() {
 part_nightly() {
     local given
     mapfile -t given < <(replacements)
-    write nightly nightly "${given[@]}" --precisions bf16 nf4 --set throughput.processes=1
+    write nightly nightly "${given[@]}" --precisions bf16 nf4 --set "${BRIEFLY[@]}"
     judge
 }
 

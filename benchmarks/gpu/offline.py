@@ -7,7 +7,8 @@
 The suite is named after OUT; ``--measure-of`` takes what is measured from another one. In place of
 the hub's models comes the folder ``--model``, else the embedded model; in place of its texts and
 questions files of ``--data``, else the embedded ones. What has no replacement is left out, and
-said. A suite keeps its limits only where its models are its own.
+said. Precisions come in the order given, after the reference where that is not among them. A suite
+keeps its limits only where its models are its own.
 """
 
 from __future__ import annotations
@@ -84,8 +85,11 @@ def adapt(suite: dict[str, Any], given: argparse.Namespace) -> tuple[dict[str, A
         name, _, option = where.partition(".")
         if name in measure:
             measure[name][option] = yaml.safe_load(value)
-    kept = {*given.precisions, suite["reference"]}
-    precisions = [p for p in suite["precisions"] if not given.precisions or _name(p) in kept]
+    precisions = suite["precisions"]
+    if given.precisions:
+        named = {_name(p): p for p in precisions}
+        first = [suite["reference"]] * (suite["reference"] not in given.precisions)
+        precisions = [named[name] for name in (*first, *given.precisions)]
     made = {
         **suite,
         "name": given.out.stem,

@@ -59,7 +59,7 @@ def format_summary(machine: str, parts: dict[str, dict[str, Any]]) -> str:
     for part, found in parts.items():
         problems = found.get("figures", {}).get("problems", [])
         lines += [f"\n{part}:"] * bool(problems) + [f"- {problem}" for problem in problems]
-    for row in parts.get("findings", {}).get("attention", {}).get("rows", []):
+    for row in parts.get("warmup", {}).get("attention", {}).get("rows", []):
         lines.append("")
         lines.append(f"Attention, batch {row['batch']}, prompt {row['prompt_tokens']} (seconds):")
         for side in ("with_cudnn", "without"):

@@ -9,6 +9,7 @@ import argparse
 import base64
 import csv
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -28,15 +29,18 @@ from gpu.figures import expect_bytes, find_problems  # noqa: E402
 from gpu.offline import adapt  # noqa: E402
 from gpu.trim_wheel import trim  # noqa: E402
 
+from harness.catalog import load_measurement  # noqa: E402
+from harness.timing.rounds import RoundLimits, take_rounds, warm_up  # noqa: E402
+
 PARTS = [
-    "tests", "findings", "smoke", "shapes-1b", "shapes-8b", "model", "overhead", "scoring",
+    "tests", "warmup", "smoke", "shapes-1b", "shapes-8b", "model", "overhead", "scoring",
     "nightly",
 ]  # fmt: skip
 
 
 def check(folder: Path, *parts: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the script on the CPU, with results and caches in ``folder``."""
-    dropped = ("PYTEST_", "PRECISION_HARNESS", "HARNESS_REAL_DATA")
+    dropped = ("PYTEST_", "PRECISION_HARNESS")
     kept = {name: v for name, v in os.environ.items() if not name.startswith(dropped)}
     given = {"DEVICE": "cpu", "OUT": str(folder / "out"), "WORK": str(folder / "work")}
     return subprocess.run(
@@ -105,8 +109,8 @@ def test_figures_of_every_suite_reach_the_summary(rehearsal: Path) -> None:
             assert cell["total_bytes"] == pytest.approx(cell["expected"]["bytes"], rel=0.02)
             assert cell["kv_bytes_per_token"] == cell["expected"]["kv"]
             assert cell["decode_tokens_per_s[1]"] > 0
-    assert len(parts["findings"]["figures"]["cells"]) == 3
-    assert [row["prompt_tokens"] for row in parts["findings"]["attention"]["rows"]] == [16, 16]
+    assert len(parts["warmup"]["figures"]["cells"]) == 3
+    assert [row["prompt_tokens"] for row in parts["warmup"]["attention"]["rows"]] == [16, 16]
     assert all(row["same"] for row in parts["scoring"]["scoring"])
     for part in ("model", "nightly"):
         cells = parts[part]["figures"]["cells"].values()
@@ -128,6 +132,95 @@ def test_an_unknown_part_is_answered_with_the_known(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert f"unknown part smok: {' '.join(PARTS)}, or their numbers from 1" in done.stdout
     assert not (tmp_path / "out").exists(), "nothing has run"
+
+
+def test_what_was_measured_is_read_though_measuring_took_all_the_time(tmp_path: Path) -> None:
+    check(tmp_path, "warmup", "shapes-1b", STRETCH="0")
+    for steps in read_results(tmp_path).values():
+        assert steps["measure"].startswith("NOT RUN")
+        assert steps["figures"] == "FAILED: 1", "it ran, and there was no run file"
+
+
+# The limits: what the suites as written take at least, on a simulated clock
+
+# Assumed, never measured here: seconds per token and layer of uncompiled decoding, which waits for
+# Python; of loading a cell, compiling a step, asking a text and questions, and writing 16 GB.
+TOKEN_S = {"int8": 3e-3, "nf4": 1.5e-3}
+OTHER_TOKEN_S, COMPILED_TOKEN_S = 1e-3, 0.4e-3
+LOAD_S = {16: 5, 32: 15}  # by layers
+COMPILE_S, ASK_S, WRITE_S = 20, 15, 40
+ATTENTION_S = 3 * (2 * 6 + 1) * 32 * 16 * OTHER_TOKEN_S  # sizes, generations, tokens, layers
+
+
+def write_suites(folder: Path) -> None:
+    """Run the script with a Python that writes suites and the summary, and does nothing else."""
+    model = folder / "llama"
+    model.mkdir()
+    (model / "config.json").write_text('{"max_position_embeddings": 131072}')
+    python = folder / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in\n'
+        f'*gpu.offline*|*gpu.summary*) exec "{sys.executable}" "$@" ;;\nesac\n'
+    )
+    python.chmod(0o755)
+    for data in ("wikitext2/wiki.test.raw", "mmlu", "hellaswag/validation_1000.jsonl"):
+        (folder / "data" / data).mkdir(parents=True)
+    given = {
+        "MODEL": str(model),
+        "DATA": str(folder / "data"),
+        "SIZE": "full",
+        "PYTHON": str(python),
+    }
+    done = check(folder, DEVICE="cuda:0", **given)
+    assert done.returncode == 0, done.stdout
+
+
+def time_rounds(options: Any, token_s: float) -> float:
+    """Seconds of one workload's warm-up and rounds."""
+    now = 0.0
+
+    def run() -> float:
+        nonlocal now
+        now += options.new_tokens * token_s
+        return options.new_tokens * token_s
+
+    limits = RoundLimits(
+        options.min_rounds, options.min_time_s, options.max_time_s, options.warmup_s
+    )
+    warm_up(run, limits, lambda: now)
+    take_rounds(run, limits, lambda: now)
+    return now
+
+
+def estimate(suite: dict[str, Any]) -> float:
+    """Seconds that the suite takes."""
+    total = 0.0
+    for model, precision in itertools.product(suite["models"], suite["precisions"]):
+        layers = 32 if model["name"] == "llama-8b-shape" else 16
+        token_s = layers * TOKEN_S.get(precision, OTHER_TOKEN_S)
+        options = load_measurement("throughput").options(**suite["measure"]["throughput"])
+        memory = suite["measure"].get("memory", {"new_tokens": 0})
+        total += LOAD_S[layers] + memory["new_tokens"] * token_s
+        total += ASK_S * ("perplexity" in suite["measure"])
+        for workload in options.workloads("cuda"):
+            compiled = workload.also_compiled
+            total += COMPILE_S * compiled
+            total += time_rounds(options, layers * COMPILED_TOKEN_S if compiled else token_s)
+    return total
+
+
+def test_every_part_has_the_time_that_its_suites_take(tmp_path: Path) -> None:
+    write_suites(tmp_path)
+    parts = json.loads((tmp_path / "out/summary.json").read_text())["parts"]
+    limits = {part: int(found["steps"][0]["limit"]) for part, found in parts.items()}
+    assert sum(limits.values()) <= 1500, "half an hour, less starting a machine and transfers"
+    for part in ("warmup", "shapes-1b", "shapes-8b", "model", "nightly"):
+        written = (tmp_path / "out" / part).glob("*.yaml")
+        seconds = sum(estimate(yaml.safe_load(path.read_text())) for path in written)
+        seconds += {"warmup": ATTENTION_S, "shapes-8b": WRITE_S}.get(part, 0)
+        assert seconds <= limits[part], part
+    slowest = yaml.safe_load((tmp_path / "out/shapes-8b/shapes-8b.yaml").read_text())
+    assert slowest["precisions"] == ["bf16", "nf4", "int8"], "cut off is int8, not bf16 or nf4"
 
 
 # Suites as they can run here
