@@ -75,6 +75,12 @@ def remarks(record: Record) -> list[str]:
         f"nothing was measured at batch {workload}: {why}"
         for workload, why in method.get("not_compiled", {}).items()
     ]
+    skipped = [name for name, n in method.get("cuda_graphs_skipped", {}).items() if n]
+    if skipped and record.cell.device.startswith("cuda"):
+        sentences.append(
+            f"torch.compile went without CUDA graphs at batch {', '.join(skipped)}, in part or "
+            "altogether: the host's time to start each kernel is in these speeds"
+        )
     if record.protocol.get("compile"):
         sentences.append("decode steps are compiled, prompts are not")
     for group, speedups in _group(record.paired, "decode_speedup").items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -155,7 +155,7 @@ class _Findings:
     reasons: list[str]
     method: dict[str, Any]
     samples: dict[str, Any] = field(default_factory=dict)
-    attention: list[dict[str, str | None]] = field(default_factory=list)  # by workload
+    attention: dict[str, dict[str, str | None]] = field(default_factory=dict)  # by workload
     peaks: Numbers | None = None
 
     def as_measured(self) -> Measured:
@@ -166,7 +166,7 @@ class _Findings:
                 **self.options.model_dump(mode="json"),
                 "prompt": "random token ids, seed 0",
                 "method": dict(self.method),
-                "attention_kernels": _join_kernels(self.attention),
+                "attention_kernels": dict(self.attention),
             },
             samples=dict(self.samples),
             validity=Validity(status="flagged" if found else "ok", reasons=found),
@@ -183,7 +183,11 @@ class _Findings:
             )
         self.samples[workload.name] = timed.samples
         self.values |= _make_values(workload, timed)
-        self.attention.append(timed.attention)
+        self.attention[workload.name] = timed.attention
+        if timed.cuda_graphs_skipped is not None:
+            skips = self.method.get("cuda_graphs_skipped", {})
+            skipped = {**skips, workload.name: timed.cuda_graphs_skipped}
+            self.method["cuda_graphs_skipped"] = skipped
         self._add_shares()
 
     def take_peaks(self) -> None:
@@ -255,15 +259,6 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
         raise InputError("no workload fits: " + "; ".join(reasons))
     found.take_peaks()
     return found.as_measured()
-
-
-def _join_kernels(workloads: Sequence[Mapping[str, str | None]]) -> dict[str, str | None]:
-    """By kind of pass, the kernels of all workloads; None where attention is not torch's."""
-    kinds = dict.fromkeys(kind for kernels in workloads for kind in kernels)
-    return {
-        kind: ", ".join(sorted({k for w in workloads if (k := w.get(kind))})) or None
-        for kind in kinds
-    }
 
 
 def _time(

@@ -106,6 +106,7 @@ def identify(environment: Mapping[str, Any], record: Record) -> dict[str, Any]:
     attested = cell.attested or {}
     # The measurement's own where it has some.
     kernels = record.protocol.get("attention_kernels", attested.get("attention_kernels")) or {}
+    kernels = _join_kernels(kernels)
     facts = {
         "device": kind,
         **_list_question(record),
@@ -240,6 +241,16 @@ def _list_declared(record: Record) -> dict[str, Any]:
         "weights": cell.weights_sha256 or cell.source,
         **{f"precision.{name}": value for name, value in sorted(cell.declared.items())},
     }
+
+
+def _join_kernels(kernels: Mapping[str, Any]) -> dict[str, str | None]:
+    """By kind of pass, those of all workloads where a speed names them by workload."""
+    workloads = [one for one in kernels.values() if isinstance(one, Mapping)] or [kernels]
+    joined: dict[str, set[str]] = {}
+    for one in workloads:
+        for kind, names in one.items():
+            joined.setdefault(kind, set()).update(names.split(", ") if names else ())
+    return {kind: ", ".join(sorted(names)) or None for kind, names in joined.items()}
 
 
 def _pick(group: str, facts: Mapping[str, Any], *names: str) -> dict[str, Any]:

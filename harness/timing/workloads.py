@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from harness.engines.base import Engine, TimedTokens, Work
+from harness.engines.base import Engine, Generator, TimedTokens, Work
 from harness.engines.shared.attention_kernels import KernelWatch, cudnn_attention
 from harness.engines.shared.board import read_energy_j
 from harness.timing.prompts import least_bytes, make_prompt, within_memory
@@ -27,7 +27,10 @@ from harness.timing.rounds import (
 class TimedWorkload:
     """Values of all rounds and others that are measured ``once``; ``samples`` holds every round.
 
-    ``settled``: the warm-up ended because the speed no longer changed.
+    ``settled``: the warm-up ended because the speed no longer changed. ``attention``: torch's
+    kernels for the prompt and for a step, which are not seen in compiled ones.
+    ``cuda_graphs_skipped``: how often torch.compile went without CUDA graphs, None where nothing
+    was compiled.
     """
 
     of_rounds: Numbers
@@ -35,6 +38,7 @@ class TimedWorkload:
     samples: dict[str, Any]
     settled: bool
     attention: dict[str, str | None]
+    cuda_graphs_skipped: int | None
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,10 @@ class WorkloadTimer:
         def run() -> TimedTokens:
             return generator.run(prompt, new_tokens)
 
-        attention = self._watch_attention(prompt[:1], static_length)
         once: Numbers = {"step_bytes": step_bytes(self.work, batch, prompt_tokens, new_tokens)}
+        skipped = _count_skipped_graphs() if compiled else 0
         try:
+            attention = _watch_attention(generator, prompt, compiled)
             if compiled:
                 once["compile_s"] = generator.compile(prompt, new_tokens)
             settled = warm_up(lambda: run().ready[-1], self.limits)
@@ -109,14 +114,22 @@ class WorkloadTimer:
         if on_device:
             samples["ttft_device_s"] = [first for first, _ in on_device]
             samples["decode_device_s"] = [last - first for first, last in on_device]
-        return TimedWorkload(of_rounds, once, samples, settled, attention)
+        skips = _count_skipped_graphs() - skipped if compiled else None
+        return TimedWorkload(of_rounds, once, samples, settled, attention, skips)
 
-    def _watch_attention(
-        self, prompt: torch.Tensor, static_length: int | None
-    ) -> dict[str, str | None]:
-        """torch's kernels for the prompt and for a step, in a short generation, not compiled."""
-        kernels: list[str | None] = []
-        with KernelWatch() as watch:
-            generator = self.engine.open_generator(static_length, False)
-            generator.run(prompt, 2, lambda _: kernels.append(watch.take()))
-        return dict(zip(("prompt", "step"), kernels, strict=False))
+
+def _watch_attention(
+    generator: Generator, prompt: torch.Tensor, compiled: bool
+) -> dict[str, str | None]:
+    """torch's kernels for ``prompt`` and, unless it is ``compiled``, for a step behind it."""
+    kernels: list[str | None] = []
+    with KernelWatch() as watch:
+        generator.run(prompt, 1 if compiled else 2, lambda _: kernels.append(watch.take()))
+    return dict(zip(("prompt", "step"), kernels, strict=False))
+
+
+def _count_skipped_graphs() -> int:
+    """In this process so far; `torch.compiler.reset` leaves the count."""
+    from torch._dynamo.utils import counters  # takes seconds, and only compiled steps need it
+
+    return counters["inductor"]["cudagraph_skips"]

@@ -160,8 +160,30 @@ def test_a_speed_is_measured_with_it_unless_the_suite_says_otherwise(
     measured = throughput.measure(cell, options, make_context(Path("/")))
     assert seen == {cudnn}
     assert measured.protocol["cudnn_attention"] is cudnn
-    assert measured.protocol["attention_kernels"] == {"prompt": FLASH, "step": FLASH}
+    assert measured.protocol["attention_kernels"] == {"1": {"prompt": FLASH, "step": FLASH}}
     assert not torch.backends.cuda.cudnn_sdp_enabled(), "off again for what follows"
+
+
+def test_a_speed_names_the_kernels_of_each_batch_and_none_of_compiled_steps(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that chooses by the batch; decode steps are taken for compiled."""
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def choose(query: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+        with sdpa_kernel(SDPBackend.MATH if len(query) == 2 else SDPBackend.FLASH_ATTENTION):
+            return real(query, *args, **given)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", choose)
+    monkeypatch.setattr("harness.engines.transformers.generation._compile", lambda model: model)
+    options = throughput.Options(**SPEED, batch_sizes=(1, 2), also_compiled={})
+    measured = throughput.measure(load(sound), options, make_context(Path("/")))
+    assert measured.protocol["attention_kernels"] == {
+        "1": {"prompt": FLASH, "step": FLASH},
+        "2": {"prompt": "math", "step": "math"},
+        "1 compiled": {"prompt": FLASH},
+        "2 compiled": {"prompt": "math"},
+    }
 
 
 def test_peaks_are_those_of_a_speed(sound: Path) -> None:

@@ -97,6 +97,7 @@ def test_one_measurement_holds_both(cells: dict[str, Any], precision: str) -> No
     assert measured.values["compile_s[1 compiled]"].value is not None
     assert "compile_s[1]" not in measured.values
     assert "not_compiled" not in measured.protocol["method"]
+    assert measured.protocol["method"]["cuda_graphs_skipped"] == {"1 compiled": 1}
 
 
 @pytest.mark.usefixtures("_no_compiler")
@@ -120,6 +121,28 @@ def test_compiled_workloads_come_last_and_have_no_values_of_the_prompt(
         "prefill[1]", "decode[1]", "prefill[2]", "decode[2]", "decode[2 compiled]",
     ]  # fmt: skip
     assert len({one.group for one in list_series(record)}) == 5  # no group holds both
+
+
+def test_compiled_steps_without_cuda_graphs_are_named(
+    cell: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the second batch, by a stand-in that counts as torch does; a CPU has none to miss."""
+    counts = torch._dynamo.utils.counters["inductor"]
+
+    def skip(self: TransformersGenerator, prompt: torch.Tensor, new_tokens: int) -> float:
+        counts["cudagraph_skips"] += len(prompt) - 1
+        return 1.0
+
+    monkeypatch.setattr("harness.engines.transformers.generation._compile", lambda model: model)
+    monkeypatch.setattr(TransformersGenerator, "compile", skip)
+    measured = measure(cell, options(batch_sizes=(1, 2)), CONTEXT)
+    skipped = measured.protocol["method"]["cuda_graphs_skipped"]
+    assert skipped == {"1 compiled": 0, "2 compiled": 1}
+    record = make_record("throughput", "nf4", measured=measured)
+    assert remarks(record) == []
+    on_gpu = record.model_copy(update={"cell": record.cell.model_copy(update={"device": "cuda:0"})})
+    [remark] = remarks(on_gpu)
+    assert remark.startswith("torch.compile went without CUDA graphs at batch 2 compiled, ")
 
 
 @pytest.mark.usefixtures("_no_compiler")

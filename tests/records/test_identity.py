@@ -71,13 +71,21 @@ def test_attention_kernels_are_under_test_and_those_of_the_measurement_count() -
     quality = identify(GPU, on(make_choices(), "cuda:0", attested=attested))
     assert quality["attention_kernels.prompt"] == "flash"
     made = on(make_speeds(9.0), "cuda:0", attested=attested)
-    own = {**made.protocol, "attention_kernels": {"prompt": "cudnn", "step": "flash"}}
+    by_workload = {
+        "1": {"prompt": "cudnn", "step": "flash"},
+        "8": {"prompt": "cudnn", "step": None},
+        "1 compiled": {"prompt": "cudnn, flash"},
+    }
+    own = {**made.protocol, "attention_kernels": by_workload}
     speed = made.model_copy(update={"protocol": {**own, "cudnn_attention": True}})
     without = {**own, "attention_kernels": attested["attention_kernels"], "cudnn_attention": False}
     other = made.model_copy(update={"protocol": without})
     assert list_differing(identify(GPU, speed), identify(GPU, other)) == (
         "attention_kernels.prompt",
     )
+    facts = identify(GPU, speed)
+    assert facts["attention_kernels.prompt"] == "cudnn, flash"
+    assert facts["attention_kernels.step"] == "flash"
     assert list_protocol(speed) == list_protocol(other), "no question, so nothing is refused"
     assert identify(GPU, on(make_choices(), "cpu"))  # an older record, or another engine's
 
