@@ -40,7 +40,7 @@ def read_layer(layer: Any) -> PackedLayer | None:
         kind, shape = "int8", layer.weight.shape
         settings = {
             "quant_storage": "int8",
-            "input_dtype": "float16",  # MatMul8bitLt casts to it before it quantises
+            "input_dtype": find_input_dtype(layer.weight.device.type),
             "product_dtype": "int8",
             "result_dtype": find_result_dtype(layer.weight.device.type),
             "block_size": "row",
@@ -59,6 +59,28 @@ def read_layer(layer: Any) -> PackedLayer | None:
         return None
     constants = tuple(_find_constants(layer))
     return PackedLayer(kind, tuple(shape), (layer.weight,), constants, settings)
+
+
+@cache
+def find_input_dtype(device: str) -> str:
+    """To which dtype an int8 layer on ``device`` casts its input before it quantises it.
+
+    Tried, not read: a real layer is given 10**5, which is past float16 while its product, 100, is
+    not. 0.50 casts to float16 on every device (`autograd/_functions.py`, ``MatMul8bitLt``).
+    """
+    import torch
+    from bitsandbytes.nn import Linear8bitLt
+
+    try:
+        layer = Linear8bitLt(32, 8, bias=False, has_fp16_weights=False, threshold=0.0)
+        torch.nn.init.constant_(layer.weight, 1e-3)
+        given = torch.zeros(8, 32, device=device)
+        given[:, 0] = 1e5
+        with torch.inference_mode():
+            result = layer.eval().to(device)(given)  # one that trains casts nothing on a CPU
+    except (AttributeError, RuntimeError, TypeError):  # another version's layer, no int8 here
+        return "unknown"
+    return "float32" if bool(result.isfinite().all()) else "float16"
 
 
 @cache

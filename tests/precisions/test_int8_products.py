@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.precisions.bitsandbytes import find_result_dtype
+from harness.precisions.bitsandbytes import find_input_dtype, find_result_dtype
 from tests.support.cells_in_process import load, write_checkpoint
 
 
@@ -32,6 +33,19 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     find_result_dtype.cache_clear()
     yield
     find_result_dtype.cache_clear()
+
+
+@pytest.fixture
+def casts_no_input(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Another version of bitsandbytes, which takes inputs as they are."""
+
+    def multiply(given: torch.Tensor, *_: Any, state: Any, **__: Any) -> torch.Tensor:
+        return given @ (state.CB * state.SCB[:, None] / 127).to(given.dtype).T
+
+    monkeypatch.setattr(bitsandbytes, "matmul", multiply)
+    find_input_dtype.cache_clear()
+    yield
+    find_input_dtype.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +88,14 @@ def test_results_past_float16_are_flagged_where_products_pass_through_it(
     [flag] = cell.flags
     assert flag.startswith("not finite in float16: ")
     assert flag.endswith("activations on a probe text, first in model.layers.0.mlp.gate_proj")
+
+
+@pytest.mark.usefixtures("casts_no_input")
+def test_to_what_inputs_are_cast_is_tried(large: Path) -> None:
+    """Whatever this version is known to do."""
+    cell = load(large, "int8", threshold=0.0)
+    assert cell.attested["input_dtype"] == "float32"
+    assert cell.flags == ()
 
 
 def test_inputs_past_float16_are_flagged_where_no_16_bit_path_takes_them(large: Path) -> None:
