@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
     BartConfig,
@@ -449,6 +450,47 @@ def test_logits_are_bounded(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None
     hook.remove()
     check_equal(found, predict_alone(llama, rows))
     assert max(sizes) <= 20
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_masks_are_bounded_and_of_the_form_that_kernels_take_without_a_copy(
+    llama: Any, monkeypatch: pytest.MonkeyPatch, attention: str
+) -> None:
+    """Of 4 bytes a cell; room for 64 x 64, less behind a past."""
+    rows, masks, cells = make_rows(), [], 64 * 64
+    monkeypatch.setattr(prefix_scoring, "MASK_BYTES", 4 * cells)
+    monkeypatch.setattr(llama.config, "_attn_implementation", attention)
+    hook = llama.register_forward_pre_hook(
+        lambda module, _, given: masks.append(given.get("attention_mask")), with_kwargs=True
+    )
+    found, cost = predict(llama, rows, 10_000)
+    hook.remove()
+    check_equal(found, predict_alone(llama, rows))
+    assert cost.tokens_forwarded == cost.tokens_unique
+    made = [mask for mask in masks if mask is not None]
+    assert 0.8 * cells < max(mask.numel() for mask in made) <= cells
+    assert max(mask.shape[3] - mask.shape[2] for mask in made) > 0
+    for mask in made:
+        assert mask.dtype == torch.float32
+        assert mask.stride(2) % 8 == 0
+        assert mask.stride(3) == 1
+
+
+def test_what_is_sent_to_the_device_grows_with_a_slice_not_with_its_mask(llama: Any) -> None:
+    sent: list[int] = []
+
+    class Sent(TorchFunctionMode):
+        def __torch_function__(
+            self, call: Any, types: Any, given: Any = (), named: Any = None
+        ) -> Any:
+            named = named or {}
+            if call is torch.Tensor.to and "cpu" in map(str, (*given[1:], *named.values())):
+                sent.append(given[0].numel())
+            return call(*given, **named)
+
+    with Sent():
+        predict(llama, make_rows(), 100)
+    assert max(sent) == 100
 
 
 def refuse_more_than(model: Any, tokens: int) -> Any:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby, islice, takewhile
+from math import isqrt
 from statistics import fmean
 from typing import Any, TypeVar
 
@@ -38,6 +39,10 @@ T = TypeVar("T")
 Scores = list[tuple[float, bool]]
 # Of one pass. On a CPU glibc takes larger blocks from the system and gives them back each time.
 LOGIT_BYTES = {"cpu": 30 << 20, "cuda": 1 << 30}
+# Of one pass: it grows with the square of a slice, and every layer and head reads it.
+MASK_BYTES = 256 << 20
+# CUDA's kernel copies a mask, for every layer, whose rows do not begin at a multiple of so many.
+_MASK_STEP = 8
 # A past so many times longer is tried again.
 _LONGER = 4
 # Tokens of a prompt that is also computed by itself, and how far they may be apart on average: so
@@ -155,10 +160,10 @@ def _score_tree(scorer: _Scorer, tree: PrefixTree, packed: bool) -> None:
     path: OpenPath | None = None
     start = 0
     while start < len(tree.tokens):
-        stop = _find_stop(scorer, tree, marks, start, packed)
+        past = 0 if path is None else len(path.entries)
+        stop = _find_stop(scorer, tree, marks, start, past, packed)
         scored = marks[bisect_left(marks, start) : bisect_left(marks, stop)]
         branched = tree.positions[stop - 1] - tree.positions[start] != stop - 1 - start
-        past = 0 if path is None else len(path.entries)
         samples = []
         if scored and (branched > tried_mask or past > _LONGER * tried_past):
             samples = _choose_samples(scorer, tree, wanted, scored, start)
@@ -179,9 +184,12 @@ def _score_tree(scorer: _Scorer, tree: PrefixTree, packed: bool) -> None:
 
 
 def _find_stop(
-    scorer: _Scorer, tree: PrefixTree, marks: Sequence[int], start: int, packed: bool
+    scorer: _Scorer, tree: PrefixTree, marks: Sequence[int], start: int, past: int, packed: bool
 ) -> int:
-    """The end of the slice from ``start`` on that goes together: by tokens, logits, branches."""
+    """The end of the slice from ``start`` on that goes together: by tokens, logits, mask, branches.
+
+    ``past`` tokens are open before it.
+    """
     stop = min(start + scorer.batch.tokens, len(tree.tokens))
     if not (scorer.picker.picks or keeps_logits(scorer.model)):
         stop = min(stop, start + scorer.logits_at_once)
@@ -189,8 +197,9 @@ def _find_stop(
     excess = bisect_left(marks, start) + max(1, scorer.logits_at_once - 2 * _COMPARED)
     if excess < len(marks):
         stop = min(stop, marks[excess])
-    if packed:
-        return stop
+    if packed:  # n of them have a mask of n * (past + n)
+        cells = MASK_BYTES // scorer.model.dtype.itemsize
+        return min(stop, start + max(1, (isqrt(past**2 + 4 * cells) - past) // 2))
     step = (i for i in range(start + 1, stop) if tree.positions[i] <= tree.positions[i - 1])
     return next(step, stop)
 
@@ -205,20 +214,16 @@ def _read_slice(
 ) -> tuple[Scores, OpenPath | None]:
     """One pass over a slice behind the open ``path``; returns its scores and what is open then."""
     start, stop = span
-    ends = torch.tensor(tree.ends[start:stop])
-    own = torch.arange(start, stop)
+    ends = torch.tensor(tree.ends[start:stop], device=scorer.device)
+    own = torch.arange(start, stop, device=scorer.device)
     entries, until = own, ends
     given: dict[str, Any] = {"keep_cache": stop < len(tree.tokens)}
     if path is not None:
         entries, until = torch.cat([path.entries, own]), torch.cat([path.ends, ends])
         given["open_cache"] = path.open_cache
     if branched:
-        seen = (entries <= own[:, None]) & (own[:, None] < until)
-        dtype = scorer.model.dtype
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-        given["attention_mask"] = mask[None, None].to(scorer.device)
-        positions = torch.tensor([tree.positions[start:stop]])
-        given["position_ids"] = positions.to(scorer.device)
+        given["attention_mask"] = _make_mask(own, entries, until, scorer.model.dtype)
+        given["position_ids"] = torch.tensor([tree.positions[start:stop]], device=scorer.device)
     ids = torch.tensor([tree.tokens[start:stop]])
     wanted = [((0, number - start), token) for number, token in asked]
     try:
@@ -234,6 +239,19 @@ def _read_slice(
     if left is None:
         raise _SharingError
     return scores, left if len(kept) else None
+
+
+def _make_mask(
+    own: torch.Tensor, entries: torch.Tensor, until: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """What is added to the attention of ``own`` (n,) to ``entries`` (m,), as (1, 1, n, m).
+
+    Of the attention's own dtype: SDPA makes such a mask of a bool one, again for every layer.
+    """
+    n, m = len(own), len(entries)
+    mask = torch.zeros(1, 1, n, m + -m % _MASK_STEP, dtype=dtype, device=own.device)[..., :m]
+    hidden = (entries > own[:, None]).logical_or_(until <= own[:, None])
+    return mask.masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 @dataclass(frozen=True)
