@@ -23,6 +23,7 @@ MEASURE = f"""measure:
 
 
 pytestmark = pytest.mark.e2e
+_PATIENCE_S = 240  # for what has to end; nothing is judged by it
 
 
 @pytest.fixture(scope="module")
@@ -164,22 +165,21 @@ def test_the_fork_server_has_one_thread_and_has_not_touched_cuda(deaths: Deaths)
 @pytest.fixture(scope="module")
 def cut_off(calm: Path, tmp_path_factory: pytest.TempPathFactory) -> CutOff:
     """Two runs of one suite: pytest is killed in the first, the second is ended by Ctrl-C."""
-    project, pipe = make_project(tmp_path_factory.mktemp("cut"), calm, "hang", "hang-too")
+    project, pipe = make_project(tmp_path_factory.mktemp("cut"), calm, "hang")
     process = project.start()
     pipe.wait()
     killed = list_session(process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    left_by_kill = psutil.wait_procs(killed, timeout=30)[1]
+    left_by_kill = psutil.wait_procs(killed, timeout=_PATIENCE_S)[1]
     journals = list((project.folder / "results/runs/s").glob("*.journal.jsonl"))
 
-    process = project.start("-v", "--cell-timeout", "8")
-    pipe.wait()  # this one is ended by its time limit
+    process = project.start("-v")
     pipe.wait()
     interrupted = list_session(process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     outcome = finish(process)
-    left_by_ctrl_c = psutil.wait_procs(interrupted, timeout=30)[1]
+    left_by_ctrl_c = psutil.wait_procs(interrupted, timeout=_PATIENCE_S)[1]
     pipe.close()
     assert min(len(killed), len(interrupted)) >= 3  # pytest, fork server, cell
     return CutOff(project, left_by_kill, journals, left_by_ctrl_c, outcome)
@@ -216,15 +216,16 @@ def test_the_next_run_recovers_what_a_killed_one_had_measured(cut_off: CutOff) -
     assert [record.validity.status for record in run.records] == ["ok", "ok"]
 
 
-def test_a_cell_that_takes_too_long_is_killed_and_measured_on(cut_off: CutOff) -> None:
-    records = find_records(cut_off.runs[1])
-    late = records["hang[fp32]::perplexity"]
-    assert late.validity.status == "failed"
-    assert late.validity.reasons == (
-        "timed out after 8 s while measuring perplexity (--cell-timeout)",
-    )
-    assert records["hang[fp32]::footprint"].validity.status == "ok"
-    assert cut_off.outcome.results["suites/s.yaml::hang[fp32]::perplexity"] == "FAILED"
+def test_a_cell_that_takes_too_long_fails(calm: Path, tmp_path: Path) -> None:
+    """In a millisecond no machine loads a model. tests/worker/test_unfinished.py goes on."""
+    project, pipe = make_project(tmp_path, calm)
+    outcome = project.run("-v", "--cell-timeout", "0.001")
+    pipe.close()
+    late = "timed out after 0.001 s while loading the model (--cell-timeout)"
+    records = project.last_run("s").records
+    assert [record.validity.reasons for record in records] == [(late,)] * 4
+    assert set(outcome.results.values()) == {"FAILED"}
+    assert len(outcome.results) == 4
 
 
 def test_ctrl_c_leaves_no_process_and_keeps_what_was_measured(cut_off: CutOff) -> None:
@@ -234,11 +235,7 @@ def test_ctrl_c_leaves_no_process_and_keeps_what_was_measured(cut_off: CutOff) -
     assert len(cut_off.runs) == 2
     run = cut_off.runs[1]
     assert run.run.interrupted is True
-    assert list(find_records(run)) == [
-        f"{model}[fp32]::{name}"
-        for model in ("first", "hang")
-        for name in ("perplexity", "footprint")
-    ]
+    assert list(find_records(run)) == ["first[fp32]::perplexity", "first[fp32]::footprint"]
     assert f"run file: results/runs/s/{cut_off.project.run_paths('s')[1].name}" in outcome.text
     assert not list((cut_off.project.folder / "results/runs/s").glob("*journal*"))
     assert "Traceback (most recent" not in outcome.text

@@ -71,7 +71,7 @@ class PidPipe:
         # Also for writing: else the pipe would end with its first writer.
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
-    def wait(self, timeout_s: float = 120) -> int:
+    def wait(self, timeout_s: float = 240) -> int:
         """The process id of the next model that hangs."""
         ready, _, _ = select.select([self._descriptor], [], [], timeout_s)
         assert ready, "no model has reached its hanging measurement"

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import harness.run.executor
 import harness.run.make_record
+import harness.run.process
 from harness.errors import InputError
 from harness.records.record import Record, Validity
 from harness.run.executor import Interrupted
@@ -94,10 +97,24 @@ def test_a_process_that_is_killed_leaves_what_it_had_finished(
     )
 
 
-def test_so_does_one_that_hangs(checkpoint: Path, machine: Machine) -> None:
-    hanging = signalling(machine, signal.SIGSTOP, timeout_s=15)
+def test_so_does_one_that_hangs(
+    checkpoint: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour passes when its process is stopped, on the clock of its time limit."""
+    late_s = 0
+
+    def stop(watched: Watched, done: int) -> None:
+        nonlocal late_s
+        if done == 2:
+            os.kill(watched.pids[-1], signal.SIGSTOP)
+            late_s += 3600
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late_s)
+    monkeypatch.setattr(harness.run.process, "time", clock)
+    hanging = Watched(machine, stop, timeout_s=3600)
     record = hanging.measure_speed(checkpoint, batch_sizes=(1, 2, 64))
-    check_two_are_kept(record, "timed out after 15 s while measuring throughput (--cell-timeout)")
+    check_two_are_kept(record, "timed out after 3600 s while measuring throughput (--cell-timeout)")
+    assert hanging.measure_speed(checkpoint).usable, "a fresh process has its own time"
 
 
 def test_so_does_one_that_raises(tmp_path: Path, machine: Machine) -> None:
