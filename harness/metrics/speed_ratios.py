@@ -63,7 +63,7 @@ def pays_from(speedups: Mapping[int, Value]) -> int | None:
 
 
 def remarks(record: Record) -> list[str]:
-    """Where a smaller cell decodes slower; what was compiled, and what could not be.
+    """How it was measured, where that needs saying, and where a smaller cell decodes slower.
 
     Also shares of a peak above 1 that have an explanation. Slower by more than 2 %, and by more
     than the reference's own noise where that was measured; of several processes with 97.5 %
@@ -71,18 +71,7 @@ def remarks(record: Record) -> list[str]:
     """
     method = record.protocol.get("method", {})
     sizes = _group(record.paired, "step_bytes_ratio")
-    sentences = [
-        f"nothing was measured at batch {workload}: {why}"
-        for workload, why in method.get("not_compiled", {}).items()
-    ]
-    skipped = [name for name, n in method.get("cuda_graphs_skipped", {}).items() if n]
-    if skipped and record.cell.device.startswith("cuda"):
-        sentences.append(
-            f"torch.compile went without CUDA graphs at batch {', '.join(skipped)}, in part or "
-            "altogether: the host's time to start each kernel is in these speeds"
-        )
-    if record.protocol.get("compile"):
-        sentences.append("decode steps are compiled, prompts are not")
+    sentences = _tell_how(record)
     for group, speedups in _group(record.paired, "decode_speedup").items():
         smaller = {batch: value.value or 1 for batch, value in sizes.get(group, {}).items()}
         slower = [
@@ -103,6 +92,35 @@ def remarks(record: Record) -> list[str]:
                 + (f"; in doubt: {'; '.join(doubts)}" if doubts else "")
             )
     return [*sentences, *explain_shares(record.values, method)[1]]
+
+
+def _tell_how(record: Record) -> list[str]:
+    """What was compiled and what could not be; on CUDA, kernels that a speed is slow by."""
+    method = record.protocol.get("method", {})
+    sentences = [
+        f"nothing was measured at batch {workload}: {why}"
+        for workload, why in method.get("not_compiled", {}).items()
+    ]
+    if record.protocol.get("compile"):
+        sentences.append("decode steps are compiled, prompts are not")
+    if not record.cell.device.startswith("cuda"):
+        return sentences
+    skipped = [name for name, n in method.get("cuda_graphs_skipped", {}).items() if n]
+    if skipped:
+        sentences.append(
+            f"torch.compile went without CUDA graphs at batch {', '.join(skipped)}, in part or "
+            "altogether: the host's time to start each kernel is in these speeds"
+        )
+    kernels = record.protocol.get("attention_kernels") or {}
+    by_workload = {name: of for name, of in kernels.items() if isinstance(of, Mapping)}
+    whole = [name for name, of in by_workload.items() if "math" in (of.get("prompt") or "")]
+    if whole:
+        sentences.append(
+            f"torch's attention held all scores of a prompt (kernel `math`) at batch "
+            f"{', '.join(whole)}: slower than a fused kernel, and its memory grows with the square "
+            "of the length"
+        )
+    return sentences
 
 
 def explain_shares(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.engines.base import Engine
 from harness.engines.transformers.generation import TransformersGenerator
@@ -143,6 +144,22 @@ def test_compiled_steps_without_cuda_graphs_are_named(
     on_gpu = record.model_copy(update={"cell": record.cell.model_copy(update={"device": "cuda:0"})})
     [remark] = remarks(on_gpu)
     assert remark.startswith("torch.compile went without CUDA graphs at batch 2 compiled, ")
+
+
+@pytest.mark.usefixtures("_no_compiler")
+def test_speeds_whose_attention_holds_all_scores_are_named_on_cuda_and_not_flagged(
+    cell: Engine,
+) -> None:
+    """In float16 on boards below 8.0 there may be no other kernel: then nothing is amiss."""
+    with sdpa_kernel(SDPBackend.MATH):
+        measured = measure(cell, options(batch_sizes=(1, 2), also_compiled=None), CONTEXT)
+    assert not any("attention" in reason for reason in measured.validity.reasons)
+    record = make_record("throughput", "fp16", measured=measured)
+    assert remarks(record) == []
+    on_gpu = record.model_copy(update={"cell": record.cell.model_copy(update={"device": "cuda:0"})})
+    [remark] = remarks(on_gpu)
+    assert remark.startswith("torch's attention held all scores of a prompt (kernel `math`) at ")
+    assert " at batch 1, 2: " in remark
 
 
 @pytest.mark.usefixtures("_no_compiler")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.catalog import load_precision
 from harness.descriptions import Device
@@ -89,30 +88,6 @@ def test_bfloat16_is_flagged_on_a_board_without_units_for_it(
     [flag] = cell.flags
     assert flag.startswith("bfloat16 on a GPU without matrix units for it (compute capability 7.5")
     assert "attention" not in flag, "float16 gives no other attention where heads share keys"
-
-
-@pytest.mark.parametrize("precision", ["fp16", *QUANTISED])
-@pytest.mark.usefixtures("as_on_a_t4")
-def test_attention_that_holds_all_its_scores_is_flagged_in_float16_too(
-    checkpoint: Path, precision: str
-) -> None:
-    """As on that board, where torch has no other kernel for heads that share keys."""
-    with sdpa_kernel(SDPBackend.MATH):
-        cell = load(checkpoint, precision)
-    assert cell.compute_dtype == "float16"
-    [flag] = cell.flags
-    assert flag.startswith("torch's attention holds all its scores (kernel `math`: prompt, ")
-    assert "step" not in flag
-
-
-def test_attention_that_holds_all_its_scores_is_not_flagged_in_float32_or_on_a_cpu(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with sdpa_kernel(SDPBackend.MATH):
-        assert load(checkpoint, "bf16").flags == ()
-        monkeypatch.setattr(CellJob, "target", A100)
-        assert load(checkpoint, "fp32").flags == ()
-        assert len(load(checkpoint, "bf16").flags) == 1
 
 
 def test_bfloat16_is_not_flagged_elsewhere(

@@ -105,7 +105,7 @@ def load_cell(job: CellJob) -> TransformersEngine:
     cell = TransformersEngine(job, model, tokenizer, attested, counts, memory, meter, seconds)
     attested["attention_kernels"] = kernels if job.device == "cpu" else watch_attention(model)
     damage = _find_damage(cell, narrowed, has_wider_floats(checkpoint))
-    return replace(cell, flags=(*_find_slow_ways(cell), *damage))
+    return replace(cell, flags=(*_find_slow_dtype(cell), *damage))
 
 
 def set_tf32(on: bool) -> None:
@@ -274,23 +274,13 @@ def _check_rest(attested: dict[str, Any], attention: str | None) -> Iterable[str
         yield "autocast is on: products are computed in another dtype than was declared"
 
 
-def _find_slow_ways(cell: TransformersEngine) -> Iterable[str]:
-    """Flags where the device computes this dtype, or its attention, in a roundabout way."""
-    dtype = cell.compute_dtype
-    if dtype == "bfloat16" and cell.job.target.lacks_bfloat16:
+def _find_slow_dtype(cell: TransformersEngine) -> Iterable[str]:
+    """A flag where the device computes this dtype in a roundabout way."""
+    if cell.compute_dtype == "bfloat16" and cell.job.target.lacks_bfloat16:
         yield (
             f"bfloat16 on a GPU without matrix units for it (compute capability "
             f"{'.'.join(map(str, cell.job.target.capability or ()))}, they came with 8.0): slow "
             "products; float16 has units there"
-        )
-    kernels = cell.attested["attention_kernels"] or {}
-    whole = [kind for kind, kernel in kernels.items() if "math" in (kernel or "")]
-    whole = [kind for kind in whole if not kind.endswith("step")]  # one row of scores is small
-    # Not of float32, where it is usual: torch's flash kernel has no float32.
-    if cell.job.target.type == "cuda" and dtype in ("bfloat16", "float16") and whole:
-        yield (
-            f"torch's attention holds all its scores (kernel `math`: {', '.join(whole)}): time and "
-            "memory grow with the square of the length"
         )
 
 
