@@ -44,10 +44,8 @@ measure:
 """
 
 
-def make_project(folder: Path) -> Project:
-    capped = json.dumps({"CurrentClocksThrottleReasons": POWER_CAP})
-    given = simulated_gpu.variables(ROOT, SIMULATED_NVML=capped)
-    project = Project(folder, variables=given)
+def make_project(folder: Path, **variables: str) -> Project:
+    project = Project(folder, variables=simulated_gpu.variables(ROOT, **variables))
     project.write("heldout.txt", TEXT)
     project.write("suites/s.yaml", SUITE)
     return project
@@ -55,8 +53,11 @@ def make_project(folder: Path) -> Project:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = make_project(tmp_path_factory.mktemp("simulated"))
-    outcome = project.run("suites", "--device", "cuda:0", "-v")
+    """A run on the second of two boards, in which anything on the first is an error."""
+    capped = json.dumps({"CurrentClocksThrottleReasons": POWER_CAP})
+    folder = tmp_path_factory.mktemp("simulated")
+    project = make_project(folder, SIMULATED_NVML=capped, SIMULATED_BOARD="1")
+    outcome = project.run("suites", "--device", "cuda:1", "-v")
     assert outcome.code == 0, outcome.text
     return project
 
@@ -72,7 +73,7 @@ def values(record: Record | Measured) -> dict[str, Any]:
 
 def test_every_cell_is_measured_on_the_gpu(project: Project, records: dict[str, Record]) -> None:
     assert len(records) == 7 * len(PRECISIONS)
-    assert {record.cell.device for record in records.values()} == {"cuda:0"}
+    assert {record.cell.device for record in records.values()} == {"cuda:1"}
     assert all(record.usable for record in records.values())
     (path,) = project.run_paths("s")
     assert path.stem.endswith("cuda-simulated-gpu")
@@ -109,7 +110,8 @@ def test_memory_is_read_from_the_allocator_and_the_board(
 ) -> None:
     record = records[f"tiny[{precision}]::memory"]
     found = values(record)
-    assert record.validity.status == "ok"
+    # The stand-in has no other kernel of attention.
+    assert all("kernel `math`" in reason for reason in record.validity.reasons)
     assert record.protocol["method"] == "torch.cuda.max_memory_allocated"
     assert record.protocol["allocator"]["name"] == "native"
     total = values(records[f"tiny[{precision}]::footprint"])["total_bytes"]
@@ -240,3 +242,38 @@ def test_the_stand_in_behaves_as_a_device() -> None:
     )
     assert done.stdout == "held\n", done.stderr
     assert done.stderr == ""
+
+
+SECOND_BOARD = """
+import torch
+held = torch.ones(1000, device="cuda:1")
+assert held.device == (held * 2).device == torch.device("cuda:1"), held.device
+on_the_first = (
+    lambda: torch.ones(1, device="cuda:0"),
+    lambda: torch.ones(1, device="cuda"),
+    torch.cuda.synchronize,
+    torch.cuda.Event().record,
+    lambda: torch.cuda.memory_allocated(0),
+)
+for use in on_the_first:
+    try:
+        use()
+    except RuntimeError as error:
+        assert "a board other than cuda:1 was used" in str(error), error
+    else:
+        raise AssertionError("the first board was used")
+torch.cuda.set_device("cuda:1")
+for use in on_the_first[1:-1]:
+    use()
+print("held")
+"""
+
+
+def test_the_first_of_two_boards_refuses_everything() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND_BOARD],
+        env={**simulated_gpu.variables(ROOT, SIMULATED_BOARD="1"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "held\n", done.stderr

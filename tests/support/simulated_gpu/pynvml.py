@@ -1,4 +1,4 @@
-"""NVML of a machine with the one board of `simulated_cuda`; answers follow the clock, not work.
+"""NVML of a machine with the boards of `simulated_cuda`; answers follow the clock, not work.
 
 The board draws 200 W all the time, runs at 1,500 MHz and computes for the process that asks. What
 it lacks it refuses, as a real one does. SIMULATED_NVML, a JSON mapping, has it answer otherwise, by
@@ -17,7 +17,8 @@ from collections import namedtuple
 from typing import Any
 
 NAME = "Simulated GPU"
-UUID = "GPU-5a5a5a5a-0000-4000-8000-000000000001"
+BOARD = int(os.environ.get("SIMULATED_BOARD", "0"))  # the last one
+UUIDS = [f"GPU-5a5a5a5a-0000-4000-8000-00000000000{index + 1}" for index in range(BOARD + 1)]
 MEMORY_BYTES = 24 << 30
 POWER_W = 200
 OTHERS_BYTES = 300 << 20  # of the board, in use before anybody came
@@ -47,24 +48,24 @@ def nvmlSystemGetCudaDriverVersion() -> int:
 
 
 def nvmlDeviceGetCount() -> int:
-    return 1
+    return len(UUIDS)
 
 
 def nvmlDeviceGetHandleByIndex(index: int) -> str:
-    if index:
+    if index >= len(UUIDS):
         raise NVMLError("Invalid Argument")
-    return UUID
+    return UUIDS[index]
 
 
 def nvmlDeviceGetHandleByUUID(uuid: str) -> str:
-    if uuid != UUID:
+    if uuid not in UUIDS:
         raise NVMLError("Not Found")
     return uuid
 
 
 def nvmlDeviceGetMemoryInfo(board: str) -> _Memory:
     cuda: Any = sys.modules.get("simulated_cuda")
-    used = OTHERS_BYTES + (cuda.used_bytes() if cuda else 0)
+    used = OTHERS_BYTES + (cuda.used_bytes() if cuda and board == UUIDS[BOARD] else 0)
     return _Memory(MEMORY_BYTES, MEMORY_BYTES - used, used)
 
 
@@ -77,12 +78,11 @@ def nvmlDeviceGetClockInfo(board: str, kind: int) -> int:
 
 
 def nvmlDeviceGetComputeRunningProcesses(board: str) -> list[_Process]:
-    return [_Process(os.getpid(), None)]
+    return [_Process(os.getpid(), None)] if board == UUIDS[BOARD] else []
 
 
 _FACTS = {
     "Name": NAME,
-    "UUID": UUID,
     "PowerUsage": POWER_W * 1000,
     "PowerManagementLimit": 250_000,
     "CudaComputeCapability": (8, 6),
@@ -98,7 +98,9 @@ def __getattr__(name: str) -> Any:
     if fact == name:
         raise AttributeError(name)
 
-    def ask(*_: Any) -> Any:
+    def ask(board: str, *_: Any) -> Any:
+        if fact == "UUID":
+            return board
         if fact not in _FACTS:
             raise NVMLError("Not Supported")
         return _FACTS[fact]

@@ -1,10 +1,12 @@
 """torch.cuda on a machine without CUDA: tensors of device cuda:0 whose memory is the host's.
 
-`install` gives a CPU build of torch one GPU, for a whole process. A tensor made there is a plain
-`torch.Tensor` that says ``cuda:0``, to torch's dispatcher too; every operation on it comes to
-`_run`, which computes on the same memory as a CPU tensor. Operands on different devices are refused
-as CUDA refuses them, and so is CUDA in a process forked from one that had started it. Memory is
-counted as CUDA's caching allocator counts it, by the tensors that are really there.
+`install` gives a CPU build of torch one GPU, for a whole process; with SIMULATED_BOARD=1 two, of
+which the first may not be touched: what would take memory there, or read it, is an error. A tensor
+made on the GPU is a plain `torch.Tensor` that says ``cuda:0``, to torch's dispatcher too; every
+operation on it comes to `_run`, which computes on the same memory as a CPU tensor. Operands on
+different devices are refused as CUDA refuses them, and so is CUDA in a process forked from one that
+had started it. Memory is counted as CUDA's caching allocator counts it, by the tensors that are
+really there.
 
 What this shows: that the code for CUDA runs to its end in real processes, mixes no devices, reads
 what it should and writes it where it should. What it cannot show: anything of CUDA itself. Not
@@ -23,7 +25,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,9 +37,10 @@ from torch.utils._pytree import tree_map
 TOTAL_BYTES = 24 << 30
 CONTEXT_BYTES = 400 << 20  # of the device, taken when CUDA starts
 CUDA_VERSION = "13.0"
+BOARD = int(os.environ.get("SIMULATED_BOARD", "0"))  # the last one, and the only one to be used
 PROPERTIES = SimpleNamespace(
     name="Simulated GPU",
-    uuid="5a5a5a5a-0000-4000-8000-000000000001",
+    uuid=f"5a5a5a5a-0000-4000-8000-00000000000{BOARD + 1}",
     major=8,
     minor=6,
     total_memory=TOTAL_BYTES,
@@ -117,7 +120,7 @@ def _retag(tensor: torch.Tensor, kind: int, counted: bool = False) -> torch.Tens
     capsule = torch._C._to_dlpack(tensor)
     managed = _read_capsule(capsule, b"dltensor")
     ctypes.c_int32.from_address(managed + _DEVICE_TYPE).value = kind
-    ctypes.c_int32.from_address(managed + _DEVICE_ID).value = 0
+    ctypes.c_int32.from_address(managed + _DEVICE_ID).value = BOARD if kind == _CUDA else 0
     if counted:
         ALLOCATOR.keep(managed, tensor.untyped_storage().nbytes())
     return torch._C._from_dlpack(capsule)
@@ -137,8 +140,10 @@ def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(value, torch.Tensor):
             given.append(value)
             return _retag(value, _CPU) if value.is_cuda else value
-        on_cuda = isinstance(value, torch.device) and value.type == "cuda"
-        return torch.device("cpu") if on_cuda else value
+        if isinstance(value, torch.device) and value.type == "cuda":
+            _use(value)
+            return torch.device("cpu")
+        return value
 
     outs = {a.name: kwargs[a.name] for a in op._schema.arguments if a.is_out and a.name in kwargs}
     # The dispatcher hands a number on as a number where the schema wants a tensor of it.
@@ -185,7 +190,7 @@ def _check_devices(name: str, tensors: list[torch.Tensor]) -> None:
     if strangers and name not in _MIXING:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
-            f"cuda:0 and cpu! ({name})"
+            f"cuda:{BOARD} and cpu! ({name})"
         )
 
 
@@ -200,7 +205,10 @@ def _convert(source: torch.Tensor, **given: Any) -> torch.Tensor:
     here = {**given, "non_blocking": False, "device": torch.device("cpu")}
     found = torch.ops.aten._to_copy.default(_retag(source, _CPU), **here)
     there = given.get("device") or source.device
-    return found if there.type == "cpu" else _give(found)
+    if there.type == "cpu":
+        return found
+    _use(there)
+    return _give(found)
 
 
 def _empty(make: Any, *size: Any, pin_memory: bool = False, **given: Any) -> torch.Tensor:
@@ -216,6 +224,7 @@ class _Start:
 
     visible = True
     pid: int | None = None
+    current = 0  # device
 
     @classmethod
     def now(cls) -> None:
@@ -228,6 +237,19 @@ class _Start:
         return cls.pid == os.getpid()
 
 
+def _use(device: Any = None) -> None:
+    """Start CUDA, and refuse any board but the one to be used; None is the current one."""
+    _Start.now()
+    index = device if isinstance(device, int) else torch.device(device or "cuda").index
+    if (_Start.current if index is None else index) != BOARD:
+        raise RuntimeError(f"a board other than cuda:{BOARD} was used")
+
+
+def set_device(device: Any) -> None:
+    _use(device)
+    _Start.current = BOARD
+
+
 class Event:
     """A time of the device's clock; all work is done when it is recorded."""
 
@@ -236,6 +258,7 @@ class Event:
         self._at: float | None = None
 
     def record(self, stream: Any = None) -> None:
+        _use()
         self._at = time.perf_counter()
 
     def synchronize(self) -> None:
@@ -262,23 +285,21 @@ def is_available() -> bool:
 
 
 def device_count() -> int:
-    return int(_Start.visible)
+    return BOARD + 1 if _Start.visible else 0
 
 
 def get_device_properties(device: Any = None) -> Any:
-    _Start.now()
-    index = device if isinstance(device, int) else torch.device(device or "cuda").index
-    if index not in (None, 0):
-        raise AssertionError("Invalid device id")
+    _use(device)
     return PROPERTIES
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
-    _Start.now()
+    _use(device)
     return TOTAL_BYTES - used_bytes(), TOTAL_BYTES
 
 
 def memory_stats(device: Any = None) -> dict[str, int]:
+    _use(device)
     return {
         "requested_bytes.all.current": ALLOCATOR.requested,
         "allocated_bytes.all.current": ALLOCATOR.allocated,
@@ -308,6 +329,16 @@ def _started(value: Any = None) -> Any:
     return call
 
 
+def _of_board(read: Callable[[], Any]) -> Callable[..., Any]:
+    """A function of torch.cuda that uses a board, and gives what ``read`` does."""
+
+    def call(device: Any = None) -> Any:
+        _use(device)
+        return read()
+
+    return call
+
+
 _FUNCTIONS = {
     "Event": Event,
     "_lazy_init": _started(),
@@ -315,10 +346,10 @@ _FUNCTIONS = {
     "is_initialized": _Start.done,
     "is_available": is_available,
     "device_count": device_count,
-    "current_device": _started(0),
-    "set_device": _started(),
-    "synchronize": _started(),
-    "current_stream": _started(SimpleNamespace(cuda_stream=0)),
+    "current_device": lambda: _Start.current,
+    "set_device": set_device,
+    "synchronize": _of_board(lambda: None),
+    "current_stream": _of_board(lambda: SimpleNamespace(cuda_stream=0)),
     "manual_seed": lambda seed: None,
     "manual_seed_all": lambda seed: None,
     "get_device_properties": get_device_properties,
@@ -328,11 +359,11 @@ _FUNCTIONS = {
     "get_allocator_backend": lambda: "native",
     "mem_get_info": mem_get_info,
     "memory_stats": memory_stats,
-    "memory_allocated": lambda device=None: ALLOCATOR.allocated,
-    "max_memory_allocated": lambda device=None: ALLOCATOR.peak,
-    "memory_reserved": lambda device=None: ALLOCATOR.reserved,
-    "max_memory_reserved": lambda device=None: ALLOCATOR.reserved_peak,
-    "reset_peak_memory_stats": lambda device=None: ALLOCATOR.reset_peak(),
+    "memory_allocated": _of_board(lambda: ALLOCATOR.allocated),
+    "max_memory_allocated": _of_board(lambda: ALLOCATOR.peak),
+    "memory_reserved": _of_board(lambda: ALLOCATOR.reserved),
+    "max_memory_reserved": _of_board(lambda: ALLOCATOR.reserved_peak),
+    "reset_peak_memory_stats": _of_board(ALLOCATOR.reset_peak),
     "empty_cache": lambda: ALLOCATOR.empty_cache(),
 }
 _LIBRARIES: list[Any] = []
