@@ -151,14 +151,20 @@ part_warmup() {
 }
 
 part_smoke() {
-    write smoke smoke
+    local few=()
+    [ "$SIZE" = small ] && few=(--precisions fp32 nf4)
+    write smoke smoke "${few[@]}"
     judge
 }
 
 part_shapes() {
-    local batches=()
-    [ "$SIZE" = small ] || batches=(--set 'throughput.batch_sizes=[1, 8]')
-    write shapes "$PART" --models "llama-$1-shape" --precisions "${PRECISIONS[@]}" "${batches[@]}"
+    local precisions=("${PRECISIONS[@]}") options=('throughput.batch_sizes=[1, 8]')
+    if [ "$SIZE$1" = small8b ]; then # the shape is 1b's; compiling takes long on a CPU: once
+        precisions=(bf16)
+        options+=(throughput.roofline=true 'throughput.also_compiled={batch_sizes: [1]}')
+    fi
+    write shapes "$PART" --models "llama-$1-shape" --precisions "${precisions[@]}" \
+        --set "${options[@]}"
     judge
 }
 
@@ -174,11 +180,12 @@ part_model() {
 }
 
 part_overhead() {
-    local sizes=(--rounds 3 --processes 4 --decode-rounds 6 --new-tokens 32)
-    [ "$SIZE" = small ] &&
-        sizes=(--rounds 1 --processes 2 --decode-rounds 1 --new-tokens 4 --no-verdict)
+    local sizes=(--parts start decode memory)
+    sizes+=(--rounds 3 --processes 4 --decode-rounds 6 --new-tokens 32)
+    [ "$SIZE" = small ] && # starts are measured on any machine, by `make overhead`
+        sizes=(--parts decode memory --rounds 1 --processes 2 --decode-rounds 1 --new-tokens 4 --no-verdict)
     step overhead "$PYTHON" benchmarks/overhead.py --device "$DEVICE" --results "$FOLDER" \
-        --parts start decode memory "${sizes[@]}"
+        "${sizes[@]}"
 }
 
 part_scoring() {

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -99,12 +100,12 @@ def test_every_part_ends_and_is_in_the_summary(rehearsal: Path) -> None:
 def test_figures_of_every_suite_reach_the_summary(rehearsal: Path) -> None:
     parts = json.loads((rehearsal / "out/summary.json").read_text())["parts"]
     smoke = parts["smoke"]["figures"]["cells"]
-    assert len(smoke) == 7
+    assert set(smoke) == {"smoke/tiny-world[fp32]", "smoke/tiny-world[nf4]"}
     assert all(cell["bits_per_weight"] > 4 for cell in smoke.values())
-    for part in ("shapes-1b", "shapes-8b"):
+    for part, precisions in (("shapes-1b", {"bf16]", "nf4]", "int8]"}), ("shapes-8b", {"bf16]"})):
         found = parts[part]["figures"]
         assert not found["problems"]
-        assert {name.partition("[")[2] for name in found["cells"]} == {"bf16]", "nf4]", "int8]"}
+        assert {name.partition("[")[2] for name in found["cells"]} == precisions
         for cell in found["cells"].values():
             assert cell["total_bytes"] == pytest.approx(cell["expected"]["bytes"], rel=0.02)
             assert cell["kv_bytes_per_token"] == cell["expected"]["kv"]
@@ -115,6 +116,21 @@ def test_figures_of_every_suite_reach_the_summary(rehearsal: Path) -> None:
     for part in ("model", "nightly"):
         cells = parts[part]["figures"]["cells"].values()
         assert all(cell["perplexity"] > 1 and cell["mmlu"] >= 0 for cell in cells), part
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_roofline_and_compiled_speeds_have_their_columns(rehearsal: Path) -> None:
+    rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in (rehearsal / "out/summary.md").read_text().splitlines()
+        if line.startswith(("| cell |", "| shapes-8b/"))
+    ]
+    found = dict(zip(*rows, strict=True))
+    assert found["cell"] == "shapes-8b/llama-8b-shape[bf16]"
+    compiled = ["compiled tok/s", "compiled MBU"] * bool(shutil.which(os.environ.get("CXX", "g++")))
+    assert all(float(found[name].replace(",", "")) > 0 for name in ["decode tok/s", *compiled])
+    assert all(found[name] for name in ["MBU", *compiled])
 
 
 @pytest.mark.slow
