@@ -161,6 +161,12 @@ def list_protocol(record: Record) -> dict[str, Any]:
     return _without_how(record, record.protocol)
 
 
+def list_with_weights(record: Record) -> list[str]:
+    """The parts of the question that also name weights, which are facts of their own."""
+    parts = list_protocol(record).items()
+    return [f"protocol.{n}" for n, part in parts if isinstance(part, Mapping) and _WEIGHTS in part]
+
+
 def list_outcomes(record: Record, *values: str) -> dict[str, Any]:
     """What came out item by item: the rows that the descriptions of ``values`` name.
 

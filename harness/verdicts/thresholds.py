@@ -20,7 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.descriptions import ValueSpec
 from harness.errors import InputError
 from harness.machine.files import write_atomically
-from harness.records.identity import Changes, compare_facts, identify, list_outcomes
+from harness.records.identity import (
+    Changes,
+    compare_facts,
+    identify,
+    list_outcomes,
+    list_with_weights,
+)
 from harness.records.record import Record
 from harness.records.run_file import describe_mistakes
 from harness.records.values import find_spec
@@ -159,10 +165,12 @@ def parse_thresholds(content: bytes, where: str) -> Thresholds:
 def _renew(data: dict[str, Any]) -> dict[str, Any]:
     """A file of schema 1, whose margins were widened to three spreads: they are what is declared.
 
-    How many runs a speed is from was not kept, so its nights are unknown.
+    How many runs a speed is from was not kept, so its nights are unknown. The reference's facts
+    were hashed together with its weights, so whether the question differs is unknown too.
     """
     for measurements in data.get("cells", {}).values():
         for measurement, blessed in measurements.items():
+            blessed.get("facts", {}).pop("protocol.reference", None)
             for name, one in blessed.get("values", {}).items():
                 spec = find_spec(measurement, name)
                 if spec is not None and spec.margin is not None:
@@ -249,7 +257,9 @@ def find_changes(
     allow: Collection[str] = (),
 ) -> Changes:
     """The facts that are not what they were when blessed; ``allow`` names some that may differ."""
-    return compare_facts(blessed.facts, facts_of(environment, record), allow)
+    unknown = {name for name in list_with_weights(record) if name not in blessed.facts}  # schema 1
+    facts = {n: value for n, value in facts_of(environment, record).items() if n not in unknown}
+    return compare_facts(blessed.facts, facts, allow)
 
 
 def list_unmeasured(thresholds: Thresholds, records: Iterable[Record]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -309,6 +310,34 @@ def test_a_file_of_schema_1_is_read_with_the_declared_margin(tmp_path: Path) -> 
     [verdict] = judge(old, rename(make_speeds(95.0, 0.002, 3), 0))
     assert verdict.verdict == "INCONCLUSIVE"
     assert "measure both in one night" in verdict.text
+
+
+def test_divergence_of_schema_1_is_judged_though_its_reference_is_one_hash(tmp_path: Path) -> None:
+    """It hashed the reference's facts together with its weights, which are apart since."""
+
+    def diverge(kl: float, weights: str = "a" * 64) -> Record:
+        reference = {"precision": {"use": "fp32"}, "weights_sha256": weights}
+        items = {"chunk_kl": [kl * 9, kl * 9.1], "chunk_tokens": [9, 9]}
+        protocol = {"reference": reference, "context": 32}
+        mean = {"kl_mean": Value(value=kl, unit="nats/token")}
+        return make_record("divergence", values=mean, items=items, protocol=protocol)
+
+    path, before = tmp_path / "x.json", diverge(0.1)
+    write_thresholds(blessed(make_run(before)), path)
+    data = json.loads(path.read_text()) | {"schema": 1}
+    [facts] = [one["facts"] for cell in data["cells"].values() for one in cell.values()]
+    text = json.dumps(before.protocol["reference"], sort_keys=True)
+    facts["protocol.reference"] = f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    del facts["reference's weights"]
+    path.write_text(json.dumps(data))
+    old = read_thresholds(path)
+    assert outcomes(old, diverge(0.1)) == {"divergence.kl_mean": "PASS"}
+    assert outcomes(old, diverge(0.2)) == {"divergence.kl_mean": "FAIL"}
+    assert outcomes(old, diverge(0.2, weights="b" * 64)) == {"divergence.kl_mean": "FAIL"}
+    facts["protocol.context"] = 16
+    path.write_text(json.dumps(data))
+    [refused] = judge(read_thresholds(path), diverge(0.2))
+    assert (refused.verdict, "protocol.context (16 → 32)" in refused.text) == ("INCONCLUSIVE", True)
 
 
 def test_noise_of_many_tasks_raises_few_alarms() -> None:
