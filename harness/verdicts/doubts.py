@@ -10,20 +10,22 @@ from harness.records.identity import Changes
 from harness.records.record import Record, Verdict
 from harness.records.values import base_name, find_spec
 
-_NUMBER = re.compile(r"\d[\d.,]*")
+_NUMBER = re.compile(r"(\d+(?:,\d{3})*(?:\.\d+)?)( ?%)?")
+_NEAR = 0.1  # flags of one kind differ by no more: a tenth of the larger, or ten points of 100 %
 _BUSY = "other processes"  # how harness.run.make_record begins its flag of a busy machine
 
 
 def find_doubts(record: Record, other: Record) -> list[str]:
     """The flags of ``record`` that spoil its comparison with ``other``.
 
-    A power cap or a clock that both have does not; a machine that was busy always does.
+    A power cap or a clock that both have, about as much, does not; a machine that was busy always
+    does.
     """
-    common = {_kind(reason) for reason in other.validity.reasons}
     return [
         reason
         for reason in record.validity.reasons
-        if _kind(reason) not in common or reason.startswith(_BUSY)
+        if reason.startswith(_BUSY)
+        or not any(_are_alike(reason, o) for o in other.validity.reasons)
     ]
 
 
@@ -76,6 +78,15 @@ def name_changes(verdict: Verdict, changes: Changes, since: str) -> Verdict:
     return verdict.model_copy(update={"verdict": outcome, "text": f"{text}."})
 
 
-def _kind(reason: str) -> str:
-    """Flags that differ in numbers only are of one kind."""
-    return _NUMBER.sub("#", reason)
+def _are_alike(a: str, b: str) -> bool:
+    """Whether two flags say the same, of about the same size."""
+    sizes = ([_read(*found) for found in _NUMBER.findall(text)] for text in (a, b))
+    return _NUMBER.sub(r"#\2", a) == _NUMBER.sub(r"#\2", b) and all(
+        abs(ours - theirs) <= _NEAR * max(whole, ours, theirs)
+        for (ours, whole), (theirs, _) in zip(*sizes, strict=True)
+    )
+
+
+def _read(number: str, percent: str) -> tuple[float, float]:
+    """A number, and for a percentage 100, of which its nearness is a share."""
+    return float(number.replace(",", "")), 100.0 if percent else 0.0

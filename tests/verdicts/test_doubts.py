@@ -86,3 +86,20 @@ def test_flags_of_one_kind_on_both_sides_are_no_doubt_unless_the_machine_was_bus
     more = ("other processes used 1.9 of 2 cores",)
     assert find_doubts(speeds(1.0, CAPPED), speeds(1.0, CAPPED)) == []
     assert find_doubts(speeds(1.0, BUSY), speeds(1.0, more)) == list(BUSY)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "alike"),
+    [
+        ("capped at 500 W in 80% of the samples", "capped at 500 W in 72% of the samples", True),
+        ("capped in 2% of the samples", "capped in 9% of the samples", True),
+        ("capped in 30% of the samples", "capped in 95% of the samples", False),
+        ("the clock was 1,980 MHz", "the clock was 1,900 MHz", True),
+        ("the clock was 1,980 MHz", "the clock was 990 MHz", False),
+        ("batch 1: had not settled", "batch 8: had not settled", False),
+        ("capped in 80% of the samples", "hot in 80% of the samples", False),
+    ],
+)
+def test_flags_cancel_only_where_they_are_about_as_large(a: str, b: str, alike: bool) -> None:
+    for one, other in ((a, b), (b, a)):
+        assert find_doubts(speeds(1.0, (one,)), speeds(1.0, (other,))) == ([] if alike else [one])
