@@ -7,7 +7,7 @@ Quantities without a spread are judged plainly.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,13 +119,13 @@ def decide(
     margin: float,
     question: Question = "change",
     largest_p: float = FALSE_ALARMS,
-    doubt: str = "",
+    doubts: Mapping[Outcome, str] | None = None,
 ) -> Decision:
     """The verdict on ``harm``, of which ``margin`` is allowed.
 
     ``largest_p`` is the largest one-sided p-value of a FAIL: that of a harm beyond ``margin`` for a
-    limit, of any harm at all for a change. ``doubt`` is what speaks against a FAIL, such as a busy
-    machine.
+    limit, of any harm at all for a change. ``doubts`` are what speaks against an outcome, such as a
+    machine that was busy against a FAIL.
     """
     if harm.bounds is None:
         return Decision(
@@ -139,7 +139,7 @@ def decide(
     why, enough = "", None
     if outcome == "INCONCLUSIVE":
         why, enough = _explain_few(harm, margin, question, 1 - largest_p)
-    elif outcome == "FAIL" and doubt:
+    elif doubt := (doubts or {}).get(outcome):
         why = f"flagged: {doubt}"
     elif outcome == "FAIL" and p > largest_p:
         chance = _AMONG_LIMITS if question == "limit" else _BY_CHANCE

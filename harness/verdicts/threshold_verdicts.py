@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from harness.descriptions import ValueSpec
-from harness.records.record import Record, Value, Verdict
+from harness.records.record import Outcome, Record, Value, Verdict
 from harness.records.values import find_spec, processes_of
 from harness.statistics.estimates import NORMAL_95, Processes, t_quantile
 from harness.statistics.nights import ENOUGH_NIGHTS, compare_with_blessed
@@ -238,5 +238,6 @@ def _decide(
     reasons = "; ".join(record.validity.reasons)
     if not record.usable:
         return Decision("INCONCLUSIVE", f"this number is {record.validity.status}: {reasons}")
-    decision = decide(harm, margin, "change", largest_p, reasons if timed else "")
+    doubts: dict[Outcome, str] = {"FAIL": reasons} if timed else {}
+    decision = decide(harm, margin, "change", largest_p, doubts)
     return replace(decision, outcome="PASS", why="every item is as it was") if same else decision

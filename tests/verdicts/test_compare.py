@@ -16,6 +16,7 @@ from harness.records.run_file import Run
 from harness.report.comparison import dump_comparison, show_comparison
 from harness.report.markdown import write_markdown
 from harness.report.terminal import write_terminal
+from harness.verdicts.baseline import Baseline
 from harness.verdicts.compare import Comparison, compare_runs
 from tests.support.records import (
     ENVIRONMENT,
@@ -114,6 +115,31 @@ def test_a_slowdown_on_a_busy_machine_is_no_regression(
     [one] = compare(before, after).compared
     assert one.verdict == outcome
     assert all(why in one.reason for why in b if outcome == "INCONCLUSIVE")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "outcome"),
+    [
+        ((), (), "PASS"),
+        (("other processes used 1.3 of 2 cores",), (), "INCONCLUSIVE"),
+        ((), ("other processes used 1.3 of 2 cores",), "PASS"),  # a free machine is no slower
+        (("power capped at 500 W in 80 % of samples",),) * 2 + ("PASS",),
+    ],
+)
+def test_a_flagged_baseline_lets_nothing_pass(
+    a: tuple[str, ...], b: tuple[str, ...], outcome: str
+) -> None:
+    """Its clean speed may be 100 tokens/s, of which 85 would be a regression."""
+    before, after = (
+        make_speeds(speed, status="flagged" if why else "ok", reasons=why)
+        for speed, why in ((80.0, a), (85.0, b))
+    )
+    [one] = compare(before, after).compared
+    assert one.verdict == outcome
+    assert one.reason == (f"flagged: {a[0]} (A)" if outcome == "INCONCLUSIVE" else "")
+    baseline = Baseline("an earlier run", make_run(before))
+    [verdict] = baseline.judge(make_run(after), after)
+    assert verdict.verdict == outcome
 
 
 def test_bytes_are_exact() -> None:

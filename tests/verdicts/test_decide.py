@@ -111,11 +111,12 @@ def test_chance_or_a_doubt_leaves_a_fail_open(
     p: float | None, doubt: str, outcome: str, why: str
 ) -> None:
     harm = Harm(0.05, (0.01, 0.09), stderr=0.02, sampled="processes", n=6, p=p)
-    found = decide(harm, 0.03, doubt=doubt)
+    found = decide(harm, 0.03, doubts={"FAIL": doubt})
     assert found.outcome == outcome
     assert why in found.why
-    passed = decide(Harm(0.0, (-0.01, 0.01), p=0.9), 0.03, doubt="busy")
-    assert passed.outcome == "PASS"  # neither is asked of a PASS
+    good = Harm(0.0, (-0.01, 0.01), p=0.9)
+    assert decide(good, 0.03, doubts={"FAIL": "busy"}).outcome == "PASS"
+    assert decide(good, 0.03, doubts={"PASS": "busy"}).why == "flagged: busy"
 
 
 def test_an_open_verdict_says_how_many_samples_would_decide_by_hand() -> None:
