@@ -260,6 +260,7 @@ def _check_growth(tries: Tries) -> list[Share]:
 
 def _check_margins(tries: Tries) -> list[Share]:
     """PASS, where the true harm is all that is allowed."""
+    unsteady = time_processes(_DECODE, 0.005, 3, 3, night=0.02)
     shares = []
     for judge, world, harm in (
         (COMPARE, answer_items(1000, 0.02), 0.01),
@@ -268,6 +269,8 @@ def _check_margins(tries: Tries) -> list[Share]:
         (COMPARE, read_chunks(10, 0.02), 0.005),
         (COMPARE, time_processes(_DECODE, 0.02, 3, 3), 0.03),
         (COMPARE, time_processes(_DECODE, 0.02, 6, 6), 0.03),
+        (COMPARE_NIGHTS, unsteady, 0.03),
+        (thresholds_judge(1), unsteady, 0.03),
         (limit_judge("mmlu.acc", "min", 0.55), answer_items(1000, 0.08, sampled=True), 0.05),
         (
             limit_judge("throughput.decode_speedup", "min", 0.9),

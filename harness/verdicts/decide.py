@@ -58,7 +58,7 @@ class Harm:
     - ``allowance``: what a night may add to every value of a machine; a FAIL has to be clear of it,
       and ``stderr`` is that of the rest.
     - ``night``: the standard deviation that two nights may add to the difference, unseen by
-      ``stderr``; a FAIL has to be clear of it.
+      ``bounds`` and ``stderr``; a PASS or a FAIL has to be clear of it.
     """
 
     estimate: float
@@ -76,6 +76,20 @@ class Harm:
     def is_exact(self) -> bool:
         """Whether the estimate has no spread at all."""
         return self.bounds is not None and self.bounds[0] == self.bounds[1]
+
+    @property
+    def bounds_with_night(self) -> tuple[float, float] | None:
+        """``bounds``, and beyond them what two nights may add unseen.
+
+        Independent errors add up by the squares of their reaches (Zou and Donner 2008, Statistics
+        in Medicine 27, 1693-1702).
+        """
+        if self.bounds is None or not self.night:
+            return self.bounds
+        below, above = (
+            math.hypot(end - self.estimate, NORMAL_95 * self.night) for end in self.bounds
+        )
+        return self.estimate - below, self.estimate + above
 
     def p_beyond(self, margin: float) -> float:
         """One-sided p-value of a harm of at most ``margin``: 5 % where the lower bound is at it."""
@@ -127,17 +141,20 @@ def decide(
     limit, of any harm at all for a change. ``doubts`` are what speaks against an outcome, such as a
     machine that was busy against a FAIL.
     """
-    if harm.bounds is None:
+    bounds = harm.bounds_with_night
+    if bounds is None:
         return Decision(
             "INCONCLUSIVE", _ONE_PROCESS if harm.sampled == "processes" else _FEW_CHUNKS
         )
-    if harm.is_exact:
+    if bounds[0] == bounds[1]:
         return Decision("FAIL" if harm.estimate > margin else "PASS")
     p = harm.p_beyond(margin if question == "limit" else 0.0)
     smallest = _find_smallest(harm, margin, question, 1 - largest_p)
-    outcome = judge_harm(harm.estimate, *harm.bounds, margin, question)
+    outcome = judge_harm(harm.estimate, *bounds, margin, question)
     why, enough = "", None
-    if outcome == "INCONCLUSIVE":
+    if outcome == "INCONCLUSIVE" and harm.night:
+        why = _NIGHTS  # more processes of the same nights would not tell
+    elif outcome == "INCONCLUSIVE":
         why, enough = _explain_few(harm, margin, question, 1 - largest_p)
     elif doubt := (doubts or {}).get(outcome):
         why = f"flagged: {doubt}"

@@ -93,7 +93,8 @@ def propose_tighter(
             if spec is None or _find_flaw(threshold, spec) is not None:
                 continue
             harm = measure_harm(thresholds, blessed, record, name, spec)
-            if harm and harm.bounds and threshold.value and harm.bounds[1] < -threshold.margin:
+            bounds = harm.bounds_with_night if harm else None
+            if harm and bounds and threshold.value and bounds[1] < -threshold.margin:
                 gain = -harm.estimate / abs(threshold.value)
                 proposals.append(
                     f"{record.cell.id} {record.measurement}.{name} is {gain:.1%} better than its "
@@ -201,10 +202,10 @@ def _judge(
     largest_p = FALSE_ALARMS / max(1, thresholds.families[timed])
     same = same_items and now == value
     decision = _decide(record, threshold.margin, timed, harm, same, largest_p)
-    bounds = None
-    if harm is not None and harm.bounds is not None and not harm.is_exact:
+    bounds, ends = None, harm.bounds_with_night if harm else None
+    if ends is not None and ends[0] != ends[1]:
         sign = 1 if threshold.better == "lower" else -1
-        low, high = sorted(value + sign * end for end in harm.bounds)
+        low, high = sorted(value + sign * end for end in ends)
         bounds = (low, high)
     unit = threshold.unit
     was = show_numbers((value, value if now is None else now), unit)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -13,7 +14,15 @@ from harness.suite.read import load_suite
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from verdicts.judges import COMPARE, Judge, Judged, compare_once, limit_judge, thresholds_judge
+from verdicts.judges import (
+    COMPARE,
+    COMPARE_NIGHTS,
+    Judge,
+    Judged,
+    compare_once,
+    limit_judge,
+    thresholds_judge,
+)
 from verdicts.limited import LIMITS, Limited
 from verdicts.machines import MACHINES, watch_nights
 from verdicts.share import Share, format_shares
@@ -138,6 +147,16 @@ def test_one_night_of_processes_alone_would_raise_alarms_on_an_unsteady_machine(
     first, later = next(nights), next(nights)
     assert np.std((later - first).mean(axis=1)) == pytest.approx(0.02 * 2**0.5, rel=0.3)
     assert np.std(first - first.mean(axis=1, keepdims=True)) < 0.006
+
+
+@pytest.mark.parametrize("judge", [COMPARE_NIGHTS, thresholds_judge(1)], ids=lambda one: one.name)
+def test_a_slowdown_seldom_passes_where_nights_are_not_known(judge: Judge) -> None:
+    """Nights differ by 2 %, processes by 0.5 %. With bounds of processes 41 % and 18 % passed."""
+    world = time_processes(DECODE, 0.005, 3, 3, night=0.02)
+    for harm, most in ((0.03, 0.05), (0.05, 0.01)):
+        found = Tries(300, 4).ask(judge.name, lambda rng, h=harm: judge.ask(world, rng, h))
+        passed = sum(one.outcome == "PASS" for one in found)
+        assert passed <= 300 * most + 3 * math.sqrt(300 * most * (1 - most))
 
 
 @pytest.mark.parametrize("limited", LIMITS[::4], ids=lambda one: f"{one.metric} {one.bound}")
