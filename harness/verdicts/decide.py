@@ -54,7 +54,7 @@ class Harm:
     - ``sampled``: what it is a sample of, and ``n`` of how many: items, chunks of a
       text, processes (on each side, were they equally many), or blessed runs.
     - ``flips``: share of items right on one side only, where the harm is a difference of shares.
-    - ``p``: one-sided p-value of no harm, unadjusted; None where the bounds tell it.
+    - ``p``: one-sided p-value of no harm, unadjusted, of a paired value; else the bounds tell it.
     - ``allowance``: what a night may add to every value of a machine; a FAIL has to be clear of it,
       and ``stderr`` is that of the rest.
     - ``night``: the standard deviation that two nights may add to the difference, unseen by
@@ -202,7 +202,8 @@ def harm_of(value: Value, spec: ValueSpec, sign: int, zero: float) -> Harm:
         sampled=spec.sampled,
         n=n,
         flips=flips,
-        p=one_sided(value.p, estimate),
+        # That of any other value is of being zero, not of being at its limit.
+        p=one_sided(value.p, estimate) if spec.paired and zero == spec.neutral else None,
     )
 
 

@@ -24,6 +24,7 @@ from harness.verdicts.decide import (
 )
 
 SPEED = ValueSpec("tokens/s", "higher", "", sampled="processes")
+SPEEDUP = ValueSpec("", "higher", "", paired=True, neutral=1.0, sampled="processes")
 CHUNKS = ValueSpec("", "lower", "", sampled="items")
 RATIO = ValueSpec("", "lower", "", paired=True, of="ppl", neutral=1.0, sampled="items")
 DROP = ValueSpec("", "lower", "", paired=True, of="acc", sampled="items")
@@ -185,12 +186,15 @@ def test_what_a_limit_detects_is_beyond_it_by_hand() -> None:
 
 def test_a_harm_is_a_distance_in_the_bad_direction() -> None:
     value = Value(value=0.9, stderr=0.01, n=6, interval=(0.87, 0.93), bounds=(0.88, 0.92), p=0.01)
-    slower = harm_of(value, SPEED, -1, 1.0)
+    slower = harm_of(value, SPEEDUP, -1, 1.0)
     assert slower.estimate == pytest.approx(0.1)
     assert slower.bounds == pytest.approx((0.08, 0.12))
     assert (slower.stderr, slower.n, slower.p) == (0.01, 6, 0.005)
-    faster = harm_of(value, SPEED, 1, 1.0)
+    faster = harm_of(value, SPEEDUP, 1, 1.0)
     assert (faster.estimate, faster.p) == (pytest.approx(-0.1), 0.995)
+    # The p-value is of no difference: it says nothing of another number, or of a plain mean.
+    assert harm_of(value, SPEEDUP, -1, 0.95).p is None
+    assert harm_of(value, SPEED, -1, 1.0).p is None
 
 
 def test_degrees_of_freedom_come_from_the_interval_by_hand() -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 
+from harness.catalog import load_measurement
 from harness.records.record import Record, Value
+from harness.records.values import to_value
+from harness.statistics.estimates import clustered_interval
 from tests.support.limits import (
     CANDIDATE,
     RATIO,
@@ -256,3 +260,22 @@ def test_a_demanded_gain_must_be_shown() -> None:
         "INCONCLUSIVE",
         "PASS",
     ]
+
+
+@pytest.mark.parametrize(("limits", "outcome"), [(1, "FAIL"), (10, "INCONCLUSIVE")])
+def test_a_mean_just_beyond_its_limit_is_no_sure_break_among_many_limits(
+    limits: int, outcome: str
+) -> None:
+    """It is surely not zero, which says nothing about the limit: beyond it at p = 0.03."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 400)
+    sums = noise - noise.mean() - 1.0 - 1.88 * noise.std(ddof=1) / 20
+    spec = load_measurement("mmlu").values["answer_logprob"]
+    value = to_value(spec, clustered_interval(sums.tolist(), [1] * 400))
+    assert value.p is not None
+    assert value.p < 1e-40
+    record = make_record("mmlu", "nf4", values={"answer_logprob": value})
+    many = [limit("mmlu.answer_logprob", min=-1.0 - i) for i in range(limits)]
+    verdict = judge(record, None, *many)[0]
+    assert verdict.verdict == outcome, verdict.text
+    assert ("among this many limits" in verdict.text) is (limits > 1)
