@@ -137,7 +137,7 @@ class MeasurementItem(pytest.Item):
         if status in ("skipped", "failed", "invalid"):
             text = f"{self.cell.id} {self.name} {status}: {reasons}\n{where}"
             raise MeasurementError(text, record.traceback)
-        broken = [verdict.text for verdict in record.verdicts if verdict.verdict in bad]
+        broken = [verdict.text for verdict in record.verdicts if verdict.outcomes & bad]
         if broken:
             raise MeasurementError("\n".join([*broken, where]))
 

@@ -71,12 +71,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "on-inconclusive": {
         "choices": ("warn", "fail"),
         "default": "warn",
-        "help": "what to do about a limit that could not be decided",
+        "help": "what to do about an INCONCLUSIVE verdict",
     },
     "require-all": {
         "action": "store_true",
-        "help": "a cell that is skipped because its model, data or device is not available counts "
-        "as failed, and so does a limit that cannot be judged without it",
+        "help": "what is missing fails: a cell that is skipped because its model, data or device "
+        "is not available, what was blessed and is not measured, and what cannot be judged for "
+        "want of a number or because another question was asked",
     },
     "cell-timeout": {
         "type": _positive_seconds,
@@ -104,7 +105,7 @@ def read_options(config: pytest.Config) -> CommandLine:
         raise pytest.UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {found}")
     if given.bless and not given.reason.strip():
         raise pytest.UsageError("--bless needs --reason 'why these numbers are the new ones'")
-    also_failing = {"skipped", "INCONCLUSIVE"} if given.require_all else set()
+    also_failing = {"skipped", "unjudged"} if given.require_all else set()
     if given.on_inconclusive == "fail":
         also_failing.add("INCONCLUSIVE")
     return CommandLine(

@@ -115,6 +115,12 @@ class Verdict(Frozen):
     enough: int | None = None
     position: str = ""
 
+    @property
+    def outcomes(self) -> frozenset[str]:
+        """The verdict, and "unjudged" where there was no number to judge or nothing to judge by."""
+        is_unjudged = self.verdict == "INCONCLUSIVE" and self.value is None
+        return frozenset({self.verdict} | ({"unjudged"} if is_unjudged else set()))
+
 
 class Record(Frozen):
     """The frozen result of one measurement on one cell.

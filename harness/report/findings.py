@@ -13,13 +13,14 @@ class Finding:
 
     ``outcome`` is a record's status (failed, invalid, skipped) or a verdict (FAIL, INCONCLUSIVE),
     ``about`` names the cell and its measurements or value. ``line`` is that of the suite's limit,
-    None where the finding concerns no limit.
+    None where the finding concerns no limit. ``outcomes`` are all that may make it fail.
     """
 
     outcome: str
     about: str
     text: str
     line: int | None = None
+    outcomes: frozenset[str] = frozenset()
 
     @property
     def sentence(self) -> str:
@@ -39,7 +40,7 @@ def list_findings(run: Run) -> list[Finding]:
             key = (record.cell.id, record.validity.status, why)
             broken.setdefault(key, []).append(record.measurement)
     without_numbers = [
-        Finding(status, f"{cell} {', '.join(measurements)}", why)
+        Finding(status, f"{cell} {', '.join(measurements)}", why, outcomes=frozenset({status}))
         for (cell, status, why), measurements in broken.items()
     ]
     verdicts = [
@@ -48,6 +49,7 @@ def list_findings(run: Run) -> list[Finding]:
             f"{r.cell.id} {v.metric}",
             v.text,
             int(v.position.rsplit(":", 2)[1]) if v.position else None,
+            v.outcomes,
         )
         for r in records
         for v in r.verdicts

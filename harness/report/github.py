@@ -68,7 +68,8 @@ def format_annotations(
     """The lines for standard output, each at the start of a line; none outside GitHub Actions.
 
     Errors are what failed: FAIL verdicts, failed and invalid records, and the outcomes in
-    ``also_failing`` ("skipped", "INCONCLUSIVE"). Other INCONCLUSIVE verdicts are warnings.
+    ``also_failing`` ("skipped", "unjudged", "INCONCLUSIVE"). Other INCONCLUSIVE verdicts are
+    warnings.
     """
     if environ.get("GITHUB_ACTIONS") != "true":
         return []
@@ -76,7 +77,7 @@ def format_annotations(
     for run in runs:
         file = _show_file(environ, root, run)
         for finding in list_findings(run):
-            fails = finding.outcome in FAILING or finding.outcome in also_failing
+            fails = not finding.outcomes.isdisjoint({*FAILING, *also_failing})
             if fails or finding.outcome == "INCONCLUSIVE":
                 kind = "error" if fails else "warning"
                 properties = {"file": file, "line": finding.line}

@@ -157,6 +157,26 @@ def test_a_skip_where_all_is_required_is_an_error_also_without_a_summary(tmp_pat
     assert not outcome.shows_traceback
 
 
+def test_what_is_undecided_fails_where_that_is_asked_for_and_not_where_all_is_required(
+    tmp_path: Path,
+) -> None:
+    """One process decides no limit on a speed, and yet nothing is missing."""
+    project = make_project(tmp_path)
+    write_checkpoint(tmp_path / "model", num_hidden_layers=1)
+    project.write(
+        "suites/s.yaml",
+        "name: s\nmodels: [{name: m, source: ../model}]\nprecisions: [fp32]\n"
+        f"measure:\n  {FAST_THROUGHPUT}\n"
+        'limits: [{metric: "throughput.decode_tokens_per_s[1]", min: 0.001}]\n',
+    )
+    complete = project.run("suites", "--require-all")
+    assert complete.code == pytest.ExitCode.OK, complete.text
+    assert [command.kind for command in list_commands(complete)] == ["warning"]
+    strict = project.run("suites", "--on-inconclusive", "fail")
+    assert strict.code == pytest.ExitCode.TESTS_FAILED, strict.text
+    assert [command.kind for command in list_commands(strict)] == ["error"]
+
+
 def test_this_project_s_own_ci_does_not_leak_into_the_projects_that_its_tests_make(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

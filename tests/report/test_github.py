@@ -106,6 +106,13 @@ def test_an_undecided_limit_is_a_warning_unless_it_fails_the_run() -> None:
     record = judged(verdict("INCONCLUSIVE"))
     assert [c.kind for c in annotate(record)] == ["warning"]
     assert [c.kind for c in annotate(record, also_failing=("INCONCLUSIVE",))] == ["error"]
+    assert [c.kind for c in annotate(record, also_failing=("unjudged",))] == ["warning"]
+
+
+def test_a_limit_without_its_number_is_an_error_where_all_is_required() -> None:
+    record = judged(verdict("INCONCLUSIVE").model_copy(update={"value": None}))
+    assert [c.kind for c in annotate(record)] == ["warning"]
+    assert [c.kind for c in annotate(record, also_failing=("unjudged",))] == ["error"]
 
 
 def test_what_passes_and_the_noise_floor_annotate_nothing() -> None:
