@@ -31,7 +31,7 @@ class Machine:
 
     ``likeness``: the spreads of speeds differ as the root of ``likeness``/χ²(``likeness``);
     ``outliers``: share of processes that are a fifth slower; ``drift``: standard deviation of each
-    night's step from the last, shared by all speeds.
+    night's step from the last, shared by all speeds; ``a_night``: runs of a night.
     """
 
     name: str
@@ -41,9 +41,10 @@ class Machine:
     likeness: float = math.inf
     outliers: float = 0.0
     drift: float = 0.0
+    a_night: int = 1
 
     def begin(self, rng: Generator) -> Iterator[Speeds]:
-        """Night after night, (speeds, processes), of one commit."""
+        """Run after run, (speeds, processes), of one commit."""
         wide = np.ones(SPEEDS)
         if math.isfinite(self.likeness):
             wide = np.sqrt(self.likeness / rng.chisquare(self.likeness, SPEEDS))
@@ -51,9 +52,10 @@ class Machine:
         while True:
             level += rng.normal(0, self.drift)
             night = level + rng.normal(0, self.shared) + rng.normal(0, self.own, SPEEDS) * wide
-            luck = rng.normal(0, self.process, (SPEEDS, _PROCESSES)) * wide[:, None]
-            luck[rng.random(luck.shape) < self.outliers] += math.log(0.8)
-            yield night[:, None] + luck
+            for _ in range(self.a_night):
+                luck = rng.normal(0, self.process, (SPEEDS, _PROCESSES)) * wide[:, None]
+                luck[rng.random(luck.shape) < self.outliers] += math.log(0.8)
+                yield night[:, None] + luck
 
 
 MACHINES = (
@@ -64,6 +66,7 @@ MACHINES = (
     Machine("processes σ 0.5 %, nights σ 2 % all speeds", 0.005, shared=0.02),
     Machine("processes σ 1 %, 1 % of them a fifth slower", outliers=0.01),
     Machine("processes σ 0.5 %, drifting by 0.5 % a night", 0.005, drift=0.005),
+    Machine("processes σ 0.5 %, nights σ 2 % all speeds", 0.005, shared=0.02, a_night=3),
 )
 
 
@@ -85,7 +88,10 @@ def watch_nights(machine: Machine, blessed: int, repeats: int, rng: Generator) -
     seen = _Seen()
     for _ in range(repeats):
         nights = machine.begin(rng)
-        runs = [as_run(*_as_records(next(nights)), number=number) for number in range(blessed)]
+        runs = [
+            as_run(*_as_records(next(nights)), number=number, a_night=machine.a_night)
+            for number in range(blessed)
+        ]
         made = bless(runs, "cpu", None, "calibration", "2026-01-01").thresholds
 
         same = list(_judge(made, next(nights), range(_CELLS)).values())
@@ -107,7 +113,9 @@ def watch_nights(machine: Machine, blessed: int, repeats: int, rng: Generator) -
 
 
 def _count(seen: _Seen, machine: Machine, blessed: int) -> Iterator[Share]:
-    judge = f"thresholds of {blessed} night{'s' * (blessed > 1)}"
+    what = "night" if machine.a_night == 1 else "run"
+    judge = f"thresholds of {blessed} {what}{'s' * (blessed > 1)}"
+    judge += " of one night" * (machine.a_night > 1)
     world = f"{SPEEDS} speeds, {machine.name}"
     n, values = seen.nights, seen.nights * SPEEDS
     steady = machine is MACHINES[0] and blessed >= 3

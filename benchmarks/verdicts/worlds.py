@@ -42,12 +42,12 @@ class World:
     scale: float = 1.0
 
 
-def as_run(*records: Record, number: int = 0) -> Run:
+def as_run(*records: Record, number: int = 0, a_night: int = 1) -> Run:
     """A run of these records, of a clean tree; several of one commit have different numbers.
 
-    Each number is a night of its own.
+    Each number is a night of its own, or ``a_night`` of them, an hour apart.
     """
-    utc = f"2026-01-{number + 1:02}T00:00:00+00:00"
+    utc = f"2026-01-{number // a_night + 1:02}T{number % a_night:02}:00:00+00:00"
     facts = _RUN.run.model_copy(update={"id": f"{_RUN.run.id}-{number}", "utc": utc})
     return _RUN.model_copy(update={"run": facts, "records": records})
 

@@ -16,8 +16,8 @@ from harness.verdicts.bless import bless_runs
 def command(runs: Sequence[str], reason: str, root: Path) -> None:
     """Make thresholds of RUNS, which later runs are judged by.
 
-    Thresholds hold for a suite on a device. Several runs of one commit show how much runs differ by
-    themselves.
+    Thresholds hold for a suite on a device. Runs of one commit on three nights or more show how
+    much speeds differ by themselves; runs of one night do not.
     """
     found = [one.run for name in runs for one in find_runs(name, root)]
     path, result = bless_runs(found, reason, root)

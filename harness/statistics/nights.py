@@ -1,21 +1,23 @@
 """How a suite's speeds vary from process to process and from night to night. Pure.
 
-All speeds are logarithms, all spreads shares. Processes of one night share its luck: the night, one
-run of the suite, is the sample. Part of its luck is shared by all speeds of the machine; three
-nights say little of that part, however many speeds there are. The rest is each speed's own, and is
-moderated over the suite's speeds (`harness.statistics.moderated`).
+All speeds are logarithms, all spreads shares. Processes of one night share its luck: the night is
+the sample, however many runs of the suite it has. Part of its luck is shared by all speeds of the
+machine; three nights say little of that part, however many speeds there are. The rest is each
+speed's own, and is moderated over the suite's speeds (`harness.statistics.moderated`).
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from statistics import fmean, median
 
 from harness.statistics.estimates import Processes, t_quantile
 from harness.statistics.moderated import UNKNOWN, Prior, fit_prior, is_outlier, squeeze
 
 ENOUGH_NIGHTS = 3
+_SAME_NIGHT = timedelta(hours=12)
 # Of fewer speeds nothing can be said of what they share.
 _ENOUGH_SPEEDS = 5
 
@@ -24,19 +26,19 @@ _ENOUGH_SPEEDS = 5
 class Blessed:
     """One speed as it was measured: ``mean`` is the logarithm of its geometric mean.
 
-    ``runs`` maps a run to the logarithm of its speed there, each of ``n`` / ``runs`` processes;
-    ``spread`` is that of processes within a run, None where each had one.
+    ``by_night`` maps a night to the logarithm of its speed, each of ``n`` / nights processes;
+    ``spread`` is that of processes within a night, None where each had one.
     """
 
     mean: float
     spread: float | None
     n: int
-    runs: Mapping[str, float]
+    by_night: Mapping[str, float]
 
     @property
     def nights(self) -> int:
         """How many there were."""
-        return max(1, len(self.runs))
+        return max(1, len(self.by_night))
 
     @property
     def within_df(self) -> int:
@@ -48,8 +50,7 @@ class Blessed:
 class Nights:
     """``process``: variance of one process; ``own``: of one speed's night, less what all share.
 
-    ``shared`` is the variance of what all share, from ``nights`` of them; ``shifts`` are what each
-    run's speeds shared.
+    ``shared`` is the variance of what all share; ``shifts`` are what each night's speeds shared.
     """
 
     process: Prior = UNKNOWN
@@ -74,17 +75,43 @@ class Change:
     allowance: float = 0.0
 
 
+def find_nights(utcs: Sequence[str]) -> list[str]:
+    """The night of each run, named by its first run's time.
+
+    A run at most twelve hours after another is of the same night. Raises ValueError for what is no
+    time in ISO 8601.
+    """
+    times = {utc: datetime.fromisoformat(utc).astimezone(timezone.utc) for utc in utcs}
+    nights: dict[str, str] = {}
+    last = night = ""
+    for utc in sorted(times, key=times.__getitem__):
+        if not last or times[utc] - times[last] > _SAME_NIGHT:
+            night = utc
+        nights[utc], last = night, utc
+    return [nights[utc] for utc in utcs]
+
+
+def merge_runs(runs: Sequence[Processes]) -> Processes:
+    """Runs of one night as one sample of its processes."""
+    if len(runs) == 1:
+        return runs[0]
+    logs, n = [math.log(run.mean) for run in runs], sum(run.n for run in runs)
+    within = math.fsum((run.n - 1) * (run.spread or 0.0) ** 2 for run in runs)
+    between = math.fsum(run.n * (log - fmean(logs)) ** 2 for run, log in zip(runs, logs))
+    return Processes(math.exp(fmean(logs)), math.sqrt((within + between) / (n - 1)), n)
+
+
 def learn_nights(speeds: Sequence[Blessed]) -> Nights:
     """What all of a suite's speeds together say of its processes and nights."""
     process = _fit_commonest([(s.spread**2, s.within_df) for s in speeds if s.spread])
     rows = [speed for speed in speeds if speed.nights >= ENOUGH_NIGHTS]
     if len(rows) < _ENOUGH_SPEEDS:
         return Nights(process)
-    runs = dict.fromkeys(run for row in rows for run in row.runs)
-    centres = [fmean(row.runs.values()) for row in rows]
+    nights = dict.fromkeys(night for row in rows for night in row.by_night)
+    centres = [fmean(row.by_night.values()) for row in rows]
     shifts = {
-        run: median(row.runs[run] - c for row, c in zip(rows, centres) if run in row.runs)
-        for run in runs
+        one: median(row.by_night[one] - c for row, c in zip(rows, centres) if one in row.by_night)
+        for one in nights
     }
     own = _fit_commonest([(_own_variance(row, shifts), row.nights - 1) for row in rows])
     # The variance of a median of so many (π/2 times that of a mean) is no shared luck.
@@ -161,7 +188,7 @@ def _squeeze_spread(spread: float | None, df: float, prior: Prior) -> tuple[floa
 
 
 def _own_variance(row: Blessed, shifts: Mapping[str, float]) -> float:
-    left = [value - shifts.get(run, 0.0) for run, value in row.runs.items()]
+    left = [value - shifts.get(night, 0.0) for night, value in row.by_night.items()]
     return _variance(left)
 
 

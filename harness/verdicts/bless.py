@@ -4,6 +4,7 @@ Several runs of one commit are A/A runs: their differences are each value's spre
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,13 +20,14 @@ from harness.records.record import Record, Value
 from harness.records.run_file import Run
 from harness.records.values import base_name, find_spec, is_part, processes_of
 from harness.statistics.estimates import Processes
-from harness.statistics.nights import ENOUGH_NIGHTS
+from harness.statistics.nights import ENOUGH_NIGHTS, find_nights, merge_runs
 from harness.verdicts.threshold_verdicts import measure_harm
 from harness.verdicts.thresholds import (
     SCHEMA,
     Blessed,
     Threshold,
     Thresholds,
+    as_speed,
     facts_of,
     find_row,
     hash_items,
@@ -121,6 +123,7 @@ def bless(
                 commit=run.run.git_sha or "",
                 run=run.run.id,
                 runs=[one.run.id for one, _ in measured],
+                utcs=[one.run.utc for one, _ in measured],
                 when=when,
                 reason=reason.strip(),
                 items=hash_items(record),
@@ -141,7 +144,8 @@ def _list_cautions(
     thresholds: Thresholds, found: Mapping[tuple[str, str], Sequence[tuple[Run, Record]]]
 ) -> list[str]:
     """Margins that this machine cannot hold, and speeds whose nights are unknown."""
-    cautions, unknown = [], 0
+    cautions: list[str] = []
+    few: Counter[tuple[int, int]] = Counter()  # of how many runs and nights
     for (cell, measurement), measured in found.items():
         record = measured[-1][1]
         blessed = thresholds.find(record)
@@ -156,16 +160,20 @@ def _list_cautions(
             harm = measure_harm(thresholds, blessed, record, name, spec)
             if harm is None or harm.bounds is None:
                 continue
-            unknown += bool(harm.night)
+            if harm.night:
+                few[len(one.runs), as_speed(one, blessed).nights] += 1
             if harm.bounds[1] > one.margin:
                 cautions.append(
                     f"{cell} {measurement}.{name}: this machine cannot hold its margin of "
                     f"{one.margin:.3g}: equal runs differ by up to {harm.bounds[1]:.3g}"
                 )
-    if unknown:
+    for (runs, nights), speeds in few.items():
+        made = f"{runs} run{'s' * (runs > 1)} of "
+        made += "one night" if nights == 1 else f"{nights} nights"
+        shows = f"show{'s' * (runs == 1)} {'nothing' if nights == 1 else 'too little'}"
         cautions.append(
-            f"{unknown} speeds are from fewer than {ENOUGH_NIGHTS} runs, which do not show how "
-            "nights differ: bless runs of three nights"
+            f"{made} {shows} of how nights differ: most verdicts on {speeds} speed"
+            f"{'s' * (speeds > 1)} will be INCONCLUSIVE; bless runs of {ENOUGH_NIGHTS} nights"
         )
     return cautions
 
@@ -183,8 +191,10 @@ def _bless_records(
     values: dict[str, Threshold] = {}
     lacking: dict[str, str] = {}
     flags = [why for _, r in found if r.validity.status == "flagged" for why in r.validity.reasons]
+    nights = find_nights([run.run.utc for run, _ in found])
     for name, spec, value in _list_judged(latest):
-        made = _make_threshold(spec, value, [record.values.get(name) for _, record in found])
+        samples = [record.values.get(name) for _, record in found]
+        made = _make_threshold(spec, value, samples, nights)
         row = find_row(latest, spec)
         if flags and spec.sampled == "processes":
             lacking[name] = f"flagged, and a flagged speed is no anchor: {'; '.join(flags)}"
@@ -238,9 +248,9 @@ def _check_runs(runs: Sequence[Run]) -> None:
 
 
 def _make_threshold(
-    spec: ValueSpec, latest: Value, samples: Sequence[Value | None]
+    spec: ValueSpec, latest: Value, samples: Sequence[Value | None], nights: Sequence[str]
 ) -> Threshold | str:
-    """The threshold, or why there can be none."""
+    """The threshold, or why there can be none; ``nights`` are those of the samples."""
     assert spec.margin is not None
     assert spec.better is not None
     known = [one for one in samples if one is not None and one.value is not None]
@@ -260,14 +270,20 @@ def _make_threshold(
             n=len(numbers),
         )
     runs = [made for one in known if (made := processes_of(one)) is not None]
+    if len(runs) < len(known):
+        return "a speed of 0 in one of its runs"
     n = sum(run.n for run in runs)
     if n < _ENOUGH_PROCESSES:
         return f"{n} processes, {_ENOUGH_PROCESSES} are needed, of one run or of several"
     widest = max(_list_spreads(runs))
     if widest > _LARGEST_SPREAD:
         return f"its processes differ by {widest:.0%}, which is no agreement"
-    speed = math.exp(fmean(math.log(run.mean) for run in runs))
-    within = [(run.spread**2, run.n - 1) for run in runs if run.spread is not None]
+    grouped: dict[str, list[Processes]] = {}
+    for run, night in zip(runs, nights, strict=True):
+        grouped.setdefault(night, []).append(run)
+    merged = [merge_runs(group) for group in grouped.values()]
+    speed = math.exp(fmean(math.log(night.mean) for night in merged))
+    within = [(night.spread**2, night.n - 1) for night in merged if night.spread is not None]
     df = sum(own for _, own in within)
     return Threshold(
         value=speed,

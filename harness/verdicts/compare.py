@@ -7,7 +7,6 @@ that makes no sense is refused, with the fields that differ; what only one run h
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Literal
 
 from harness.catalog import load_measurement
@@ -22,12 +21,12 @@ from harness.records.identity import (
 from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
 from harness.records.values import base_name, compared_name, is_part
+from harness.statistics.nights import find_nights
 from harness.verdicts.advice import say_what_decides
 from harness.verdicts.decide import NIGHT_SPREAD, Decision, adjust_for_many, decide, harm_of
 from harness.verdicts.doubts import find_doubts
 
 Key = tuple[str, str]  # cell, measurement
-_SAME_NIGHT = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def compare_pair(
         return Comparison(missing=_find_loss(key, before, after))
     sides = identify(a.environment, before), identify(b.environment, after)
     changes = compare_facts(*sides, allow)
-    apart = _are_nights_apart(a.run.utc, b.run.utc)
+    apart = len({*find_nights([a.run.utc, b.run.utc])}) > 1
     values = [] if changes.refused else _compare_records(before, after, changes, apart)
     refused = changes.refused
     if not refused and not values and _compare_records(before, before, changes, apart):
@@ -150,12 +149,6 @@ def compare_pair(
         return Comparison(refused=(Refused(*key, refused, shown),), flags=changes.flags)
     lost = tuple(_find_lost_values(before, after))
     return Comparison(tuple(values), (), lost, changes.flags, ((before, after),))
-
-
-def _are_nights_apart(a: str, b: str) -> bool:
-    """Whether two times are so far apart that the machine may be another."""
-    times = [datetime.fromisoformat(time) for time in (a, b)]
-    return abs(times[0] - times[1]) > _SAME_NIGHT
 
 
 def _compare_records(

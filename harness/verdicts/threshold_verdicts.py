@@ -90,7 +90,7 @@ def propose_tighter(
             continue
         for name, threshold in blessed.values.items():
             spec = find_spec(record.measurement, name)
-            if spec is None or _find_flaw(threshold, spec) is not None:
+            if spec is None or _find_flaw(threshold, blessed, spec) is not None:
                 continue
             harm = measure_harm(thresholds, blessed, record, name, spec)
             bounds = harm.bounds_with_night if harm else None
@@ -169,17 +169,19 @@ def _compare_items(before: str, now: str) -> Harm:
     )
 
 
-def _find_flaw(threshold: Threshold, spec: ValueSpec | None) -> str | None:
+def _find_flaw(threshold: Threshold, blessed: Blessed, spec: ValueSpec | None) -> str | None:
     """Why no record can be judged by this threshold; None where one can."""
     if spec is None or spec.margin is None:
         return "the harness keeps no threshold of this value"
     if (threshold.better, threshold.unit) != (spec.better, spec.unit):
         theirs, ours = (f"{x.better} is better, in {x.unit!r}" for x in (threshold, spec))
         return f"the threshold says that {theirs}, the harness that {ours}"
-    if spec.sampled == "processes" and threshold.spread is None and len(threshold.runs) < 3:
-        return "the threshold has no spread between processes: bless from 3 or more of them"
-    if spec.sampled == "processes" and threshold.value <= 0:
+    if spec.sampled != "processes":
+        return None
+    if threshold.value <= 0:
         return f"the threshold {threshold.value:g} is no positive number"
+    if threshold.spread is None and as_speed(threshold, blessed).nights < ENOUGH_NIGHTS:
+        return "the threshold has no spread between processes: bless from 3 or more of them"
     return None
 
 
@@ -191,7 +193,7 @@ def _judge(
     margin = show_numbers((threshold.margin,), threshold.unit)[0]
     bound = f"{show_numbers((value,), threshold.unit)[0]} ± {margin}"
     spec = find_spec(record.measurement, name)
-    flaw = _find_flaw(threshold, spec)
+    flaw = _find_flaw(threshold, blessed, spec)
     if spec is None or flaw is not None:
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
         return _OPEN(metric=metric, bound=bound, text=f"{text}: {flaw}.")

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -47,8 +48,8 @@ class _Frozen(BaseModel):
 class Threshold(_Frozen):
     """One blessed number.
 
-    ``spread`` is the standard deviation of one sample: of the logarithms of processes within a run
-    for a speed, of ``n`` A/A runs in the value's unit otherwise; None where nothing shows it. ``n``
+    ``spread`` is the standard deviation of one sample: of the logarithms of a night's processes for
+    a speed, of ``n`` A/A runs in the value's unit otherwise; None where nothing shows it. ``n``
     counts processes for a speed, whose values in each of the runs are ``runs``. ``margin`` is in
     the value's unit. ``row`` says which items were right, packed (`pack_row`), so that a share of
     right items is judged item by item.
@@ -73,18 +74,24 @@ class Threshold(_Frozen):
 class Blessed(_Frozen):
     """The thresholds of one measurement of one cell, and all that they depend on.
 
-    ``runs`` are all that it was blessed from, ``run`` is the last of them. ``items`` is the hash of
-    the items' outcomes.
+    ``runs`` are all that it was blessed from, ``utcs`` when they began, ``run`` is the last given.
+    ``items`` is the hash of the items' outcomes.
     """
 
     commit: str
     run: str
     runs: list[str] = []
+    utcs: list[str] = []
     when: str
     reason: str
     items: str | None
     facts: dict[str, Any]
     values: dict[str, Threshold]
+
+    @model_validator(mode="after")
+    def _check_utcs(self) -> "Blessed":
+        nights.find_nights(self.utcs)
+        return self
 
 
 class Thresholds(_Frozen):
@@ -133,10 +140,14 @@ class Thresholds(_Frozen):
 
 
 def as_speed(threshold: Threshold, blessed: Blessed) -> nights.Blessed:
-    """A speed's threshold, as logarithms."""
-    runs = zip(blessed.runs, threshold.runs) if len(blessed.runs) == len(threshold.runs) else ()
-    logs = {run: math.log(value) for run, value in runs if value > 0}
-    return nights.Blessed(math.log(threshold.value), threshold.spread, threshold.n, logs)
+    """A speed's threshold, as logarithms; of one night where it is not known when its runs were."""
+    logs: dict[str, list[float]] = {}
+    if len(blessed.utcs) == len(threshold.runs):
+        for night, value in zip(nights.find_nights(blessed.utcs), threshold.runs):
+            if value > 0:
+                logs.setdefault(night, []).append(math.log(value))
+    by_night = {night: fmean(found) for night, found in logs.items()}
+    return nights.Blessed(math.log(threshold.value), threshold.spread, threshold.n, by_night)
 
 
 def path_of(root: Path, suite: str, device: str) -> Path:

@@ -128,11 +128,11 @@ def test_thresholds_are_asked_in_shares_of_the_blessed_value() -> None:
 @pytest.mark.slow
 def test_three_nights_raise_few_alarms_and_see_a_slowdown() -> None:
     """The full simulation, with 20 nights instead of 1,000."""
-    steady, *_, unsteady, _, _ = (
+    steady, *_, unsteady, _, _, together = (
         {share.what: share for share in watch_nights(machine, 3, 20, np.random.default_rng(5))}
         for machine in MACHINES
     )
-    for night in (steady, unsteady):
+    for night in (steady, unsteady, together):
         assert night["nothing new: any FAIL in a night"].count <= 2
         assert night["half improved: any FAIL in a night"].count <= 2
     assert steady["one 5 % slower: FAIL"].count >= 16

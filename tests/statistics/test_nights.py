@@ -9,12 +9,42 @@ import numpy as np
 import pytest
 
 from harness.statistics.estimates import Processes
-from harness.statistics.nights import Blessed, Nights, compare_with_blessed, learn_nights
+from harness.statistics.nights import (
+    Blessed,
+    Nights,
+    compare_with_blessed,
+    find_nights,
+    learn_nights,
+    merge_runs,
+)
 
 
 def speed(runs: Sequence[float], spread: float | None = 0.01, processes: int = 3) -> Blessed:
     named = {f"run {i}": value for i, value in enumerate(runs)}
     return Blessed(float(np.mean(runs)), spread, processes * len(runs), named)
+
+
+def test_a_run_at_most_twelve_hours_after_another_is_of_its_night() -> None:
+    times = [
+        "2026-01-01T14:00:00+00:00",
+        "2026-01-01T02:00:00+00:00",
+        "2026-01-02T02:00:01+00:00",  # twelve hours and a second later
+        "2026-01-02T03:00:01+01:00",  # the same moment elsewhere
+    ]
+    night, other = times[1], times[2]
+    assert find_nights(times) == [night, night, other, other]
+    assert find_nights([]) == []
+    with pytest.raises(ValueError, match="yesterday"):
+        find_nights(["yesterday"])
+
+
+def test_runs_of_a_night_make_one_sample_of_processes_as_if_never_apart() -> None:
+    logs = [[0.01, 0.03, 0.02], [-0.02, 0.0, 0.01]]
+    runs = [Processes(math.exp(np.mean(x)), float(np.std(x, ddof=1)), 3) for x in logs]
+    merged, every = merge_runs(runs), np.ravel(logs)
+    assert (math.log(merged.mean), merged.n) == (pytest.approx(every.mean()), 6)
+    assert merged.spread == pytest.approx(every.std(ddof=1))
+    assert merge_runs(runs[:1]) == runs[0]
 
 
 def test_three_nights_of_one_speed_by_hand() -> None:

@@ -26,6 +26,10 @@ from tests.support.records import (
 DECODE = "decode_tokens_per_s[1]"
 
 
+def at(day: int, hour: int = 0) -> str:
+    return f"2026-01-{day:02}T{hour:02}:00:00+00:00"
+
+
 def blessed(*runs: Run, previous: Thresholds | None = None) -> Thresholds:
     return bless(runs, "cpu-xeon", previous, "because", "2026-01-02").thresholds
 
@@ -129,11 +133,15 @@ def test_a_margin_that_equal_runs_exceed_is_reported_and_not_widened() -> None:
 
 
 def test_runs_of_one_process_each_are_the_processes_by_hand() -> None:
-    """ln of 100, 101, 102.01: s = ln 1.01; each run is a process, and none shows its own spread."""
-    runs = [make_run(make_speeds(s, None, 1), id=f"{s}") for s in (100.0, 101.0, 102.01)]
-    threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values["decode_tokens_per_s[1]"]
-    assert (threshold.value, threshold.n) == (pytest.approx(101.0), 3)
-    assert (threshold.spread, threshold.runs) == (None, [100.0, 101.0, 102.01])
+    """ln of 100, 101, 102.01: s = ln 1.01, of one night; of three nights none shows its own."""
+    for days, spread in (((1, 1, 1), pytest.approx(math.log(1.01))), ((1, 2, 3), None)):
+        runs = [
+            make_run(make_speeds(s, None, 1), id=f"{s}", utc=at(day, hour))
+            for s, day, hour in zip((100.0, 101.0, 102.01), days, (1, 2, 3), strict=True)
+        ]
+        threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values[DECODE]
+        assert (threshold.value, threshold.n) == (pytest.approx(101.0), 3)
+        assert (threshold.spread, threshold.runs) == (spread, [100.0, 101.0, 102.01])
 
 
 def test_a_part_of_a_suite_changes_its_own_thresholds_only() -> None:
@@ -210,10 +218,10 @@ def test_the_margin_of_a_speed_is_what_is_declared_however_it_varies(spread: flo
 
 
 def test_runs_are_the_nights_and_processes_within_them_keep_their_own_spread_by_hand() -> None:
-    """Two runs of 3 at -1 % and +1 %, with spreads of 1 % and 3 %: sqrt((1 + 9)/2) %."""
+    """Two nights of 3 at -1 % and +1 %, with spreads of 1 % and 3 %: sqrt((1 + 9)/2) %."""
     runs = [
-        make_run(make_speeds(100 * math.exp(x), spread, 3), id=f"{x}")
-        for x, spread in ((-0.01, 0.01), (0.01, 0.03))
+        make_run(make_speeds(100 * math.exp(x), spread, 3), id=f"{x}", utc=at(day))
+        for x, spread, day in ((-0.01, 0.01, 1), (0.01, 0.03, 2))
     ]
     result = bless(runs, "cpu-xeon", None, "why", "2026-01-02")
     one = result.thresholds.cells["m[nf4]"]["throughput"]
@@ -221,8 +229,44 @@ def test_runs_are_the_nights_and_processes_within_them_keep_their_own_spread_by_
     assert (threshold.value, threshold.n) == (pytest.approx(100.0), 6)
     assert threshold.spread == pytest.approx(math.sqrt(5) / 100)
     assert threshold.runs == pytest.approx([99.0049834, 101.0050167])
-    assert one.runs == ["-0.01", "0.01"]
-    assert "1 speeds are from fewer than 3 runs" in result.cautions[-1]
+    assert (one.runs, one.utcs) == (["-0.01", "0.01"], [at(1), at(2)])
+    assert "2 runs of 2 nights show too little of how nights differ" in result.cautions[-1]
+
+
+def test_runs_of_one_night_are_one_sample_of_its_processes_by_hand() -> None:
+    """3 processes each, at -1 % and 1 % in one night and at 4 % in another; spreads of 1, 3, 2 %.
+
+    Squares of the first night: 2·1 + 2·9 + 6·1 = 26, of 5 degrees of freedom; of the other 2·4 = 8,
+    of 2. The value is the mean of 0 and 4 %, not of -1, 1 and 4 %.
+    """
+    runs = [
+        make_run(make_speeds(100 * math.exp(x), spread, 3), id=f"{x}", utc=utc)
+        for x, spread, utc in ((-0.01, 0.01, at(1)), (0.04, 0.02, at(2)), (0.01, 0.03, at(1, 11)))
+    ]
+    threshold = blessed(*runs).cells["m[nf4]"]["throughput"].values[DECODE]
+    assert threshold.value == pytest.approx(100 * math.exp(0.02))
+    assert threshold.spread == pytest.approx(math.sqrt(34 / 7) / 100)
+    assert threshold.n == 9
+
+
+@pytest.mark.parametrize(
+    ("times", "line"),
+    [
+        ([at(1)], "1 run of one night shows nothing of how nights differ"),
+        ([at(1, 1), at(1, 2), at(1, 3)], "3 runs of one night show nothing of how nights differ"),
+        ([at(1, 1), at(1, 2), at(2, 3)], "3 runs of 2 nights show too little of how nights differ"),
+        ([at(1), at(2), at(3)], ""),
+    ],
+)
+def test_blessing_says_how_many_nights_the_runs_are(times: list[str], line: str) -> None:
+    runs = [
+        make_run(make_speeds(100.0 + i / 10), id=f"s/{i}", utc=utc) for i, utc in enumerate(times)
+    ]
+    cautions = bless(runs, "cpu-xeon", None, "why", "2026-01-02").cautions
+    assert [one for one in cautions if "INCONCLUSIVE; bless runs of 3 nights" in one] == [
+        one for one in cautions if line and one.startswith(line)
+    ]
+    assert bool(line) is any("of how nights differ" in one for one in cautions)
 
 
 def test_what_changed_is_told_with_its_direction() -> None:

@@ -43,6 +43,7 @@ from tests.support.records import (
 )
 
 DECODE = "decode_tokens_per_s[1]"
+EVENING = tuple(f"2026-01-01T{hour}:00:00+00:00" for hour in (20, 21, 22))
 
 
 def blessed(*runs: Run, previous: Thresholds | None = None) -> Thresholds:
@@ -280,6 +281,7 @@ def nights(shifts: Sequence[float], spread: float = 0.002, cells: int = 12) -> l
                 for i in range(cells)
             ),
             id=f"s/{number}",
+            utc=f"2026-01-{number + 1:02}T02:00:00+00:00",
         )
         for number, shift in enumerate(shifts)
     ]
@@ -298,6 +300,38 @@ def test_three_steady_nights_see_a_slowdown_and_three_unsteady_ones_do_not() -> 
     assert "this machine cannot hold this margin: 3 blessed runs" in unsteady.text
 
 
+def test_three_runs_of_one_night_are_one_night_by_hand() -> None:
+    """They agree within 0.2 %, and say nothing of nights: -5 % may be the night, -15 % is none."""
+    runs = nights([0.0, 0.0, 0.0])
+    hours = [
+        run.model_copy(update={"run": run.run.model_copy(update={"utc": utc})})
+        for run, utc in zip(runs, EVENING, strict=True)
+    ]
+    thresholds = blessed(*hours)
+    verdicts = [judge(thresholds, rename(make_speeds(s, 0.002, 3), 0))[0] for s in (95.0, 85.0)]
+    assert [v.verdict for v in verdicts] == ["INCONCLUSIVE", "FAIL"]
+    assert "measure both in one night" in verdicts[0].text
+    threshold = thresholds.cells["m0[nf4]"]["throughput"].values[DECODE]
+    assert verdicts[0].bounds is not None
+    # 1.645 times 2 %·sqrt(2), and a little that 12 processes of 0.2 % add.
+    reach = 1.644854 * 0.02 * math.sqrt(2) * threshold.value
+    assert verdicts[0].bounds[1] - 95.0 == pytest.approx(reach, rel=0.01)
+
+
+def test_a_file_that_does_not_say_when_its_runs_were_counts_as_of_one_night(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_thresholds(blessed(*nights([0.0, 0.0, 0.0])), path)
+    slow = rename(make_speeds(95.0, 0.002, 3), 0)
+    assert judge(read_thresholds(path), slow)[0].verdict == "FAIL"
+    data = json.loads(path.read_text())
+    for measurements in data["cells"].values():
+        assert measurements["throughput"].pop("utcs")[0] == "2026-01-01T02:00:00+00:00"
+    path.write_text(json.dumps(data))
+    [verdict] = judge(read_thresholds(path), slow)
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "measure both in one night" in verdict.text
+
+
 def test_a_file_of_schema_1_is_read_with_the_declared_margin(tmp_path: Path) -> None:
     """It widened margins, and did not keep how many nights a speed is from."""
     path = tmp_path / "x.json"
@@ -305,7 +339,7 @@ def test_a_file_of_schema_1_is_read_with_the_declared_margin(tmp_path: Path) -> 
     data = json.loads(path.read_text()) | {"schema": 1}
     for measurements in data["cells"].values():
         for one in measurements.values():
-            del one["runs"]
+            del one["runs"], one["utcs"]
             for number, value in enumerate(one["values"].values()):
                 del value["runs"]
                 value["margin"] = None if number else 14.0
