@@ -47,13 +47,6 @@ DEVICE = os.environ.get("PRECISION_HARNESS_TEST_DEVICE", "cuda:0")
 CUDA = DEVICE.startswith("cuda")
 COMPUTE = "bfloat16" if CUDA else "float32"
 MIB = 1 << 20
-# `check_prefer_cudnn_attention` of torch's sdp_utils.cpp.
-PREFERS_CUDNN = (
-    CUDA
-    and torch.cuda.get_device_capability(DEVICE) in {(9, 0), (10, 0), (10, 3)}
-    and (torch.backends.cudnn.version() or 0) > 91500
-    and os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED") != "1"
-)
 # Large enough that what the allocator rounds up is below a thousandth.
 WIDE = {
     "vocab_size": 8192,
@@ -260,8 +253,18 @@ def test_cudnn_s_attention_runs_in_no_text_and_in_speeds_only_where_it_may(
         found[cudnn] = measured.protocol["attention_kernels"]["1"]
     assert found[False] == {kind: scoring[kind] for kind in ("prompt", "step")}
     assert None not in found[True].values()
-    if variant == "bf16" and PREFERS_CUDNN:
+    if variant == "bf16" and prefers_cudnn():
         assert found[True]["prompt"] == "cudnn"
+
+
+def prefers_cudnn() -> bool:
+    """As `check_prefer_cudnn_attention` of torch's sdp_utils.cpp; asking starts CUDA."""
+    return (
+        CUDA
+        and torch.cuda.get_device_capability(DEVICE) in {(9, 0), (10, 0), (10, 3)}
+        and (torch.backends.cudnn.version() or 0) > 91500
+        and os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED") != "1"
+    )
 
 
 def quantised(**config: Any) -> dict[str, Any]:

@@ -88,8 +88,10 @@ def test_a_model_without_a_head_gives_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert read_hidden(model, IDS, POSITIONS) is None
 
 
-def test_slices_hold_as_many_rows_as_fit() -> None:
-    three_rows = 4 * 100 * 3
-    assert list(slice_rows(7, 100, three_rows)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    assert list(slice_rows(2, 10_000, three_rows)) == [slice(0, 1), slice(1, 2)]
-    assert list(slice_rows(3, 100, three_rows)) == [slice(0, 3)]
+@pytest.mark.parametrize(("device", "held"), [("cpu", 30 << 20), ("cuda", 256 << 20)])
+def test_slices_hold_as_many_rows_as_fit(device: str, held: int) -> None:
+    vocabulary = held // (4 * 3)  # three rows of float32
+    on = torch.device(device)
+    assert list(slice_rows(7, vocabulary, on)) == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert list(slice_rows(2, 100 * vocabulary, on)) == [slice(0, 1), slice(1, 2)]
+    assert list(slice_rows(3, vocabulary, on)) == [slice(0, 3)]
