@@ -172,7 +172,7 @@ def _list_cautions(
         made += "one night" if nights == 1 else f"{nights} nights"
         shows = f"show{'s' * (runs == 1)} {'nothing' if nights == 1 else 'too little'}"
         cautions.append(
-            f"{made} {shows} of how nights differ: most verdicts on {speeds} speed"
+            f"{made} {shows} of how nights differ: many verdicts on {speeds} speed"
             f"{'s' * (speeds > 1)} will be INCONCLUSIVE; bless runs of {ENOUGH_NIGHTS} nights"
         )
     return cautions

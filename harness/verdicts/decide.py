@@ -52,7 +52,8 @@ class Harm:
       ``estimate`` for an exact quantity.
     - ``stderr``: standard error of the estimate, with ``df`` degrees of freedom.
     - ``sampled``: what it is a sample of, and ``n`` of how many: items, chunks of a
-      text, processes (on each side, were they equally many), or blessed runs.
+      text, processes (on each side, were they equally many), blessed runs or
+      blessed nights.
     - ``flips``: share of items right on one side only, where the harm is a difference of shares.
     - ``p``: one-sided p-value of no harm, unadjusted, of a paired value; else the bounds tell it.
     - ``allowance``: what a night may add to every value of a machine; a FAIL has to be clear of it,
@@ -65,7 +66,7 @@ class Harm:
     bounds: tuple[float, float] | None
     stderr: float = 0.0
     df: float = math.inf
-    sampled: Literal["items", "chunks", "processes", "runs"] | None = None
+    sampled: Literal["items", "chunks", "processes", "runs", "nights"] | None = None
     n: int = 0
     flips: float | None = None
     p: float | None = None
@@ -102,7 +103,7 @@ class Harm:
             return float(stdtr(min(df, 1e9), (margin - self.estimate) / math.sqrt(square)))
         if self.p is not None and not margin:
             return self.p
-        if self.sampled in ("processes", "runs") and self.stderr:
+        if self.sampled in ("processes", "runs", "nights") and self.stderr:
             beyond = self.estimate - margin - self.allowance
             return float(stdtr(min(self.df, 1e9), -beyond / self.stderr))
         reach = self.estimate - self.bounds[0]
@@ -254,12 +255,13 @@ def _explain_few(
 
     A change within its margin is taken to be none, any other harm to be what it seems.
     """
-    if harm.sampled == "runs":
+    if harm.sampled in ("runs", "nights"):
         assert harm.bounds is not None
+        blessed = f"{harm.n} blessed {harm.sampled}"
         if harm.bounds[1] - harm.estimate > margin:
-            few = f"this machine cannot hold this margin: {harm.n} blessed runs differ by more"
+            few = f"this machine cannot hold this margin: {blessed} differ by more"
         else:
-            few = f"the spread is that of {harm.n} blessed runs: more of them would narrow it"
+            few = f"the spread is that of {blessed}: more of them would narrow it"
         return few, None
     few = f"{harm.n:,} {harm.sampled or 'samples'} do not decide it"
     if harm.estimate <= margin:

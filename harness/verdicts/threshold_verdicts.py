@@ -143,7 +143,7 @@ def _compare_speeds(
         bounds=(min(ends), max(ends)),
         stderr=change.stderr * value,
         df=change.df,
-        sampled="processes" if few else "runs",
+        sampled="processes" if few else "nights",
         n=round(2 / (1 / threshold.n + 1 / now.n)) if few else speed.nights,
         night=NIGHT_SPREAD * math.sqrt(1 + 1 / speed.nights) * value if few else 0.0,
         allowance=change.allowance * value,

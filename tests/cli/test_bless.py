@@ -49,7 +49,7 @@ def test_several_runs_make_one_file_and_every_value_is_printed(repository: Repos
     assert code == 0
     assert out.splitlines() == [
         "m[nf4] throughput.decode_tokens_per_s[1]: new, 100 tokens/s",
-        "3 runs of one night show nothing of how nights differ: most verdicts on 1 speed will be "
+        "3 runs of one night show nothing of how nights differ: many verdicts on 1 speed will be "
         "INCONCLUSIVE; bless runs of 3 nights",
         f"thresholds: {repository.thresholds}: review and commit it",
     ]

@@ -297,7 +297,7 @@ def test_three_steady_nights_see_a_slowdown_and_three_unsteady_ones_do_not() -> 
     [steady] = judge(blessed(*nights([0.0, 0.0, 0.0])), slow)
     [unsteady] = judge(blessed(*nights([-0.02, 0.0, 0.02])), slow)
     assert (steady.verdict, unsteady.verdict) == ("FAIL", "INCONCLUSIVE")
-    assert "this machine cannot hold this margin: 3 blessed runs" in unsteady.text
+    assert "this machine cannot hold this margin: 3 blessed nights" in unsteady.text
 
 
 def test_three_runs_of_one_night_are_one_night_by_hand() -> None:
