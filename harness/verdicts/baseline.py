@@ -18,7 +18,8 @@ from harness.records.find_runs import (
 )
 from harness.records.record import Outcome, Record, Validity, Verdict
 from harness.records.run_file import Run
-from harness.verdicts.compare import Compared, compare_pair
+from harness.verdicts.compare import Compared, compare_pair, count_tested
+from harness.verdicts.decide import FALSE_ALARMS
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.verdicts.thresholds import (
     FOLDER,
@@ -102,12 +103,16 @@ class Baseline:
         )
 
     def _judge_by_run(self, earlier: Run, now: Run, record: Record) -> Iterator[Verdict]:
-        """As `harness compare` judges this record, before it adjusts for many."""
+        """As `harness compare` judges this record, but for how it allows for many values.
+
+        An item is judged before the next is measured, so the error is divided (Bonferroni).
+        """
         key = (record.cell.id, record.measurement)
         alike = [r for r in earlier.records if (r.cell.id, r.measurement) == key and not r.noise]
         if not alike or not record.usable or record.noise:
             return
-        found = compare_pair(earlier, now, key, alike[0], record, self.allow)
+        largest_p = FALSE_ALARMS / max(1, count_tested(earlier))
+        found = compare_pair(earlier, now, key, alike[0], record, self.allow, largest_p)
         label = " ".join(key)
         yield from (_to_verdict(self.name, one) for one in found.compared)
         for lost in found.missing:

@@ -4,12 +4,14 @@ Records are joined by cell and measurement, and item by item where there are ite
 that makes no sense is refused, with the fields that differ; what only one run has is listed.
 """
 
+import contextlib
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
-from harness.catalog import load_measurement
+from harness.catalog import UnknownNameError, load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.identity import (
     Changes,
@@ -23,7 +25,14 @@ from harness.records.run_file import Run
 from harness.records.values import base_name, compared_name, is_part
 from harness.statistics.nights import find_nights
 from harness.verdicts.advice import say_what_decides
-from harness.verdicts.decide import NIGHT_SPREAD, Decision, adjust_for_many, decide, harm_of
+from harness.verdicts.decide import (
+    FALSE_ALARMS,
+    NIGHT_SPREAD,
+    Decision,
+    adjust_for_many,
+    decide,
+    harm_of,
+)
 from harness.verdicts.doubts import find_doubts
 
 Key = tuple[str, str]  # cell, measurement
@@ -133,16 +142,18 @@ def compare_pair(
     before: Record | None,
     after: Record | None,
     allow: Collection[str] = (),
+    largest_p: float = FALSE_ALARMS,
 ) -> Comparison:
-    """One measurement of both runs by itself, not adjusted for being one of many."""
+    """One measurement of both runs by itself; ``largest_p`` is the largest p-value of a FAIL."""
     if before is None or after is None or not (before.usable and after.usable):
         return Comparison(missing=_find_loss(key, before, after))
     sides = identify(a.environment, before), identify(b.environment, after)
     changes = compare_facts(*sides, allow)
     apart = len({*find_nights([a.run.utc, b.run.utc])}) > 1
-    values = [] if changes.refused else _compare_records(before, after, changes, apart)
+    judge = partial(_compare_records, changes=changes, apart=apart, largest_p=largest_p)
+    values = [] if changes.refused else judge(before, after)
     refused = changes.refused
-    if not refused and not values and _compare_records(before, before, changes, apart):
+    if not refused and not values and judge(before, before):
         refused = (Difference("items", _count_items(before), _count_items(after)),)
     if refused:
         shown = tuple(list_judged(before, after))
@@ -151,8 +162,20 @@ def compare_pair(
     return Comparison(tuple(values), (), lost, changes.flags, ((before, after),))
 
 
+def count_tested(run: Run) -> int:
+    """How many values of a run have a spread and a margin: each could FAIL by chance."""
+    tested = 0
+    for record in run.records:
+        with contextlib.suppress(UnknownNameError):
+            specs = load_measurement(record.measurement).values.values()
+            compared = {s.of for s in specs if s.sampled and s.margin and s.neutral is not None}
+            names = record.values if record.usable and not record.noise else ()
+            tested += sum(base_name(n) in compared and not is_part(n, names) for n in names)
+    return tested
+
+
 def _compare_records(
-    before: Record, after: Record, changes: Changes, apart: bool
+    before: Record, after: Record, changes: Changes, apart: bool, largest_p: float
 ) -> list[Compared]:
     """The judged values of one measurement of both runs; ``q`` is still unknown."""
     metric = load_measurement(before.measurement)
@@ -162,7 +185,8 @@ def _compare_records(
         spec = metric.values[base_name(name)]
         judged = spec.margin is not None and spec.neutral is not None and value.value is not None
         if judged and not is_part(name, paired):
-            compared.append(_compare_value(before, after, name, value, spec, changes, apart))
+            given = (name, value, spec, changes, apart, largest_p)
+            compared.append(_compare_value(before, after, *given))
     return compared
 
 
@@ -193,6 +217,7 @@ def _compare_value(
     spec: ValueSpec,
     changes: Changes,
     apart: bool,
+    largest_p: float,
 ) -> Compared:
     assert value.value is not None
     assert spec.neutral is not None
@@ -209,7 +234,7 @@ def _compare_value(
     is_zero = harm.is_exact and harm.estimate == 0
     same = is_zero or is_identical(before, after, base_name(of))
     doubts = _find_doubts(before, after, changes) if spec.sampled == "processes" else None
-    decision = Decision("PASS") if same else decide(harm, margin, doubts=doubts)
+    decision = Decision("PASS") if same else decide(harm, margin, "change", largest_p, doubts)
     sides = f"--precision {after.cell.precision} --python A/bin/python --python B/bin/python"
     return Compared(
         cell=after.cell.id,

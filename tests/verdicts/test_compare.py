@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.records.record import Record
+from harness.records.record import Record, Verdict
 from harness.records.run_file import Run
 from harness.report.comparison import dump_comparison, show_comparison
 from harness.report.markdown import write_markdown
 from harness.report.terminal import write_terminal
 from harness.verdicts.baseline import Baseline
-from harness.verdicts.compare import Comparison, compare_runs
+from harness.verdicts.compare import Comparison, compare_runs, count_tested
 from tests.support.records import (
     ENVIRONMENT,
     make_choices,
@@ -184,6 +184,31 @@ def test_a_single_comparison_that_chance_explains_is_not_blamed_on_many() -> Non
     [one] = compare(make_choices(n=200), make_choices(6, 1, 200)).compared
     assert one.verdict == "INCONCLUSIVE"
     assert one.reason == "equal runs differ this much by chance (p = 0.035)"
+
+
+def test_a_record_judged_by_a_run_is_one_of_as_many_as_the_run_has() -> None:
+    """2 points fewer at p = 0.006: one value among ten may show as much by chance."""
+
+    def judge(values: int) -> Verdict:
+        cell = make_record("mmlu", "nf4").cell
+        cells = [cell.model_copy(update={"id": f"m{i}[nf4]"}) for i in range(values)]
+        alike = [make_choices(n=400).model_copy(update={"cell": one}) for one in cells]
+        now = make_choices(9, 1, 400).model_copy(update={"cell": cells[0]})
+        [verdict] = Baseline("an earlier run", make_run(*alike)).judge(make_run(now), now)
+        return verdict
+
+    few, many = judge(1), judge(10)
+    assert (few.verdict, many.verdict) == ("FAIL", "INCONCLUSIVE")
+    assert "equal runs differ this much by chance" in many.text
+    assert few.smallest_detectable is not None
+    assert many.smallest_detectable is not None
+    assert few.smallest_detectable < many.smallest_detectable
+
+
+def test_only_what_could_fail_by_chance_is_counted() -> None:
+    noise, failed = make_choices(noise=True), make_choices(status="failed")
+    assert count_tested(make_run(make_choices(), make_perplexity(1.0, 2.0), make_speeds(9.0))) == 3
+    assert count_tested(make_run(noise, failed, make_record("unheard_of"), make_peaks(1))) == 0
 
 
 def test_the_named_number_of_items_does_decide() -> None:
