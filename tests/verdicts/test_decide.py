@@ -13,14 +13,17 @@ from harness.descriptions import ValueSpec
 from harness.records.record import Value
 from harness.statistics.estimates import NORMAL_95, t_quantile
 from harness.statistics.power import smallest_detectable
+from harness.statistics.shares import paired_difference
 from harness.verdicts.decide import (
     Harm,
+    Question,
     adjust_for_many,
     benjamini_hochberg,
     bounds_of,
     decide,
     harm_of,
     judge_harm,
+    one_sided,
 )
 
 SPEED = ValueSpec("tokens/s", "higher", "", sampled="processes")
@@ -179,6 +182,42 @@ def test_what_a_limit_detects_is_beyond_it_by_hand() -> None:
         harm = Harm(limit, (limit - 0.1, limit + 0.1), stderr=0.05, sampled="items", n=100)
         found = decide(harm, limit, "limit", largest_p=0.05)
         assert found.smallest_detectable == pytest.approx(limit + 2.4865 * 0.05, rel=1e-3)
+
+
+def draw_items(rng: np.random.Generator, n: int, drop: float, flips: float) -> Harm:
+    """The drop of a share, of n items of which ``flips`` differ."""
+    shares = [(flips + drop) / 2, (flips - drop) / 2, 1 - flips]
+    lost, won, _ = (int(count) for count in rng.multinomial(n, shares))
+    found = paired_difference(lost, won, n)
+    bounds, share = (found.lower, found.upper), (lost + won) / n
+    p = one_sided(found.p, found.value)
+    return Harm(found.value, bounds, found.stderr or 1e-9, n - 1, "items", n, share, p)
+
+
+@pytest.mark.parametrize(
+    ("question", "margin", "largest_p"), [("limit", 0.02, 0.05), ("change", 0.01, 0.02)]
+)
+@pytest.mark.parametrize(
+    ("drop", "n", "flips"),
+    [(0.0, 300, 0.08), (0.01, 600, 0.08), (0.03, 300, 0.08), (0.005, 500, 0.02)],
+)
+def test_the_named_number_of_items_decides_four_times_in_five(
+    question: Question, margin: float, largest_p: float, drop: float, n: int, flips: float
+) -> None:
+    """Where the truth is what the sentence assumes. Of 1,500 draws each kind decides 74 to 83 %."""
+    rng = np.random.default_rng(0)
+    decided = []
+    for _ in range(600):
+        seen = draw_items(rng, n, drop, flips)
+        enough = decide(seen, margin, question, largest_p).enough
+        if enough is None:
+            continue
+        as_it_seems = question == "limit" or seen.estimate > margin
+        truth = seen.estimate if as_it_seems else min(0.0, seen.estimate)
+        again = draw_items(rng, enough, truth, max(seen.flips or 0.0, abs(truth)))
+        decided.append(decide(again, margin, question, largest_p).outcome != "INCONCLUSIVE")
+    assert len(decided) > 50
+    assert np.mean(decided) >= 0.65
 
 
 # What a value says about its harm
