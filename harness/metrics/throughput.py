@@ -272,8 +272,9 @@ def _time(
     except (InputError, UnavailableError) as error:
         if also:
             return UnavailableError(str(error))
-        advice = "leave out `cache: static` and `compile: true`"
-        raise type(error)(f"{error}; {advice}") from error
+        asked = {"`cache: static`": static, "`compile: true`": compiled}
+        given = " and ".join(name for name, is_on in asked.items() if is_on)
+        raise type(error)(f"{error}; leave out {given}" if given else str(error)) from error
 
 
 def _make_values(workload: Workload, timed: TimedWorkload) -> dict[str, Value]:

@@ -24,6 +24,7 @@ from harness.timing import roofline
 from harness.verdicts.bless import bless
 from harness.verdicts.compare import compare_runs
 from harness.verdicts.threshold_verdicts import judge_thresholds
+from harness.verdicts.thresholds import Thresholds
 from tests.support.cells_in_process import load, make_context, write_llama
 from tests.support.projects import ROOT
 from tests.support.records import ENVIRONMENT, make_record, make_run
@@ -336,8 +337,14 @@ def test_a_compiled_speed_that_is_gone_is_a_loss_with_its_reason() -> None:
 
 
 def test_thresholds_are_kept_and_judged_by_mode() -> None:
-    run = make_run(speeds("nf4", b1=20.0, b1_compiled=90.0))
-    thresholds = bless([run], "cpu-xeon", None, "why", "2026-01-01").thresholds
+    def bless_nights(record: Record) -> Thresholds:
+        runs = [
+            make_run(record, id=f"s/{day}", utc=f"2026-01-0{day}T00:00:00+00:00")
+            for day in (1, 2, 3)
+        ]
+        return bless(runs, "cpu-xeon", None, "why", "2026-01-03").thresholds
+
+    thresholds = bless_nights(speeds("nf4", b1=20.0, b1_compiled=90.0))
     slower = speeds("nf4", b1=20.0, b1_compiled=70.0)
     verdicts = judge_thresholds(thresholds, ENVIRONMENT, slower)
     assert {v.metric: v.verdict for v in verdicts} == {
@@ -345,8 +352,7 @@ def test_thresholds_are_kept_and_judged_by_mode() -> None:
         "throughput.decode_tokens_per_s[1 compiled]": "FAIL",
     }
     # What was blessed before both were measured still judges.
-    blessed = bless([make_run(speeds("nf4", OLD, b1=20.0))], "cpu-xeon", None, "why", "2026-01-01")
-    [verdict] = judge_thresholds(blessed.thresholds, ENVIRONMENT, slower)
+    [verdict] = judge_thresholds(bless_nights(speeds("nf4", OLD, b1=20.0)), ENVIRONMENT, slower)
     assert (verdict.metric, verdict.verdict) == ("throughput.decode_tokens_per_s[1]", "PASS")
 
 

@@ -154,7 +154,8 @@ def test_a_suite_asks_for_them_and_shows_the_interval(tmp_path: Path) -> None:
         f"precisions: [fp32, bf16]\nmeasure:\n  {measured}\n"
         'limits: [{metric: "throughput.decode_tokens_per_s[1]", min: 1e9}]\n',
     )
-    outcome = project.run("-v")
+    # Of a busy machine the limit is open, not broken.
+    outcome = project.run("-v", "--on-inconclusive", "fail")
     assert outcome.code == 1, outcome.text
     assert "(95 % interval " in outcome.text
     records = find_records(project.last_run("s"))
