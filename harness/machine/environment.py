@@ -20,8 +20,10 @@ import psutil
 
 import harness
 from harness.catalog import list_readers
+from harness.errors import InputError
 from harness.machine.control_groups import read_cpu_quota, read_memory_limit
 from harness.machine.files import read_text
+from harness.machine.git import run_git
 from harness.machine.nvml import describe_gpus
 from harness.machine.privacy import is_secret_name, scrub
 
@@ -102,19 +104,13 @@ def describe_git(root: Path) -> dict[str, Any]:
     All None outside a repository or without git. Untracked files do not count as dirty: results
     are untracked files.
     """
-    # Inside a git hook these point at the hook's repository, whatever -C says.
-    redirects = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}
-    env = {name: value for name, value in os.environ.items() if name not in redirects}
-    command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "-uno"]
-    env["GIT_OPTIONAL_LOCKS"] = "0"
+    command = ("status", "--porcelain=v2", "--branch", "-uno")
     try:
-        answer = subprocess.run(  # noqa: S603 - a fixed command on a folder of ours
-            command, env=env, capture_output=True, encoding="utf-8", errors="replace", timeout=20,
-            check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        answer = run_git(root, *command, timeout_s=20)
+        answer.check_returncode()
+    except (InputError, subprocess.SubprocessError):
         return {"sha": None, "branch": None, "dirty": None}
-    lines = answer.stdout.splitlines()
+    lines = answer.stdout.decode(errors="replace").splitlines()
     named = dict(line.split(" ")[1:3] for line in lines if line.startswith("# branch."))
     sha, branch = named["branch.oid"], named["branch.head"]
     return {

@@ -5,7 +5,6 @@ git's objects: the work tree is never touched.
 """
 
 import re
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.errors import InputError
 from harness.machine.environment import device_slug
+from harness.machine.git import run_git
 from harness.records.identity import find_board
 from harness.records.run_file import Run, parse_run
 
@@ -77,14 +77,14 @@ def name_device(run: Run) -> str:
 
 def read_at_revision(root: Path, revision: str, path: str) -> bytes | None:
     """A file as committed; None where the revision has none."""
-    done = _git(root, "show", f"{revision}:./{path}")
+    done = run_git(root, "show", f"{revision}:./{path}")
     return done.stdout if done.returncode == 0 else None
 
 
 def resolve_revision(argument: str, root: Path) -> str:
     """The commit's full hash. Raises `InputError` where it is neither a path nor a revision."""
     commit = f"{argument}^{{commit}}"
-    done = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", commit)
+    done = run_git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", commit)
     if done.returncode != 0:
         raise InputError(
             f"{argument!r} is neither a run file or folder, nor a git revision of {root}"
@@ -94,7 +94,7 @@ def resolve_revision(argument: str, root: Path) -> str:
 
 def list_at_revision(root: Path, revision: str) -> list[str]:
     """The JSON files under ``results/`` of a commit, relative to ``root``."""
-    done = _git(root, "ls-tree", "-r", "-z", "--name-only", revision, "--", RESULTS)
+    done = run_git(root, "ls-tree", "-r", "-z", "--name-only", revision, "--", RESULTS)
     names = done.stdout.decode("utf-8", "surrogateescape").split("\0")
     return [name for name in names if name.endswith(".json")]
 
@@ -138,11 +138,3 @@ def _read_file(folder: Path, name: str, size: int) -> bytes | None:
             return file.read(size)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-
-
-def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = ["git", "-C", str(root), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-    except OSError as error:
-        raise InputError(f"git cannot be run: {error.strerror}") from None

@@ -15,8 +15,9 @@ from harness.records.run_file import SCHEMA, Run, write_run
 class Journal:
     """An append-only file of finished records, so that nothing measured is ever lost.
 
-    The first line is the run without its records, each further line one record. The file is
-    locked while its process lives; an unlocked journal belongs to a run that was cut off.
+    The first line is the run without its records, each further line one record, again where more
+    of it was measured. The file is locked while its process lives; an unlocked journal belongs to a
+    run that was cut off.
     """
 
     def __init__(self, path: Path, header: Run) -> None:
@@ -85,7 +86,10 @@ def _read_journal(content: bytes) -> Run | None:
     if len(complete) < 2:
         return None
     header = Run.model_validate_json(complete[0])
-    records = tuple(Record.model_validate_json(line) for line in complete[1:])
+    found = map(Record.model_validate_json, complete[1:])
+    # Of one that was written again, with more, the last counts.
+    by_name = {(record.cell.id, record.measurement, record.noise): record for record in found}
+    records = tuple(by_name.values())
     remark = f"cut off before its end: {len(records)} measurements were finished"
     facts = header.run.model_copy(update={"interrupted": True, "remarks": (remark,)})
     update = {"schema_version": SCHEMA, "run": facts, "records": records}

@@ -107,6 +107,16 @@ def test_a_last_line_cut_in_half_is_dropped_wherever_it_was_cut(tmp_path: Path) 
         path.unlink()
 
 
+def test_of_a_record_that_was_written_again_the_last_counts(tmp_path: Path) -> None:
+    more = FIRST.model_copy(update={"seconds": {"total": 2.0}})
+    again = FIRST.model_copy(update={"noise": True})
+    orphan(tmp_path, FIRST, SECOND, more, again)
+    [path] = recover_journals(tmp_path)
+    run = read_run(path)
+    assert run.records == (more, SECOND, again)
+    assert run.run.remarks == ("cut off before its end: 3 measurements were finished",)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 30])
 def test_a_journal_without_a_finished_record_leaves_nothing(tmp_path: Path, kept: int) -> None:
     content = orphan(tmp_path).read_bytes()
