@@ -122,6 +122,21 @@ class Verdict(Frozen):
         return frozenset({self.verdict} | ({"unjudged"} if is_unjudged else set()))
 
 
+class Looks(Frozen):
+    """How often a record was judged while its processes became more, until its verdicts were clear.
+
+    ``at``: how many processes there were each time; ``most``: how many there would be at most.
+    """
+
+    at: tuple[int, ...]
+    most: int
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The share of all processes that was there at each look."""
+        return tuple(n / self.most for n in self.at)
+
+
 class Record(Frozen):
     """The frozen result of one measurement on one cell.
 
@@ -130,7 +145,7 @@ class Record(Frozen):
     `harness.machine.telemetry`). ``reference_only``: measured only because another cell is compared
     with it; ``reused_from``: the run in which a cached record was measured; ``noise``: the
     reference measured again, in another process and other batches, to see how large that
-    difference is.
+    difference is. ``looks``: only of a record that was measured until it was decided.
     """
 
     cell: CellFacts
@@ -144,6 +159,7 @@ class Record(Frozen):
     telemetry: tuple[dict[str, Any], ...] = ()
     reference_only: bool = False
     noise: bool = False
+    looks: Looks | None = None
     reused_from: str | None = None
     traceback: str = ""
     paired: dict[str, Value] = {}

@@ -120,12 +120,16 @@ def learn_nights(speeds: Sequence[Blessed]) -> Nights:
 
 
 def compare_with_blessed(
-    blessed: Blessed, now: Processes, nights: Nights, shared_confidence: float
+    blessed: Blessed,
+    now: Processes,
+    nights: Nights,
+    shared_confidence: float,
+    error: float = 0.05,
 ) -> Change:
     """Tonight's processes against what was blessed.
 
-    With fewer than `ENOUGH_NIGHTS` blessed nights the spread is that of processes alone. Raises
-    ValueError where nothing shows a spread.
+    ``error`` is how often a bound may be wrong. With fewer than `ENOUGH_NIGHTS` blessed nights the
+    spread is that of processes alone. Raises ValueError where nothing shows a spread.
     """
     estimate, k = math.log(now.mean) - blessed.mean, blessed.nights
     within = _squeeze_spread(blessed.spread, blessed.within_df, nights.process)
@@ -138,9 +142,10 @@ def compare_with_blessed(
         if within is None or tonight is None:
             raise ValueError("no spread between processes is known")
         if not is_odd:
-            return _change(estimate, [(within[0] * (1 / now.n + 1 / blessed.n), within[1])], 0.0)
+            pooled = (within[0] * (1 / now.n + 1 / blessed.n), within[1])
+            return _change(estimate, [pooled], 0.0, error)
         both = [(tonight[0] / now.n, tonight[1]), (within[0] / blessed.n, within[1])]
-        return _change(estimate, both, 0.0)
+        return _change(estimate, both, 0.0, error)
     more = 1 + 1 / k
     own, df = squeeze(_own_variance(blessed, nights.shifts), k - 1, nights.own)
     # Fewer processes than on the blessed nights, or some that are far apart, add to a night's luck.
@@ -148,22 +153,23 @@ def compare_with_blessed(
     excess = 0.0 if tonight is None else max(0.0, tonight[0] / now.n - usual)
     parts_of_own = [(own * more + excess, df)]
     if not nights.shared:
-        return _change(estimate, parts_of_own, 0.0)
+        return _change(estimate, parts_of_own, 0.0, error)
     shared = nights.shared * more
     allowance = t_quantile(shared_confidence, k - 1) * math.sqrt(shared)
-    return _change(estimate, parts_of_own, allowance, (shared, k - 1))
+    return _change(estimate, parts_of_own, allowance, error, (shared, k - 1))
 
 
 def _change(
     estimate: float,
     own: Sequence[tuple[float, float]],
     allowance: float,
+    error: float,
     shared: tuple[float, float] | None = None,
 ) -> Change:
     """Satterthwaite's degrees of freedom of variances that add up."""
     stderr, df = _add_up(own)
     whole, whole_df = _add_up([*own, shared] if shared else own)
-    reach = t_quantile(0.95, whole_df) * whole
+    reach = t_quantile(1 - error, whole_df) * whole
     return Change(estimate, estimate - reach, estimate + reach, stderr, df, allowance)
 
 

@@ -31,9 +31,11 @@ from harness.verdicts.decide import (
     Decision,
     adjust_for_many,
     decide,
+    find_df,
     harm_of,
 )
 from harness.verdicts.doubts import find_doubts
+from harness.verdicts.looks import allow_for_looks, share_error
 
 Key = tuple[str, str]  # cell, measurement
 
@@ -228,13 +230,20 @@ def _compare_value(
     margin = spec.margin.of(a.value or 0.0)
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
-    harm = harm_of(value, spec, 1 if spec.better == "lower" else -1, spec.neutral)
+    looked = before if after.looks is None else after
+    held = allow_for_looks(looked, spec, value, find_df(value, spec))
+    harm = harm_of(held, spec, 1 if spec.better == "lower" else -1, spec.neutral)
+    harm = replace(harm, error=share_error(looked, spec))
+    largest_p = share_error(looked, spec, largest_p)
     if apart and is_ratio and spec.sampled == "processes":
         harm = replace(harm, night=NIGHT_SPREAD * math.sqrt(2))
     is_zero = harm.is_exact and harm.estimate == 0
     same = is_zero or is_identical(before, after, base_name(of))
     doubts = _find_doubts(before, after, changes) if spec.sampled == "processes" else None
     decision = Decision("PASS") if same else decide(harm, margin, "change", largest_p, doubts)
+    # As sure as a p-value of a single look.
+    spent = FALSE_ALARMS / share_error(looked, spec, FALSE_ALARMS)
+    p = None if decision.p is None else min(1.0, decision.p * spent)
     sides = f"--precision {after.cell.precision} --python A/bin/python --python B/bin/python"
     return Compared(
         cell=after.cell.id,
@@ -249,7 +258,7 @@ def _compare_value(
         interval=value.interval,
         harm=harm.estimate,
         margin=margin,
-        p=decision.p,
+        p=p,
         n=value.n,
         suspects=changes.name_suspects("A"),
         smallest_detectable=decision.smallest_detectable,

@@ -55,6 +55,7 @@ class Harm:
       text, processes (on each side, were they equally many), blessed runs or
       blessed nights.
     - ``flips``: share of items right on one side only, where the harm is a difference of shares.
+    - ``error``: how often one of ``bounds`` may be wrong.
     - ``p``: one-sided p-value of no harm, unadjusted, of a paired value; else the bounds tell it.
     - ``allowance``: what a night may add to every value of a machine; a FAIL has to be clear of it,
       and ``stderr`` is that of the rest.
@@ -72,6 +73,7 @@ class Harm:
     p: float | None = None
     night: float = 0.0
     allowance: float = 0.0
+    error: float = 0.05
 
     @property
     def is_exact(self) -> bool:
@@ -194,12 +196,12 @@ def harm_of(value: Value, spec: ValueSpec, sign: int, zero: float) -> Harm:
     is_share = spec.sampled == "items" and spec.of is not None and spec.unit == ""
     if is_share and spec.neutral == 0 and n:
         flips = (value.stderr or 0.0) ** 2 * n + value.value**2
-    df = _find_df(value, is_ratio=spec.paired and spec.neutral == 1)
+    df = find_df(value, spec)
     return Harm(
         estimate,
         (lower, upper),
         stderr=value.stderr or (ends[1] - ends[0]) / (2 * NORMAL_95),
-        df=n - 1 if math.isinf(df) and spec.sampled in ("items", "chunks") and n else df,
+        df=df,
         sampled=spec.sampled,
         n=n,
         flips=flips,
@@ -267,7 +269,7 @@ def _explain_few(
     if harm.estimate <= margin:
         assumed = harm.estimate if question == "limit" else min(0.0, harm.estimate)
         truth = "it is as it seems" if assumed else "nothing changed"
-        enough = samples_to_decide(harm.stderr, harm.n, margin - assumed, harm.df)
+        enough = samples_to_decide(harm.stderr, harm.n, margin - assumed, harm.df, 1 - harm.error)
     else:
         beyond, truth = harm.estimate - margin, "it is as it seems"
         if question == "limit":
@@ -297,13 +299,14 @@ def _find_smallest(
     return beyond + harm.allowance + smallest_detectable(stderr, rest, df, confidence)
 
 
-def _find_df(value: Value, is_ratio: bool) -> float:
-    """Degrees of freedom, from how far the 95 % interval reaches; infinite where there is none."""
-    if value.value is None or not value.stderr or value.interval is None:
-        return math.inf
-    high = value.interval[1]
-    if high <= value.value:
-        return math.inf
-    if is_ratio:
-        return degrees_of_freedom(math.log(high / value.value), value.stderr / value.value)
-    return degrees_of_freedom(high - value.value, value.stderr)
+def find_df(value: Value, spec: ValueSpec) -> float:
+    """Degrees of freedom, from how far the 95 % interval reaches; else one less than samples."""
+    known, df = value.value, math.inf
+    if known is not None and value.stderr and value.interval and value.interval[1] > known:
+        high = value.interval[1]
+        if spec.sampled == "processes" or (spec.paired and spec.neutral == 1):
+            df = degrees_of_freedom(math.log(high / known), value.stderr / known)
+        else:
+            df = degrees_of_freedom(high - known, value.stderr)
+    is_counted = spec.sampled in ("items", "chunks") and value.n
+    return value.n - 1 if math.isinf(df) and is_counted and value.n else df

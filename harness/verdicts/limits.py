@@ -4,13 +4,22 @@ The unrounded value is judged, with the one-sided 95 % bounds of what it is a sa
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Record, Value, Verdict
 from harness.records.values import base_name, compared_name, find_spec, qualify
 from harness.suite.models import Limit
-from harness.verdicts.decide import FALSE_LIMITS, Decision, bounds_of, decide, harm_of
+from harness.verdicts.decide import (
+    FALSE_LIMITS,
+    Decision,
+    bounds_of,
+    decide,
+    find_df,
+    harm_of,
+)
+from harness.verdicts.looks import allow_for_looks, describe_looks, share_error
 from harness.verdicts.wording import SEEN_FROM, show_estimate, show_numbers
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
@@ -80,16 +89,20 @@ def _judge(
         text = f"{record.cell.id} {metric} cannot be judged against {bound}: {reason}"
         return verdict(verdict="INCONCLUSIVE", value=None, text=text)
     sides = ((1, limit.max), (-1, limit.min))
+    errors = share_error(record, spec), share_error(record, spec, largest_p)
+    held = allow_for_looks(record, spec, found, find_df(found, spec))
     judged = [
-        _judge_side(sign, edge, found, spec, largest_p) for sign, edge in sides if edge is not None
+        _judge_side(sign, edge, held, spec, *errors) for sign, edge in sides if edge is not None
     ]
     decision, smallest, broken = min(judged, key=lambda one: _WORST.index(one[0].outcome))
-    bounds = bounds_of(found, spec)
+    bounds = bounds_of(held, spec)
     edges = () if broken is None else (broken,)
-    shown = show_estimate(found.value, found.unit, found.interval, bounds, edges)
+    interval = found.interval if record.looks is None else None
+    shown = show_estimate(found.value, found.unit, interval, bounds, edges)
     text = f"{record.cell.id}: {metric} is {shown}, the limit is {bound}"
     if name in record.paired and reference is not None:
         text += _describe_pair(name, spec, record, reference)
+    text += describe_looks(record, spec)
     text += f"; {decision.why}" if decision.why else ""
     if smallest is not None:
         text += f"; {SEEN_FROM} {show_numbers((smallest,), found.unit)[0]} on"
@@ -104,7 +117,7 @@ def _judge(
 
 
 def _judge_side(
-    sign: int, edge: float, found: Value, spec: ValueSpec, largest_p: float
+    sign: int, edge: float, found: Value, spec: ValueSpec, error: float, largest_p: float
 ) -> tuple[Decision, float | None, float | None]:
     """The decision on one side, the smallest detectable harm as a value, the edge if broken.
 
@@ -114,7 +127,7 @@ def _judge_side(
     assert found.value is not None
     neutral = spec.neutral if spec.paired and spec.sampled is not None else None
     zero = edge if neutral is None else neutral
-    harmful = harm_of(found, spec, sign, zero)
+    harmful = replace(harm_of(found, spec, sign, zero), error=error)
     decision = decide(harmful, sign * (edge - zero), "limit", largest_p)
     harm = decision.smallest_detectable
     broken = edge if sign * found.value > sign * edge else None

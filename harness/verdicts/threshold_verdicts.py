@@ -26,6 +26,7 @@ from harness.verdicts.decide import (
     one_sided,
 )
 from harness.verdicts.doubts import name_changes
+from harness.verdicts.looks import describe_looks, share_error
 from harness.verdicts.thresholds import (
     Blessed,
     Threshold,
@@ -119,7 +120,9 @@ def measure_harm(
     sign = 1 if threshold.better == "lower" else -1
     if spec.sampled == "processes":
         now = processes_of(found)
-        return None if now is None else _compare_speeds(thresholds, blessed, threshold, now, sign)
+        error = share_error(record, spec)
+        given = (thresholds, blessed, threshold)
+        return None if now is None else _compare_speeds(*given, now, sign, error)
     if threshold.row is not None:
         return _compare_items(unpack_row(threshold.row), find_row(record, spec) or "")
     harm = sign * (found.value - threshold.value)
@@ -131,11 +134,16 @@ def measure_harm(
 
 
 def _compare_speeds(
-    thresholds: Thresholds, blessed: Blessed, threshold: Threshold, now: Processes, sign: int
+    thresholds: Thresholds,
+    blessed: Blessed,
+    threshold: Threshold,
+    now: Processes,
+    sign: int,
+    error: float,
 ) -> Harm:
     """Of fewer than three nights, two of them may differ by more than their processes show."""
     speed, value = as_speed(threshold, blessed), threshold.value
-    change = compare_with_blessed(speed, now, thresholds.nights, 1 - FALSE_ALARMS)
+    change = compare_with_blessed(speed, now, thresholds.nights, 1 - FALSE_ALARMS, error)
     ends = [sign * math.expm1(end) * value for end in (change.lower, change.upper)]
     few = speed.nights < ENOUGH_NIGHTS
     return Harm(
@@ -147,6 +155,7 @@ def _compare_speeds(
         n=round(2 / (1 / threshold.n + 1 / now.n)) if few else speed.nights,
         night=NIGHT_SPREAD * math.sqrt(1 + 1 / speed.nights) * value if few else 0.0,
         allowance=change.allowance * value,
+        error=error,
     )
 
 
@@ -201,7 +210,7 @@ def _judge(
     harm = measure_harm(thresholds, blessed, record, name, spec)
     timed = spec.sampled == "processes"
     # Bonferroni: an item is judged before the others are measured.
-    largest_p = FALSE_ALARMS / max(1, thresholds.families[timed])
+    largest_p = share_error(record, spec, FALSE_ALARMS / max(1, thresholds.families[timed]))
     same = same_items and now == value
     decision = _decide(record, threshold.margin, timed, harm, same, largest_p)
     bounds, ends = None, harm.bounds_with_night if harm else None
@@ -214,7 +223,7 @@ def _judge(
     shown = "unavailable" if now is None else show_estimate(now, unit, None, bounds, (value,))
     change = f" ({show_change(now / value, is_ratio=True)})" if now is not None and value else ""
     text = f"{record.cell.id}: {metric} is {shown}, blessed at {commit} were {was}{change}"
-    text += f", the margin is {margin}"
+    text += f", the margin is {margin}{describe_looks(record, spec)}"
     if decision.smallest_detectable is not None:
         least = show_numbers((decision.smallest_detectable,), unit)[0]
         text += f"; {SEEN_FROM} {least} on"
