@@ -237,10 +237,12 @@ def test_a_harm_is_a_distance_in_the_bad_direction() -> None:
 
 
 def test_degrees_of_freedom_come_from_the_interval_by_hand() -> None:
-    """t(0.975, 5) = 2.570582 standard errors to one side; on the logarithm for a ratio."""
+    """t(0.975, 5) = 2.570582 standard errors to one side; on logarithms of speeds and ratios."""
     reach = 2.5705818366147395 * 0.01
     plain = Value(value=100.0, stderr=0.01, n=6, interval=(0, 100 + reach), bounds=(99, 101))
-    assert harm_of(plain, SPEED, -1, 100.0).df == pytest.approx(5)
+    assert harm_of(plain, CHUNKS, -1, 100.0).df == pytest.approx(5)
+    speed = Value(value=1.0, stderr=0.01, n=6, interval=(0, math.exp(reach)), bounds=(0.98, 1.02))
+    assert harm_of(speed, SPEED, -1, 1.0).df == pytest.approx(5)
     ratio = Value(value=1.0, stderr=0.01, n=6, interval=(0, math.exp(reach)), bounds=(0.98, 1.02))
     assert harm_of(ratio, RATIO, 1, 1.0).df == pytest.approx(5)
 
