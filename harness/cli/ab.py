@@ -77,7 +77,7 @@ def command(
     if samples or form == "json":
         notes = [*ab.list_differences(samples), *ab.list_concerns(samples)]
         ratios = ab.compare_sides(samples)
-        shown = show_ratios(plan, ratios, notes, ab.count_pairs(samples))
+        shown = show_ratios(plan, ratios, notes, len(ab.list_pairs(samples)))
         print_report([shown], dump_ratios(ratios, notes), form)
     if path.exists():
         click.echo(f"every measurement: {path}", err=form == "json")

@@ -2,7 +2,10 @@
 
 import argparse
 import re
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +69,12 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "FIELD[,FIELD…]",
         "help": "judge although this part of the question differs, such as protocol.shots; flagged",
     },
+    "confirm": {
+        "action": "store_true",
+        "help": "where a speed seems worse than blessed, or too few nights were blessed to tell: "
+        "measure the blessed commit too, in turn with this code, and judge by the pairs; needs "
+        "git, and takes 12 processes for each measurement that is confirmed",
+    },
     "bless": {"action": "store_true", "help": "make thresholds of this run; needs --reason"},
     "reason": {"default": "", "metavar": "TEXT", "help": "why, for --bless"},
     "on-inconclusive": {
@@ -120,12 +129,38 @@ def read_options(config: pytest.Config) -> CommandLine:
             allow=_read_allowed(given.allow),
             isolate=not given.no_isolate,
             cell_timeout_s=given.cell_timeout,
+            confirm=given.confirm,
+            program=_find_program(config.invocation_params.args),
+            options=tuple(_repeat_options(config)),
+            folder=config.invocation_params.dir,
         ),
         bless=given.bless,
         reason=given.reason,
         require_all=given.require_all,
         also_failing=frozenset(also_failing),
     )
+
+
+def _find_program(arguments: Sequence[str]) -> tuple[str, ...]:
+    """How a person starts pytest as it was started now."""
+    if {"harness.plugin", "--rootdir=."} <= {*arguments}:
+        return ("harness", "run")
+    is_module = Path(sys.argv[0]).name == "__main__.py"
+    return ("python", "-m", "pytest") if is_module else ("pytest",)
+
+
+def _repeat_options(config: pytest.Config) -> Iterator[str]:
+    """The given options that decide where and by what a measurement is made and judged."""
+    given, arguments = config.option, config.invocation_params.args
+    if _find_program(arguments)[0] != "harness":
+        if "harness.plugin" in arguments:
+            yield from ("-p", "harness.plugin")
+        yield from ("--rootdir", given.rootdir) if given.rootdir else ()
+        yield from ("-c", given.inifilename) if given.inifilename else ()
+    for name in ("device", "results", "against", "allow", "cell-timeout"):
+        value = getattr(given, name.replace("-", "_"))
+        if value != _OPTIONS[name].get("default"):
+            yield from (f"--{name}={one}" for one in (value if name == "allow" else [value]))
 
 
 def _read_allowed(given: list[str]) -> tuple[str, ...]:

@@ -101,7 +101,9 @@ class Verdict(Frozen):
     ``bounds`` are the value's one-sided 95 % bounds, ``smallest_detectable`` the smallest harm
     that would have been called FAIL four times in five, in the value's unit, ``enough`` the number
     of samples with which four of five runs would decide what is open. ``position`` is where the
-    suite states the limit, file:line:column.
+    suite states the limit, file:line:column. ``suspicious``: a speed that by this run's own
+    processes is worse than blessed, or was blessed of too few nights; what was blessed, measured
+    again beside it, would tell.
     """
 
     verdict: Outcome
@@ -114,12 +116,35 @@ class Verdict(Frozen):
     smallest_detectable: float | None = None
     enough: int | None = None
     position: str = ""
+    suspicious: bool = False
 
     @property
     def outcomes(self) -> frozenset[str]:
         """The verdict, and "unjudged" where there was no number to judge or nothing to judge by."""
         is_unjudged = self.verdict == "INCONCLUSIVE" and self.value is None
         return frozenset({self.verdict} | ({"unjudged"} if is_unjudged else set()))
+
+    @property
+    def was_cleared(self) -> bool:
+        """Whether a suspicious speed passed by what was measured beside it in the same night."""
+        return self.suspicious and self.verdict == "PASS"
+
+
+class SameNight(Frozen):
+    """A blessed commit, measured again in turn with the code of this run: fresh processes in pairs.
+
+    ``pairs`` holds the two numbers of each pair by value, the commit's first. ``doubts`` are flags
+    that speak against a verdict. ``changed`` names what even that commit has otherwise than when it
+    was blessed, such as a library's version. ``lacking`` says why pairs are missing, ``file`` where
+    the single measurements are.
+    """
+
+    commit: str
+    pairs: dict[str, tuple[tuple[float, float], ...]] = {}
+    doubts: dict[Outcome, str] = {}
+    changed: str = ""
+    lacking: str = ""
+    file: str = ""
 
 
 class Looks(Frozen):
@@ -146,6 +171,7 @@ class Record(Frozen):
     with it; ``reused_from``: the run in which a cached record was measured; ``noise``: the
     reference measured again, in another process and other batches, to see how large that
     difference is. ``looks``: only of a record that was measured until it was decided.
+    ``same_night``: what was blessed, measured again beside it.
     """
 
     cell: CellFacts
@@ -162,6 +188,7 @@ class Record(Frozen):
     looks: Looks | None = None
     reused_from: str | None = None
     traceback: str = ""
+    same_night: SameNight | None = None
     paired: dict[str, Value] = {}
     verdicts: tuple[Verdict, ...] = ()
 

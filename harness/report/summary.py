@@ -20,12 +20,13 @@ _NOISE = "~ within the noise: as close to the reference as the reference measure
 
 
 def summarise_run(run: Run, run_file: str, details: bool = False) -> Document:
-    """Counts, the matrix, changed answers, what failed or is open, notes, the run file's path.
+    """Counts, the matrix, changed answers, what failed, is open or was cleared, notes, the file.
 
     ``details`` adds the tables of ``-v``.
     """
     findings = list_findings(run)
     failed = [finding.sentence for finding in findings if finding.outcome in FAILING]
+    cleared = [v.text for r in run.records for v in r.verdicts if v.was_cleared]
     undecided = [finding.sentence for finding in findings if finding.outcome == "INCONCLUSIVE"]
     return Document(
         f"precision-harness: {run.suite.get('name')}",
@@ -36,6 +37,7 @@ def summarise_run(run: Run, run_file: str, details: bool = False) -> Document:
             *(make_details(run) if details else ()),
             *list_lines("Failed", list(dict.fromkeys(failed))),
             *list_lines("Undecided", list(dict.fromkeys(undecided))),
+            *list_lines("Cleared in the same night", cleared),
             *list_lines("Notes", [*run.run.remarks, *_list_notes(run.records)]),
             Paragraph(f"run file: {run_file}"),
         ),

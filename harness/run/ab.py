@@ -1,10 +1,11 @@
 """Two sides measured in turn, each time in fresh processes, and their ratio with its interval.
 
-Sides are two precisions, or two Python environments. Pairs go A B, B A, A B …, so that what drifts
-over minutes falls on both sides alike; the pair is the sample.
+Sides are two precisions, Python environments or commits. Pairs go A B, B A, A B …, so that what
+drifts over minutes falls on both sides alike; the pair is the sample.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,16 +29,24 @@ class SideError(Exception):
 
 @dataclass(frozen=True)
 class Side:
-    """A precision in a Python environment; ``python`` is its interpreter."""
+    """A precision in a Python environment; ``python`` is its interpreter.
+
+    ``folder`` is where it is started, ``path`` where Python looks for code first.
+    """
 
     name: Literal["A", "B"]
     precision: str
     python: str
+    folder: str = "."
+    path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison: both sides, and how many pairs; the names are those of the suite."""
+    """A comparison: both sides, and how many pairs; the names are those of the suite.
+
+    A relative ``suite`` is each side's own. ``timeout_s`` is for each measurement.
+    """
 
     suite: Path
     model: str
@@ -45,6 +54,7 @@ class Plan:
     device: str
     sides: tuple[Side, Side]
     pairs: int
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,18 +124,11 @@ def run_plan(plan: Plan, output: Path, on_sample: Callable[[Sample], None]) -> l
 
 def compare_sides(samples: Sequence[Sample]) -> list[Ratio]:
     """Every value that both sides of at least two usable pairs have, in the record's order."""
-    pairs: dict[int, dict[str, Record]] = {}
-    for sample in samples:
-        if sample.record.usable:
-            pairs.setdefault(sample.pair, {})[sample.side] = sample.record
-    whole = [pair for pair in pairs.values() if len(pair) == 2]
+    whole = list_pairs(samples)
     found = []
-    for name, value in whole[0]["A"].values.items() if whole else ():
-        both = [[pair[side].values.get(name) for side in "AB"] for pair in whole]
-        numbers = [
-            (float(a.value), float(b.value)) for a, b in both if a and b and a.value and b.value
-        ]
-        if value.better is None or len(numbers) < 2 or min(map(min, numbers)) <= 0:
+    for name, numbers in pair_values(whole).items():
+        value = whole[0][0].values[name]
+        if value.better is None or len(numbers) < 2:
             continue
         a, b = zip(*numbers)
         # Geometric means, so that their ratio is the ratio shown next to them.
@@ -135,10 +138,26 @@ def compare_sides(samples: Sequence[Sample]) -> list[Ratio]:
     return found
 
 
-def count_pairs(samples: Sequence[Sample]) -> int:
-    """How many pairs are whole and usable."""
-    sides = [sample.pair for sample in samples if sample.record.usable]
-    return sum(sides.count(pair) == 2 for pair in set(sides))
+def list_pairs(samples: Sequence[Sample]) -> list[tuple[Record, Record]]:
+    """The records of A and B of each pair that is whole and usable."""
+    pairs: dict[int, dict[str, Record]] = {}
+    for sample in samples:
+        if sample.record.usable:
+            pairs.setdefault(sample.pair, {})[sample.side] = sample.record
+    return [(pair["A"], pair["B"]) for pair in pairs.values() if len(pair) == 2]
+
+
+def pair_values(pairs: Sequence[tuple[Record, Record]]) -> dict[str, list[tuple[float, float]]]:
+    """A's and B's number of each value, where all that both sides have are above 0."""
+    found = {}
+    for name in pairs[0][0].values if pairs else ():
+        both = [(a.values.get(name), b.values.get(name)) for a, b in pairs]
+        numbers = [
+            (float(a.value), float(b.value)) for a, b in both if a and b and a.value and b.value
+        ]
+        if numbers and min(map(min, numbers)) > 0:
+            found[name] = numbers
+    return found
 
 
 def list_differences(samples: Sequence[Sample]) -> list[str]:
@@ -171,7 +190,13 @@ def list_concerns(samples: Sequence[Sample]) -> list[str]:
 def _measure(plan: Plan, side: Side, pair: int) -> Sample:
     names = [plan.model, side.precision, plan.measurement, plan.device]
     command = [side.python, "-m", "harness.run.ab_side", str(plan.suite), *names]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    path = [*side.path, *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, **({"PYTHONPATH": os.pathsep.join(path)} if path else {})}
+    given: dict[str, Any] = {"cwd": side.folder, "env": env, "timeout": plan.timeout_s}
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, **given)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise SideError(f"side {side.name}: timed out after {plan.timeout_s:g} s") from None
     if answer.returncode != 0:
         raise SideError(f"side {side.name}: {answer.stderr.strip()[-_TAIL:]}")
     try:

@@ -7,8 +7,8 @@ from typing import Any
 from harness.machine.environment import DeviceFacts, collect_environment, device_slug
 from harness.machine.nvml import hash_uuid
 from harness.run.process import call_in_worker
-from harness.suite.data_source import list_data_sources, locate_source
-from harness.suite.models import Suite
+from harness.suite.data_source import locate_source
+from harness.suite.models import Suite, list_sources
 from harness.worker.probe import probe_or_explain
 
 
@@ -66,7 +66,4 @@ def probe_hub(suites: list[Suite]) -> bool:
 
 
 def _needs_hub(suite: Suite) -> bool:
-    sources = [m.source for m in suite.models if isinstance(m.source, str)]
-    sources += [m.tokenizer for m in suite.models if m.tokenizer is not None]
-    sources += [data.path for m in suite.measurements for _, data in list_data_sources(m.options)]
-    return any(locate_source(source, suite.folder)[0] == "hub" for source in sources)
+    return any(locate_source(one, suite.folder)[0] == "hub" for one in list_sources(suite))

@@ -3,6 +3,7 @@
 Every record goes to the journal as soon as it exists and into one run file at the end.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from harness.run.executor import Interrupted, LocalExecutor, OnCellProgress
 from harness.run.header import start_header
 from harness.run.machine import Machine
 from harness.run.references import find_reference, keep_reference, reference_key
+from harness.run.same_night import Task, announce, measure_same_night
 from harness.run.settings import RunSettings
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.suite.models import MeasurementSpec, Suite
@@ -29,6 +31,7 @@ from harness.verdicts.power_warnings import (
     announce_margins,
     announce_processes,
 )
+from harness.verdicts.same_night import is_suspicious
 from harness.verdicts.thresholds import Thresholds, list_unmeasured
 from harness.worker.messages import Failure, Progress
 
@@ -55,8 +58,7 @@ class SuiteRun:
         self.suite = suite
         self.planned = {(cell.id, spec.name): (cell, spec) for cell, spec in planned}
         self._machine = machine
-        self._isolate = settings.isolate
-        self._root = settings.root
+        self._settings = settings
         self._on_progress = on_progress
         self._on_notice = on_notice
         self._announced: set[str] = set()
@@ -86,6 +88,11 @@ class SuiteRun:
         stem = self._header.run.id.rpartition("/")[2]
         self.path = folder / f"{stem}.json"
         self._journal = Journal(folder / f"{stem}.journal.jsonl", self._header)
+        stored = self.baseline.stored if self.baseline is not None else None
+        self._thresholds = stored if isinstance(stored, Thresholds) else None
+        if settings.confirm and self._thresholds is None:
+            text = "--confirm measures nothing: this run is judged by no thresholds (--bless them)"
+            self._announce([text])
         for cell, spec in self.planned.values():
             names = cell.model.name, cell.precision.name
             self._announce(announce_processes(suite.limits, *names, spec))
@@ -93,10 +100,12 @@ class SuiteRun:
     def measure(self, cell: Cell, measurement: MeasurementSpec) -> Record:
         """Measure, journal, then compare with the reference and judge: the returned record."""
         self._prepare_reference(cell)
-        record = self._find_or_measure(cell, measurement)
-        reference = self._find_reference(self._records, cell.model.name, measurement.name)
-        noise = self._find_reference(self._noise, cell.model.name, measurement.name)
-        return self._judge(complete_record(self.suite, record, reference, noise))
+        self._find_or_measure(cell, measurement)
+        record = self._find_judged(cell, measurement)
+        if self._settings.confirm and is_suspicious(record):
+            self._confirm(cell, measurement, record)
+            record = self._find_judged(cell, measurement)
+        return record
 
     def lacks_reference(self, record: Record) -> bool:
         """Whether the record's reference failed, rather than not being there to be measured."""
@@ -115,8 +124,7 @@ class SuiteRun:
 
     def list_unmeasured(self) -> list[str]:
         """The blessed measurements that this run did not make."""
-        stored = self.baseline.stored if self.baseline is not None else None
-        return list_unmeasured(stored, self.completed()) if isinstance(stored, Thresholds) else []
+        return list_unmeasured(self._thresholds, self.completed()) if self._thresholds else []
 
     def finish(self) -> Run | None:
         """End the last cell and write the run file, if anything was measured.
@@ -156,15 +164,46 @@ class SuiteRun:
             remarks += self.baseline.remarks(self._machine.environment, records)
         return remarks
 
+    def _find_judged(self, cell: Cell, measurement: MeasurementSpec) -> Record:
+        """What was measured, compared with the reference and judged."""
+        record = self._records[cell.id, measurement.name]
+        reference = self._find_reference(self._records, cell.model.name, measurement.name)
+        noise = self._find_reference(self._noise, cell.model.name, measurement.name)
+        return self._judge(complete_record(self.suite, record, reference, noise))
+
     def _judge(self, record: Record) -> Record:
         """With the baseline's verdicts, too; open ones say what would decide them."""
         verdicts = record.verdicts
         if self.baseline is not None:
             verdicts += self.baseline.judge(self._header, record)
-        path, root = self.suite.path, self._root
-        shown = str(path.relative_to(root) if path.is_relative_to(root) else path)
-        advised = tuple(advise(one, record, self.suite.reference, shown) for one in verdicts)
+        settings, path = self._settings, self.suite.path
+        names = record.cell.id, record.measurement
+        again = settings.show_command(path, *names, "--confirm")
+        file = os.path.relpath(path, settings.folder)
+        reference = self.suite.reference
+        advised = tuple(advise(one, record, reference, file, again) for one in verdicts)
         return record.model_copy(update={"verdicts": advised})
+
+    def _confirm(self, cell: Cell, measurement: MeasurementSpec, judged: Record) -> None:
+        """Measure what was blessed of a suspicious record again, in turn with this code."""
+        blessed = self._thresholds.find(judged) if self._thresholds is not None else None
+        assert self.baseline is not None
+        assert blessed is not None  # else nothing would be suspicious
+        self._executor.close()  # it may hold the device's memory
+        self._on_notice(announce(judged, blessed.commit, measurement.options.repeats))
+        number = sum(one.same_night is not None for one in self._records.values()) + 1
+        output = self._settings.results.parent / "ab" / self.suite.name
+        task = Task(self.suite, judged, blessed, self._machine.environment, self.baseline.allow)
+        found, self._interrupted = measure_same_night(
+            task,
+            self._settings,
+            output / f"{self.path.stem}-{number}.json",
+            lambda progress: self._on_progress(cell.id, measurement.name, progress),
+        )
+        key = (cell.id, measurement.name)
+        update = {"same_night": found}
+        self._records[key] = self._keep(cell, self._records[key].model_copy(update=update))
+        self._go_on()
 
     def _follow(self, cell: str, measurement: str, progress: Progress) -> None:
         """Pass progress on; the number of items shows which limits cannot be decided."""
@@ -274,7 +313,7 @@ class SuiteRun:
     ) -> str | None:
         """The key of a stored record; None where only a new measurement will do."""
         files = self._executor.find_files(cell)
-        if isinstance(files, Failure) or cell.model.trust_remote_code or not self._isolate:
+        if isinstance(files, Failure) or cell.model.trust_remote_code or not self._settings.isolate:
             return None  # remote code is in no hash, and a shared process is no clean one
         facts: dict[str, Any] = {
             "model": cell.model.model_dump(mode="json", exclude={"name", "requires"}),

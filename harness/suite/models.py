@@ -22,7 +22,7 @@ from pydantic import (
 from harness.catalog import load_precision
 from harness.descriptions import OptionsBase
 from harness.suite.allowed import check_allowed
-from harness.suite.data_source import Source, check_hub_only
+from harness.suite.data_source import Source, check_hub_only, list_data_sources
 from harness.suite.limits import Limit as Limit
 from harness.suite.limits import check_listed
 
@@ -189,6 +189,14 @@ class Suite(Heading):
     def folder(self) -> Path:
         """Where the suite's relative paths start."""
         return self.path.parent
+
+
+def list_sources(suite: Suite) -> list[str]:
+    """All names and paths that models, tokenizers, texts and items come from, as written."""
+    found = [model.source for model in suite.models if isinstance(model.source, str)]
+    found += [model.tokenizer for model in suite.models if model.tokenizer is not None]
+    given = [data for m in suite.measurements for _, data in list_data_sources(m.options)]
+    return list(dict.fromkeys([*found, *(data.path for data in given)]))
 
 
 def resolved(suite: Suite) -> dict[str, Any]:

@@ -8,23 +8,38 @@ from harness.records.values import find_spec
 _PAIRS = range(6, 31)  # of `harness ab`; neighbours share the night, so few do
 
 
-def advise(verdict: Verdict, record: Record, reference: str | None, suite: str) -> Verdict:
-    """An INCONCLUSIVE verdict that ends with what would decide it; any other as it is.
+def advise(
+    verdict: Verdict, record: Record, reference: str | None, suite: str, again: str
+) -> Verdict:
+    """An open or suspicious verdict that ends with what would decide it; any other as it is.
 
-    ``reference`` is the precision that paired values compare with, ``suite`` the suite's file.
+    ``reference`` is the precision that paired values compare with, ``suite`` the suite's file,
+    ``again`` the command that measures what was blessed, too.
     """
     name = verdict.metric.partition(".")[2]
     spec, found = find_spec(record.measurement, name), record.find(name)
-    if verdict.verdict != "INCONCLUSIVE" or spec is None or found is None or found.value is None:
+    is_open = verdict.verdict == "INCONCLUSIVE" or verdict.suspicious
+    if not is_open or spec is None or found is None or found.value is None:
         return verdict
     precision = record.cell.precision
-    sides = f"--precision {precision} --python OLD/bin/python --python NEW/bin/python"
-    if verdict.against == "limit":
-        sides = f"--precision {reference} --precision {precision}" if spec.paired else ""
     samples = found.n if found.stderr is not None or spec.sampled != "processes" else 1
-    advice = say_what_decides(record, spec, samples, verdict.enough, suite, sides)
+    if verdict.suspicious:
+        if record.same_night is not None:
+            return verdict  # it says what that has shown
+        once = record.seconds.get(
+            "total", 0.0
+        )  # the pairs are measured after it, and its reference
+        both = once * (1 if precision == reference or reference is None else 2)
+        seconds = both + once / max(1, samples or 1) * 2 * _PAIRS[0]
+        advice = f"{again} ({show_time(seconds)} on this machine)"
+    else:
+        sides = f"--precision {precision} --python OLD/bin/python --python NEW/bin/python"
+        if verdict.against == "limit":
+            sides = f"--precision {reference} --precision {precision}" if spec.paired else ""
+        advice = say_what_decides(record, spec, samples, verdict.enough, suite, sides)
     end = f" ({verdict.position})." if verdict.position else "."
-    text = f"{verdict.text.removesuffix(end)}; to decide: {advice}{end}" if advice else verdict.text
+    to = "decide" if verdict.verdict == "INCONCLUSIVE" else "confirm"
+    text = f"{verdict.text.removesuffix(end)}; to {to}: {advice}{end}" if advice else verdict.text
     return verdict.model_copy(update={"text": text})
 
 
@@ -45,7 +60,7 @@ def say_what_decides(
         return ""
     name, seconds = record.measurement, record.seconds.get("total", 0.0) / max(1, samples or 1)
     if spec.sampled != "processes":
-        took = f", {_show_time(seconds * enough)} on this machine" if enough and seconds else ""
+        took = f", {show_time(seconds * enough)} on this machine" if enough and seconds else ""
         more = f"{enough:,}" if enough else "more"
         if spec.sampled == "chunks":
             return f"a text of {more} chunks for {name} in {suite}{took}"
@@ -53,7 +68,7 @@ def say_what_decides(
             return f"{more} items of {name}, more than its data has{took}"
         return f"{more} items of {name} in {suite} (`limit:`){took}"
     pairs = min(max(enough or 0, _PAIRS[0]), _PAIRS[-1])
-    took = f" ({_show_time(2 * pairs * seconds)} on this machine)" if seconds else ""
+    took = f" ({show_time(2 * pairs * seconds)} on this machine)" if seconds else ""
     if sides:
         chosen = f"--model {record.cell.model} --measure {name} {sides} --pairs {pairs}"
         return f"harness ab {suite} {chosen}{took}"
@@ -61,7 +76,8 @@ def say_what_decides(
     return f"`{repeats}: {pairs}` of {name} in {suite}" if repeats else ""
 
 
-def _show_time(seconds: float) -> str:
+def show_time(seconds: float) -> str:
+    """``about 3 min``."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * length:
             return f"about {seconds / length:.2g} {unit}"

@@ -36,7 +36,7 @@ _AMONG_MANY = "among this many comparisons one differs this much by chance (q = 
 _AMONG_LIMITS = "among this many limits one seems broken this clearly by chance (p = {:.2g})"
 _NIGHTS = (
     f"nights of one machine may differ by {NIGHT_SPREAD:.0%} and more: measure both in one night, "
-    "in turn (harness ab)"
+    "in turn"
 )
 _ONE_PROCESS = "one process does not show how much the next would differ: measure in 3 or more"
 _FEW_CHUNKS = f"its spread needs {FEWEST_CLUSTERS} chunks or more: take a longer text"
@@ -52,7 +52,7 @@ class Harm:
       ``estimate`` for an exact quantity.
     - ``stderr``: standard error of the estimate, with ``df`` degrees of freedom.
     - ``sampled``: what it is a sample of, and ``n`` of how many: items, chunks of a
-      text, processes (on each side, were they equally many), blessed runs or
+      text, processes (on each side, were they equally many), pairs of them, blessed runs or
       blessed nights.
     - ``flips``: share of items right on one side only, where the harm is a difference of shares.
     - ``error``: how often one of ``bounds`` may be wrong.
@@ -67,7 +67,7 @@ class Harm:
     bounds: tuple[float, float] | None
     stderr: float = 0.0
     df: float = math.inf
-    sampled: Literal["items", "chunks", "processes", "runs", "nights"] | None = None
+    sampled: Literal["items", "chunks", "processes", "pairs", "runs", "nights"] | None = None
     n: int = 0
     flips: float | None = None
     p: float | None = None
@@ -105,7 +105,7 @@ class Harm:
             return float(stdtr(min(df, 1e9), (margin - self.estimate) / math.sqrt(square)))
         if self.p is not None and not margin:
             return self.p
-        if self.sampled in ("processes", "runs", "nights") and self.stderr:
+        if self.sampled in ("processes", "pairs", "runs", "nights") and self.stderr:
             beyond = self.estimate - margin - self.allowance
             return float(stdtr(min(self.df, 1e9), -beyond / self.stderr))
         reach = self.estimate - self.bounds[0]

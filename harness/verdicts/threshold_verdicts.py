@@ -27,6 +27,7 @@ from harness.verdicts.decide import (
 )
 from harness.verdicts.doubts import name_changes
 from harness.verdicts.looks import describe_looks, share_error
+from harness.verdicts.same_night import confirm
 from harness.verdicts.thresholds import (
     Blessed,
     Threshold,
@@ -75,7 +76,9 @@ def judge_thresholds(
         return (_OPEN(metric=metric, bound=bound, text=text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
     verdicts = (_judge(thresholds, blessed, record, name, same_items) for name in blessed.values)
-    return tuple(name_changes(verdict, changes, "the blessing") for verdict in verdicts)
+    named = (name_changes(verdict, changes, "the blessing") for verdict in verdicts)
+    process, largest_p = thresholds.nights.process, _find_largest_p(thresholds, timed=True)
+    return tuple(confirm(verdict, record, blessed, process, largest_p) for verdict in named)
 
 
 def propose_tighter(
@@ -209,8 +212,7 @@ def _judge(
     now = record.values.get(name, Value(value=None)).value
     harm = measure_harm(thresholds, blessed, record, name, spec)
     timed = spec.sampled == "processes"
-    # Bonferroni: an item is judged before the others are measured.
-    largest_p = share_error(record, spec, FALSE_ALARMS / max(1, thresholds.families[timed]))
+    largest_p = share_error(record, spec, _find_largest_p(thresholds, timed))
     same = same_items and now == value
     decision = _decide(record, threshold.margin, timed, harm, same, largest_p)
     bounds, ends = None, harm.bounds_with_night if harm else None
@@ -238,7 +240,20 @@ def _judge(
         bounds=bounds,
         smallest_detectable=decision.smallest_detectable,
         enough=decision.enough,
+        suspicious=timed and record.usable and _is_suspicious(decision, harm, threshold),
     )
+
+
+def _find_largest_p(thresholds: Thresholds, timed: bool) -> float:
+    """Bonferroni: an item is judged before the others are measured."""
+    return FALSE_ALARMS / max(1, thresholds.families[timed])
+
+
+def _is_suspicious(decision: Decision, harm: Harm | None, threshold: Threshold) -> bool:
+    """Whether it seems worse by more than the margin, or too few nights leave it open."""
+    if harm is None or decision.outcome == "PASS":
+        return False
+    return harm.estimate > threshold.margin or bool(harm.night)
 
 
 def _decide(

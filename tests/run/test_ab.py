@@ -22,9 +22,9 @@ from harness.run.ab import (
     Sample,
     Side,
     compare_sides,
-    count_pairs,
     list_concerns,
     list_differences,
+    list_pairs,
 )
 from tests.support.cells_in_process import write_llama
 from tests.support.projects import ROOT
@@ -267,8 +267,8 @@ def test_a_single_whole_pair_is_counted_and_has_no_ratio() -> None:
         (Side("A", "fp32", "p"), Side("B", "bf16", "p")), 4,
     )  # fmt: skip
     samples = [sample(0, "A", rate=10.0), sample(0, "B", rate=12.0), sample(1, "B", rate=12.0)]
-    assert count_pairs(samples) == 1
-    shown = show_ratios(plan, compare_sides(samples), [], count_pairs(samples))
+    assert len(list_pairs(samples)) == 1
+    shown = show_ratios(plan, compare_sides(samples), [], len(list_pairs(samples)))
     text = write_terminal(shown)
     assert "no ratio: an interval needs 2 whole pairs" in text
     assert "1 of 4 pairs of fresh processes" in text

@@ -6,18 +6,19 @@ from typing import Any
 
 import pytest
 
-from harness.records.record import Record, Value, Verdict
+from harness.records.record import Record, SameNight, Value, Verdict
 from harness.verdicts.advice import advise
 from tests.support.records import make_choices, make_perplexity, make_record, make_speeds
 
 SPEED = "throughput.decode_tokens_per_s[1]"
 SPEEDUP = "throughput.decode_speedup[1]"
+AGAIN = "pytest 'suites/x.yaml::m[nf4]::throughput' --confirm"
 
 
 def advised(record: Record, metric: str, **fields: Any) -> str:
     given = {"verdict": "INCONCLUSIVE", "bound": "x", "value": 1.0, "text": "It is open.", **fields}
     made = Verdict(metric=metric, **given)
-    return advise(made, record, "fp32", "suites/x.yaml").text
+    return advise(made, record, "fp32", "suites/x.yaml", AGAIN).text
 
 
 def timed(seconds: float) -> Record:
@@ -40,6 +41,20 @@ def test_a_ratio_of_speeds_is_decided_by_pairs_of_processes() -> None:
 def test_a_change_of_speed_is_decided_by_both_environments_in_one_night(against: str) -> None:
     text = advised(timed(0.0), SPEED, against=against)
     assert "--precision nf4 --python OLD/bin/python --python NEW/bin/python --pairs 6." in text
+
+
+@pytest.mark.parametrize(("verdict", "to"), [("FAIL", "confirm"), ("INCONCLUSIVE", "decide")])
+def test_a_suspicious_speed_is_decided_by_the_blessed_commit_in_the_same_night(
+    verdict: str, to: str
+) -> None:
+    """60 s for it, 60 s for its reference, and 12 processes of 20 s each: 6 minutes."""
+    fields = {"against": "threshold", "verdict": verdict, "suspicious": True}
+    text = advised(timed(60.0), SPEED, **fields)
+    assert text == f"It is open; to {to}: {AGAIN} (about 6 min on this machine)."
+    confirmed = timed(60.0).model_copy(update={"same_night": SameNight(commit="a" * 40)})
+    assert advised(confirmed, SPEED, **fields) == "It is open."
+    passed = {**fields, "verdict": "PASS"}
+    assert advised(confirmed, SPEED, **passed) == "It is open."
 
 
 def test_a_speed_at_a_limit_of_its_own_needs_more_processes() -> None:

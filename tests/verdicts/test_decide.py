@@ -161,7 +161,7 @@ def test_a_night_that_is_not_known_has_to_be_cleared_by_hand() -> None:
             estimate, (estimate - 1.7, estimate + 1.7), 1.0, sampled="processes", n=6, night=2.0
         )
         found = decide(harm, 1.0)
-        assert ("harness ab" in found.why) is (found.outcome == "INCONCLUSIVE")
+        assert ("both in one night" in found.why) is (found.outcome == "INCONCLUSIVE")
         return found.outcome
 
     assert [judged(x) for x in (4.58, 4.60)] == ["INCONCLUSIVE", "FAIL"]

@@ -1,0 +1,179 @@
+"""same_night: suspicious speeds judged by pairs of the blessed commit and this code."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.records.record import Record, SameNight, Verdict
+from harness.statistics.moderated import UNKNOWN, Prior
+from harness.verdicts.bless import bless
+from harness.verdicts.same_night import compare_pairs, is_suspicious
+from harness.verdicts.threshold_verdicts import judge_thresholds
+from harness.verdicts.thresholds import Threshold, Thresholds
+from tests.support.records import ENVIRONMENT, make_peaks, make_run, make_speeds
+
+DECODE = "decode_tokens_per_s[1]"
+COMMIT = "abcdef1234" * 4
+# What this code is to the commit in six pairs: about 1 % apart from each other.
+NOISE = (0.99, 1.01, 1.0, 0.995, 1.005, 1.0)
+
+
+@pytest.fixture(scope="module")
+def thresholds() -> Thresholds:
+    """One night: 100 tokens/s, margin 3, processes that differ by 1 %."""
+    run = make_run(make_speeds(100.0, 0.01, 6), make_peaks(1 << 30))
+    return bless([run], "cpu-xeon", None, "because", "2026-01-02").thresholds
+
+
+def judge(thresholds: Thresholds, record: Record) -> Verdict:
+    [verdict] = judge_thresholds(thresholds, ENVIRONMENT, record)
+    return verdict
+
+
+def paired(speed: float, ratio: float, **given: Any) -> Record:
+    """A record of ``speed`` whose pairs say that this code is ``ratio`` times as fast."""
+    pairs = {DECODE: tuple((50.0, 50.0 * ratio * noise) for noise in NOISE)}
+    same_night = SameNight(**{"commit": COMMIT, "pairs": pairs, **given})
+    return make_speeds(speed).model_copy(update={"same_night": same_night})
+
+
+@pytest.mark.parametrize(
+    ("speed", "verdict", "suspicious"),
+    [
+        (85.0, "FAIL", True),
+        (95.0, "INCONCLUSIVE", True),  # 5 % slower, margin 3 %: one night does not tell
+        (100.0, "INCONCLUSIVE", True),  # as it was, and one night does not tell that either
+        (110.0, "PASS", False),
+    ],
+)
+def test_what_seems_slower_or_is_of_too_few_nights_is_suspicious(
+    thresholds: Thresholds, speed: float, verdict: str, suspicious: bool
+) -> None:
+    record = make_speeds(speed)
+    found = judge(thresholds, record)
+    assert (found.verdict, found.suspicious) == (verdict, suspicious)
+    judged = record.model_copy(update={"verdicts": (found,)})
+    assert is_suspicious(judged) is suspicious
+    assert not is_suspicious(judged.model_copy(update={"same_night": SameNight(commit=COMMIT)}))
+
+
+def test_memory_and_numbers_that_do_not_count_are_not_suspicious(thresholds: Thresholds) -> None:
+    more = judge_thresholds(thresholds, ENVIRONMENT, make_peaks(2 << 30))
+    assert [v.verdict for v in more] == ["FAIL"] * len(more)
+    hot = judge(thresholds, make_speeds(50.0, status="invalid", reasons=("hot",)))
+    assert not any(v.suspicious for v in (*more, hot))
+
+
+@pytest.mark.parametrize("speed", [85.0, 95.0])
+def test_a_slowdown_in_the_same_night_is_confirmed(thresholds: Thresholds, speed: float) -> None:
+    found = judge(thresholds, paired(speed, 0.92))
+    assert found.verdict == "FAIL"
+    assert (
+        "Confirmed: slower than abcdef1234 in the same night: -8.00 % (95 % bounds " in found.text
+    )
+    assert "6 pairs)." in found.text
+    assert f"is {speed:.0f} tokens/s" in found.text  # the night's own number
+
+
+@pytest.mark.parametrize("speed", [85.0, 95.0, 100.0])
+def test_a_slow_machine_is_cleared(thresholds: Thresholds, speed: float) -> None:
+    found = judge(thresholds, paired(speed, 1.0))
+    assert found.verdict == "PASS"
+    assert found.value == speed
+    assert (
+        "The machine, not the code: in the same night it differs from abcdef1234 by" in found.text
+    )
+    assert "blessed at abcdef1234 were 100" in found.text
+
+
+@pytest.mark.parametrize("speed", [85.0, 95.0])
+def test_pairs_that_decide_nothing_leave_the_verdict_as_it_was(
+    thresholds: Thresholds, speed: float
+) -> None:
+    """2.6 % slower, and the margin is 3 %: the pairs neither pass nor fail it."""
+    before, found = judge(thresholds, make_speeds(speed)), judge(thresholds, paired(speed, 0.974))
+    assert found.verdict == before.verdict
+    assert "In the same night it differs from abcdef1234 by -2.60 %" in found.text
+    assert "6 pairs do not decide it" in found.text
+
+
+def test_what_is_not_suspicious_or_of_another_commit_stays(thresholds: Thresholds) -> None:
+    assert judge(thresholds, paired(110.0, 0.5)) == judge(thresholds, make_speeds(110.0))
+    other = paired(85.0, 1.0, commit="0" * 40)
+    assert judge(thresholds, other) == judge(thresholds, make_speeds(85.0))
+
+
+def test_a_library_that_both_sides_have_is_not_cleared(thresholds: Thresholds) -> None:
+    """The code is; but the commit was blessed with another library, which may be the reason."""
+    found = judge(thresholds, paired(85.0, 1.0, changed="bitsandbytes 0.49 → 0.50"))
+    assert found.verdict == "FAIL"
+    assert "Not the code: in the same night it differs from abcdef1234 by" in found.text
+    assert found.text.endswith("what has changed for both: bitsandbytes 0.49 → 0.50.")
+    slower = judge(thresholds, paired(95.0, 0.9, changed="bitsandbytes 0.49 → 0.50"))
+    assert slower.verdict == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "doubted", "kept"), [(1.0, "PASS", "FAIL"), (0.9, "FAIL", "INCONCLUSIVE")]
+)
+def test_a_busy_machine_decides_nothing(
+    thresholds: Thresholds, ratio: float, doubted: Any, kept: str
+) -> None:
+    speed = 85.0 if kept == "FAIL" else 95.0
+    found = judge(thresholds, paired(speed, ratio, doubts={doubted: "busy (in 2 of 6 pairs)"}))
+    assert found.verdict == kept
+    assert found.text.endswith("flagged: busy (in 2 of 6 pairs).")
+
+
+def test_why_nothing_was_confirmed(thresholds: Thresholds) -> None:
+    reason = "commit abcdef1234 is not in this shallow clone"
+    for given in ({"lacking": reason}, {"lacking": reason, "pairs": {DECODE: ((1.0, 1.0),)}}):
+        found = judge(thresholds, paired(85.0, 1.0, **{"pairs": {}, **given}))
+        assert found.verdict == "FAIL"
+        assert found.text.endswith(f" Not confirmed: {reason}.")
+    found = judge(thresholds, paired(85.0, 1.0, pairs={"other": ((1.0, 1.0),) * 6}))
+    assert "two processes are needed on either side that give decode_tokens_per_s[1]" in found.text
+
+
+def test_the_ratio_of_pairs_is_a_paired_t_test_where_nothing_is_known_of_processes() -> None:
+    """scipy's, on logarithms, alternative: this code is slower."""
+    threshold = Threshold(value=100.0, unit="", better="higher", margin=3.0, spread=None, n=3)
+    pairs = [(10.0, 9.6), (11.0, 10.7), (10.5, 10.4), (10.2, 9.9)]
+    harm, (low, high) = compare_pairs(pairs, threshold, UNKNOWN)
+    logs = [[math.log(one) for one in side] for side in zip(*pairs, strict=True)]
+    expected = stats.ttest_rel(logs[1], logs[0], alternative="less")
+    interval = expected.confidence_interval(0.95)
+    assert high == pytest.approx(math.exp(interval.high))
+    assert harm.bounds == pytest.approx((100 * (1 - high), 100 * (1 - low)))
+    assert harm.estimate == pytest.approx(
+        100 * (1 - math.exp(float(np.mean(logs[1]) - np.mean(logs[0]))))
+    )
+    assert harm.stderr == pytest.approx(
+        100 * abs(np.mean(logs[1]) - np.mean(logs[0])) / -expected.statistic
+    )
+    slower = Threshold(value=2.0, unit="s", better="lower", margin=0.1, spread=None, n=3)
+    assert compare_pairs(pairs, slower, UNKNOWN)[0].estimate < 0
+
+
+def test_equal_runs_rarely_fail_and_a_slowdown_is_seen() -> None:
+    """96 speeds whose processes differ by 1 %: p of a FAIL is 2 %/96. 5 % is seen in 9 of 10."""
+    threshold = Threshold(value=100.0, unit="", better="higher", margin=3.0, spread=0.01, n=3)
+    prior = Prior(0.01**2, math.inf, 192)
+    rng = np.random.default_rng(5)
+
+    def share(slower: float, spread: float, repeats: int) -> float:
+        """Of comparisons with a FAIL."""
+        noise = np.exp(rng.normal(0, spread, (repeats, 6, 2)))
+        noise[:, :, 1] *= 1 - slower
+        harms = (compare_pairs(list(map(tuple, one)), threshold, prior)[0] for one in noise)
+        fails = (h.estimate > 3.0 and h.p_beyond(0.0) <= 0.02 / 96 for h in harms)
+        return sum(fails) / repeats
+
+    assert share(0.0, 0.01, 4000) <= 0.001
+    assert share(0.0, 0.015, 4000) <= 0.002  # tonight's processes differ more than the blessed ones
+    assert share(0.05, 0.01, 400) >= 0.9
