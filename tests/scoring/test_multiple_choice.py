@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from harness.engines.base import Engine
-from harness.engines.transformers import forward as _forward
 from harness.errors import InputError
 from harness.records.questions import Question
 from harness.scoring.multiple_choice import Scored, score_questions
@@ -69,21 +68,12 @@ def test_log_likelihoods_equal_those_of_each_option_alone(cell: Engine) -> None:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 250, 100_000])
-def test_padding_and_batch_size_change_no_answer(cell: Engine, batch_tokens: int) -> None:
+def test_the_size_of_a_batch_changes_no_answer(cell: Engine, batch_tokens: int) -> None:
     alone = [score(cell, [question])[0] for question in QUESTIONS]
     together = score(cell, QUESTIONS, batch_tokens)
     for one, other in zip(alone, together, strict=True):
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-5)
         assert one.chosen == other.chosen
-
-
-def test_logits_that_do_not_fit_are_computed_in_smaller_batches(
-    cell: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = score(cell, QUESTIONS)
-    monkeypatch.setattr(_forward, "MAX_LOGIT_BYTES", 1)
-    for one, other in zip(score(cell, QUESTIONS), wanted, strict=True):
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=1e-5)
 
 
 def test_progress_counts_each_distinct_row_once(cell: Engine) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-MAX_LOGIT_BYTES = 1 << 28
 # A GPU needs large slices to be busy. On a CPU glibc takes blocks of 32 MiB and more from the
 # system and gives them back each time: 331 ms for 1,024 tokens of GPT-2's vocabulary, not 262.
 _SLICE_BYTES = {"cpu": 30 << 20, "cuda": 256 << 20}
@@ -26,12 +25,6 @@ def logits_at(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.T
 def keeps_logits(model: Any) -> bool:
     """Whether the model can be asked for the logits of some positions only."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
-
-
-def batch_for_logits(model: Any, positions: int, wanted: int) -> int:
-    """How many rows may go together so that their float32 logits stay within 256 MiB."""
-    vocabulary: int = model.get_input_embeddings().num_embeddings
-    return max(1, min(wanted, MAX_LOGIT_BYTES // (4 * vocabulary * max(1, positions))))
 
 
 def slice_rows(rows: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
