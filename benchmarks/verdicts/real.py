@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,15 +39,20 @@ def measure_real(
     """Every real share; ``notes`` gets what failed, and how large the injected harm was."""
     with tempfile.TemporaryDirectory(prefix="calibration-") as temporary:
         work = (keep or Path(temporary)).resolve()
-        repository = _make_repository(work / "repository", precisions)
+        repository = make_repository(work / "repository", precisions)
         shares = [_check_nf4(repository, work, notes)]
         shares += _check_sleep(repository, work, pairs, notes)
         shares += _check_runs(repository, work, runs, notes)
         return shares
 
 
-def _make_repository(folder: Path, precisions: Sequence[str] | None) -> Path:
-    """A clean git repository with the suites: runs of it are of a commit and may be blessed."""
+def make_repository(
+    folder: Path, precisions: Sequence[str] | None, model: Path | None = None
+) -> Path:
+    """A clean git repository with the suites: runs of it are of a commit and may be blessed.
+
+    ``model`` is copied into it, and is what the smoke suite measures.
+    """
     import yaml
 
     smoke = yaml.safe_load(_SMOKE.read_text(encoding="utf-8"))
@@ -76,6 +82,9 @@ def _make_repository(folder: Path, precisions: Sequence[str] | None) -> Path:
         "measure": {"throughput": {**smoke["measure"]["throughput"], "batch_sizes": [1]}},
     }
     folder.mkdir(parents=True)
+    if model is not None:
+        shutil.copytree(model, folder / model.name)
+        smoke["models"] = [{"name": model.name, "source": f"./{model.name}"}]
     for name, suite in (("smoke", smoke), ("equal", equal), ("delayed", speed)):
         (folder / f"{name}.yaml").write_text(json.dumps(suite), encoding="utf-8")  # JSON is YAML
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.random import Generator
 
 from harness.statistics.power import smallest_detectable_drop
+from verdicts.confirmed import watch_confirmed
 from verdicts.judges import (
     COMPARE,
     COMPARE_NIGHTS,
@@ -66,6 +67,8 @@ def list_experiments() -> list[Experiment]:
         _check_many,
         *(partial(_watch, machine=one, blessed=3) for one in MACHINES),
         *(partial(_watch, machine=one, blessed=1) for one in (MACHINES[0], MACHINES[4])),
+        *(partial(_confirm, machine=one, blessed=1) for one in (MACHINES[0], *MACHINES[3:5])),
+        *(partial(_confirm, machine=one, blessed=3) for one in MACHINES[3:5]),
         *(partial(_check_limit, limited=one) for one in LIMITS),
         *(partial(check_judge, judge=COMPARE, world=world) for world in _compared_worlds()),
         *(
@@ -110,6 +113,12 @@ class Tries:
 def _watch(tries: Tries, machine: Machine, blessed: int) -> list[Share]:
     rng = tries.stream(f"{machine.name} {blessed}")
     return list(watch_nights(machine, blessed, tries.repeats, rng))
+
+
+def _confirm(tries: Tries, machine: Machine, blessed: int) -> list[Share]:
+    """A quarter of the nights: each is 96 speeds, most of them with pairs."""
+    rng = tries.stream(f"confirmed {machine.name} {blessed}")
+    return watch_confirmed(machine, blessed, max(1, tries.repeats // 4), rng)
 
 
 def _check_limit(tries: Tries, limited: Limited) -> list[Share]:

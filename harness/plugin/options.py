@@ -71,9 +71,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "confirm": {
         "action": "store_true",
-        "help": "where a speed seems worse than blessed, or too few nights were blessed to tell: "
-        "measure the blessed commit too, in turn with this code, and judge by the pairs; needs "
-        "git, and takes 12 processes for each measurement that is confirmed",
+        "help": "where a speed does not pass by its threshold, measure the blessed commit too, in "
+        "turn with this code, and judge by the pairs; needs git, and takes 12 processes for each "
+        "measurement that is confirmed",
     },
     "bless": {"action": "store_true", "help": "make thresholds of this run; needs --reason"},
     "reason": {"default": "", "metavar": "TEXT", "help": "why, for --bless"},

@@ -102,8 +102,8 @@ class Verdict(Frozen):
     that would have been called FAIL four times in five, in the value's unit, ``enough`` the number
     of samples with which four of five runs would decide what is open. ``position`` is where the
     suite states the limit, file:line:column. ``suspicious``: a speed that by this run's own
-    processes is worse than blessed, or was blessed of too few nights; what was blessed, measured
-    again beside it, would tell.
+    processes may be worse than blessed by more than its margin; what was blessed, measured again
+    beside it, would tell.
     """
 
     verdict: Outcome

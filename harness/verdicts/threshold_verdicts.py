@@ -240,20 +240,13 @@ def _judge(
         bounds=bounds,
         smallest_detectable=decision.smallest_detectable,
         enough=decision.enough,
-        suspicious=timed and record.usable and _is_suspicious(decision, harm, threshold),
+        suspicious=timed and record.usable and harm is not None and decision.outcome != "PASS",
     )
 
 
 def _find_largest_p(thresholds: Thresholds, timed: bool) -> float:
     """Bonferroni: an item is judged before the others are measured."""
     return FALSE_ALARMS / max(1, thresholds.families[timed])
-
-
-def _is_suspicious(decision: Decision, harm: Harm | None, threshold: Threshold) -> bool:
-    """Whether it seems worse by more than the margin, or too few nights leave it open."""
-    if harm is None or decision.outcome == "PASS":
-        return False
-    return harm.estimate > threshold.margin or bool(harm.night)
 
 
 def _decide(

@@ -45,12 +45,19 @@ def test_false_fails_of_every_kind_are_told() -> None:
         ("truth at it: FAIL", "exactly at it FAILs in at most {:.1%}"),
         ("truth at it: PASS", "and passes in at most {:.1%}, one"),
         ("truth 10 % beyond: PASS", "10 % beyond it passes in at most {:.1%}"),
+        ("confirmed, nothing new: any FAIL in a night", "new FAILs on at most {:.1%} of nights"),
+        ("confirmed, nothing new: undecided", "at most {:.1%} of speeds stay undecided"),
         ("true harm = margin", "as large as its margin passes in at most {:.1%}"),
         ("A/A: the 95 % interval leaves 1 out", "they miss the truth in at most {:.1%}"),
     ],
 )
 def test_the_worst_of_each_kind_is_told(what: str, told: str) -> None:
     assert told.format(shares(what)[-1]).replace("%", " %").replace("  ", " ") in TEXT
+
+
+def test_how_often_a_slowdown_is_confirmed_is_told_from_the_least() -> None:
+    least = shares("confirmed, 5 % slower: FAIL")[0]
+    assert f"5 % slower FAILs in at least {100 * least:.1f} %" in TEXT
 
 
 def test_how_often_a_stated_harm_is_seen_is_told_from_the_least() -> None:

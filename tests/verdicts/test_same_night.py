@@ -51,7 +51,7 @@ def paired(speed: float, ratio: float, **given: Any) -> Record:
         (110.0, "PASS", False),
     ],
 )
-def test_what_seems_slower_or_is_of_too_few_nights_is_suspicious(
+def test_a_speed_that_does_not_pass_is_suspicious(
     thresholds: Thresholds, speed: float, verdict: str, suspicious: bool
 ) -> None:
     record = make_speeds(speed)
