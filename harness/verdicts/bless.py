@@ -4,6 +4,7 @@ Several runs of one commit are A/A runs: their differences are each value's spre
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def bless(
     for (cell, measurement), measured in found.items():
         values, lacking = _bless_records(measured)
         label = f"{cell} {measurement}"
-        left_out += [f"{label}.{name}: {why}" for name, why in lacking.items()]
+        left_out += [f"{label}.{why}" for why in _group_reasons(lacking)]
         old = cells.get(cell, {}).get(measurement)
         lost = [name for name in lacking if old and name in old.values]
         if lost and values:
@@ -197,7 +198,7 @@ def _bless_records(
         made = _make_threshold(spec, value, samples, nights)
         row = find_row(latest, spec)
         if flags and spec.sampled == "processes":
-            lacking[name] = f"flagged, and a flagged speed is no anchor: {'; '.join(flags)}"
+            lacking[name] = f"flagged, and a flagged speed is no anchor: {_shorten(flags)}"
         elif isinstance(made, str):
             lacking[name] = made
         elif row is None:
@@ -205,6 +206,21 @@ def _bless_records(
         else:  # item by item, compared with the latest run
             values[name] = made.model_copy(update={"value": value.value, "row": pack_row(row)})
     return values, lacking
+
+
+def _group_reasons(lacking: Mapping[str, str]) -> list[str]:
+    """A line per reason, with the names of the values that have it."""
+    names = {why: [n for n, other in lacking.items() if other == why] for why in lacking.values()}
+    return [f"{', '.join(of)}: {why}" for why, of in names.items()]
+
+
+def _shorten(flags: Sequence[str]) -> str:
+    """The commonest flags; those that differ in figures only count as one, shown as the first."""
+    kinds = [re.sub(r"[\d.]+", "#", flag) for flag in flags]
+    first = dict(zip(reversed(kinds), reversed(flags), strict=True))
+    common = Counter(kinds).most_common(3)
+    shown = [first[kind] + (f" ({n} times)" if n > 1 else "") for kind, n in common]
+    return "; ".join([*shown, *(["…"] if len(first) > len(shown) else [])])
 
 
 def _list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:

@@ -63,6 +63,16 @@ def test_what_cannot_be_blessed_is_refused(run: Run, reason: str, message: str) 
         bless([run], "cpu-xeon", None, reason, "2026-01-02")
 
 
+def test_values_left_out_for_one_reason_share_a_line_without_flags_told_again() -> None:
+    flags = ("others used 1.7 of 2 cores", "power was capped", "others used 0.9 of 2 cores")
+    flagged = make_speeds(9.0, status="flagged", reasons=flags)
+    result = bless([make_run(make_peaks(9), flagged)], "cpu-xeon", None, "x", "2026-01-02")
+    [line] = result.left_out
+    assert line.endswith("no anchor: others used 1.7 of 2 cores (2 times); power was capped")
+    judged = [name for name in flagged.values if name in line]
+    assert judged
+
+
 def test_a_broken_limit_is_not_blessed() -> None:
     verdict = Verdict(verdict="FAIL", metric="mmlu.acc", bound="min 0.9", value=0.5, text="too low")
     with pytest.raises(InputError, match="breaks a limit of its suite: too low"):
