@@ -223,9 +223,9 @@ def _judge(
     unit = threshold.unit
     was = show_numbers((value, value if now is None else now), unit)[0]
     shown = "unavailable" if now is None else show_estimate(now, unit, None, bounds, (value,))
-    change = f" ({show_change(now / value, is_ratio=True)})" if now is not None and value else ""
-    text = f"{record.cell.id}: {metric} is {shown}, blessed at {commit} were {was}{change}"
-    text += f", the margin is {margin}{describe_looks(record, spec)}"
+    change = f"{show_change(now / value, is_ratio=True)} from " if now is not None and value else ""
+    text = f"{record.cell.id}: {metric} is {shown} ({change}{was}, blessed at {commit}); "
+    text += f"the margin is {margin}{describe_looks(record, spec)}"
     if decision.smallest_detectable is not None:
         least = show_numbers((decision.smallest_detectable,), unit)[0]
         text += f"; {SEEN_FROM} {least} on"

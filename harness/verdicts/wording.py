@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from harness.records.identity import Difference
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
-_FEWEST, _MOST = 4, 17  # digits; 17 tell any two floats apart
+_FEWEST, _MOST = 4, 12  # digits; what differs beyond them differs by how a sum was rounded
 _SHOWN = 3  # values named in one sentence
 SEEN_FROM = "harm is seen in 4 of 5 runs from"
 
@@ -85,9 +85,10 @@ def _tell_apart(numbers: Sequence[float], unit: str) -> tuple[list[str], str]:
         fewest = _FEWEST - 1
     scaled = [number if scale == 1 else number / scale for number in numbers]
     texts: list[str] = []
+    unequal = {f"{number:.{_MOST}g}" for number in numbers}
     for digits in range(fewest, _MOST + 1):
         texts = [_show(number, digits) for number in scaled]
-        if len(set(texts)) == len(set(numbers)):
+        if len(set(texts)) == len(unequal):
             break
     return texts, name
 

@@ -88,7 +88,7 @@ def test_a_slow_machine_is_cleared(thresholds: Thresholds, speed: float) -> None
     assert (
         "The machine, not the code: in the same night it differs from abcdef1234 by" in found.text
     )
-    assert "blessed at abcdef1234 were 100" in found.text
+    assert "100 tokens/s, blessed at abcdef1234)" in found.text
 
 
 @pytest.mark.parametrize("speed", [85.0, 95.0])

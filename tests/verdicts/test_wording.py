@@ -58,3 +58,10 @@ def test_an_estimate_has_one_interval_and_its_unit_once() -> None:
 def test_a_change_has_both_numbers_and_its_share() -> None:
     assert describe_change("acc", 0.5, 0.48) == "acc was 0.5, is 0.48 (-4.00 %)"
     assert describe_change("flips", 0, 3) == "flips was 0, is 3"
+
+
+def test_numbers_that_differ_in_their_last_bit_only_are_shown_as_one() -> None:
+    assert show_numbers((100.0, 99.99999999999999)) == ["100", "100"]
+    assert show_estimate(99.99999999999999, "s", bounds=(95.2326, 104.7674), beside=(100.0,)) == (
+        "100 s (95 % bounds 95.23 to 104.8)"
+    )
