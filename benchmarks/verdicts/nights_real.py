@@ -35,6 +35,7 @@ from verdicts.real import make_repository
 _NIGHTS = 3
 _WORLD = Path(__file__).resolve().parents[2] / "harness/builtin/tiny-world/model"
 _NOISE = 0.05  # of the standard deviation of each matrix of weights
+_WARMUP_S = 2.0  # a speed that has not settled is flagged
 _SLEEP = 0.15  # of the time of the slowest token
 
 
@@ -43,7 +44,7 @@ class Nights:
 
     def __init__(self, work: Path, precisions: list[str], before: list[str], attempts: int) -> None:
         self.work, self.before, self.attempts = work, before, attempts
-        self.repository = make_repository(work / "repository", precisions, _WORLD)
+        self.repository = make_repository(work / "repository", precisions, _WORLD, _WARMUP_S)
         self.model = self.repository / _WORLD.name
 
     def run(self, name: str, python: str = sys.executable) -> Run:

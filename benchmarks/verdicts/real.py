@@ -47,7 +47,10 @@ def measure_real(
 
 
 def make_repository(
-    folder: Path, precisions: Sequence[str] | None, model: Path | None = None
+    folder: Path,
+    precisions: Sequence[str] | None,
+    model: Path | None = None,
+    warmup_s: float = _ROUNDS["warmup_s"],
 ) -> Path:
     """A clean git repository with the suites: runs of it are of a commit and may be blessed.
 
@@ -58,7 +61,7 @@ def make_repository(
     smoke = yaml.safe_load(_SMOKE.read_text(encoding="utf-8"))
     smoke["noise"] = False
     smoke["measure"].pop("side_by_side")
-    smoke["measure"]["throughput"] |= {**_ROUNDS, "processes": 3}
+    smoke["measure"]["throughput"] |= {**_ROUNDS, "warmup_s": warmup_s, "processes": 3}
     if precisions:
         wanted = {smoke["reference"], *precisions}
         smoke["precisions"] = [
