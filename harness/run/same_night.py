@@ -55,9 +55,11 @@ class Task:
     allow: tuple[str, ...]
 
 
-def announce(record: Record, commit: str, processes: int) -> str:
-    """What will be measured, why and how long it takes; the record is of so many processes."""
+def announce(record: Record, commit: str) -> str:
+    """What will be measured, why and how long it takes."""
     names = [one.metric for one in record.verdicts if one.suspicious]
+    values = [record.values[name.partition(".")[2]] for name in names]
+    processes = max((one.n or 1 for one in values if one.stderr is not None), default=1)
     shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
     took = show_time(record.seconds.get("total", 0.0) / processes * 2 * PAIRS)
     return (

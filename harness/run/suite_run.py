@@ -218,7 +218,7 @@ class SuiteRun:
         assert self.baseline is not None
         assert blessed is not None  # else nothing would be suspicious
         self._executor.close()  # it may hold the device's memory
-        self._on_notice(announce(judged, blessed.commit, measurement.options.repeats))
+        self._on_notice(announce(judged, blessed.commit))
         number = sum(one.same_night is not None for one in self._records.values()) + 1
         output = self._settings.results.parent / "ab" / self.suite.name
         task = Task(self.suite, judged, blessed, self._machine.environment, self.baseline.allow)

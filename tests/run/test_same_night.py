@@ -174,12 +174,18 @@ def test_why_a_commit_cannot_be_had_and_what_to_do(
 
 def test_what_will_be_measured_is_announced_with_its_time() -> None:
     """60 s in 3 processes: 12 of 20 s."""
+    [value] = make_speeds(1.0, n=3).values.values()
+    names = [f"v{n}" for n in range(6)]
     verdicts = tuple(
-        Verdict(verdict="FAIL", metric=f"t.v{n}", bound="", value=1.0, text="", suspicious=n != 2)
-        for n in range(6)
-    )
+        Verdict(
+            verdict="FAIL", metric=f"t.{name}", bound="", value=1.0, text="",
+            suspicious=name != "v2",
+        )
+        for name in names
+    )  # fmt: skip
     record = make_speeds(1.0, seconds={"total": 60.0}, verdicts=verdicts)
-    assert announce(record, "abcdef" * 7, 3) == (
+    record = record.model_copy(update={"values": dict.fromkeys(names, value)})
+    assert announce(record, "abcdef" * 7) == (
         "m[nf4]: suspicious: t.v0, t.v1, t.v3, …: measuring abcdefabcd and this code in turn, "
         "12 processes, about 4 min and the start of Python for each"
     )
