@@ -1,6 +1,6 @@
 """`harness history`: make series of the values in a folder of run files, and print them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -13,6 +13,7 @@ from harness.report.history import dump_history, list_worse, show_history
 from harness.verdicts.history_files import Wanted, read_history
 
 _NAMED_FILES = 5
+_FEWEST_DIGITS = 7  # of a commit's hash
 _WHERE = " in these run files"
 
 
@@ -27,6 +28,13 @@ _WHERE = " in these run files"
     is_flag=True,
     help="exit with 1 where a value's newest level is worse than before, by more than its margin",
 )
+@click.option(
+    "--accept",
+    "accepted",
+    multiple=True,
+    metavar="COMMIT",
+    help="its changes were meant: every series begins anew with the first run of it; repeatable",
+)
 @format_option
 def command(
     folder: Path,
@@ -35,6 +43,7 @@ def command(
     suites: Sequence[str],
     last: int | None,
     fail_on_shift: bool,
+    accepted: Sequence[str],
     form: str,
 ) -> int:
     """Show how values changed over the run files in FOLDER.
@@ -46,7 +55,7 @@ def command(
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of run files, found none of that name")
-    wanted = Wanted(tuple(suites), tuple(cells), tuple(metrics))
+    wanted = Wanted(tuple(suites), tuple(cells), tuple(metrics), tuple(accepted))
     found = read_history(folder, wanted, last)
     skipped = list(found.unreadable[:_NAMED_FILES])
     if len(found.unreadable) > _NAMED_FILES:
@@ -61,6 +70,7 @@ def command(
     for what, names in (("suite", suites), ("cell", cells)):
         for name in names:
             check_name(what, name, found.known[what], _WHERE)
+    _check_accepted(accepted, found.known["commit"])
     known = found.known["metric"]
     bases = {base_name(metric) for metric in known}
     for name in metrics:
@@ -70,3 +80,13 @@ def command(
     shown = show_history(found, named=bool(metrics))
     print_report([shown], {"folder": str(folder), **dump_history(found)}, form)
     return 1 if fail_on_shift and list_worse(found) else 0
+
+
+def _check_accepted(accepted: Sequence[str], known: Iterable[str]) -> None:
+    """Raises `InputError` for what begins no commit of these runs, or too many."""
+    for commit in accepted:
+        if len(commit) < _FEWEST_DIGITS or not any(sha.startswith(commit) for sha in known):
+            raise InputError(
+                f"--accept {commit}: expected {_FEWEST_DIGITS} or more digits of a commit that a "
+                "run in this folder is of: name that of the first run after the change was made"
+            )

@@ -10,7 +10,14 @@ from typing import Any
 from harness.descriptions import Margin
 from harness.records.identity import Difference
 from harness.report.document import Document, Lines, Part, Section, list_lines, make_table
-from harness.verdicts.history import FEWEST_OBSERVATIONS, ChangePoint, Observation, Series
+from harness.verdicts.history import (
+    ACCEPTED,
+    FEWEST_OBSERVATIONS,
+    ChangePoint,
+    Observation,
+    Series,
+    Tendency,
+)
 from harness.verdicts.history_files import Group, History
 from harness.verdicts.wording import show_numbers
 
@@ -89,6 +96,11 @@ def _show_group(group: Group, named: bool) -> Section:
         f"{' '.join(filter(None, (s.cell, s.metric, _unit_of(s))))}: {_list_values(s)}"
         for s in shown
     ]
+    changes += [
+        f"{series.cell} {series.metric}: {_describe_tendency(series, one)}"
+        for series in shown
+        for one in series.tendencies
+    ]
     notes = (*_count_quiet(quiet), *_list_new_segments(group))
     named_parts = (*list_lines("Each run", values), *list_lines("Changes of level", changes))
     return Section(title, (*parts, *named_parts, *([Lines(notes)] if notes else [])))
@@ -143,6 +155,16 @@ def _describe_change(series: Series, point: ChangePoint) -> str:
     return text + (f"; new: {', '.join(news)}" if news else "")
 
 
+def _describe_tendency(series: Series, one: Tendency) -> str:
+    change = f"{_percent(one.after / one.before - 1)}, " if one.before else ""
+    levels = " → ".join(_number(level, series.unit) for level in (one.before, one.after))
+    size = f"{change}{series.judge(one)} ({levels})"
+    if not one.more:
+        return f"drifting over {one.runs} runs: {size}"
+    decide = f"{one.more} more decide{'s' * (one.more == 1)}"
+    return f"possible: the newest {one.runs} runs: {size}; {decide}"
+
+
 def _count_quiet(quiet: Sequence[Series]) -> Iterator[str]:
     """The series that are not shown, in one line."""
     if not quiet:
@@ -164,7 +186,8 @@ def _list_new_segments(group: Group) -> Iterator[str]:
             before, after = earlier.observations[-1].identity, first.identity
             found = fields.setdefault((first.utc, _where(first)), Counter())
             for name in later.changed:
-                found[f"{name} {_short(before.get(name))} → {_short(after.get(name))}"] += 1
+                sides = f" {_short(before.get(name))} → {_short(after.get(name))}"
+                found[name + sides * (name != ACCEPTED)] += 1
     for (_, where), counted in sorted(fields.items()):
         differing = ", ".join(f"{text} ({count} series)" for text, count in counted.items())
         yield f"begun anew at {where}, not comparable with before: {differing}"

@@ -18,7 +18,7 @@ replaces them by the median of those around them (Hampel, JASA 69, 1974).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean, median
@@ -27,20 +27,19 @@ from typing import Any, Literal
 from harness.descriptions import Margin
 from harness.errors import InputError
 from harness.records.identity import list_differing
+from harness.statistics.drift import find_drift
+from harness.statistics.outliers import find_outliers, find_width
 
 # At this price at most 1 of 20 histories of 6 to 90 nights has a change point by chance, with a
 # correlation of up to 0.7 between nights or every tenth night slow: tests/verdicts/test_history.py.
 PENALTY = 17.0
+ACCEPTED = "accepted"  # among a segment's ``changed``: a person meant the change
 FEWEST_OBSERVATIONS = 4
 _SHORTEST_LEVEL = 2  # observations: a level that is seen once is an outlier
 _OBSERVATIONS_PER_CHANGE, _MOST_CHANGES = 6, 12
 _FEWEST_CORRELATED = 8  # observations: fewer do not show their correlation
 _LARGEST_CORRELATION = 0.9
-_OUTLIER = 4.0  # standard deviations from its neighbours
-# The Hampel filter's width, by the fewest observations. A level shorter than half of it is lost.
-_WIDTHS = ((30, 9), (15, 7), (_FEWEST_CORRELATED, 5))
 _ROUNDING = 1e-6  # relative: what the order of sums may change
-_NORMAL = 1.4826  # the standard deviation of normal noise over its median absolute deviation
 
 
 @dataclass(frozen=True)
@@ -87,13 +86,29 @@ class ChangePoint:
 
 
 @dataclass(frozen=True)
+class Tendency:
+    """A change over ``runs`` observations; ``more`` of them decide whether it is one, if not 0."""
+
+    before: float
+    after: float
+    runs: int
+    more: int = 0
+
+
+@dataclass(frozen=True)
 class Segment:
-    """Comparable observations; ``changed`` is the identity's fields that differ from before."""
+    """Comparable observations; ``changed`` is the identity's fields that differ from before.
+
+    ``possible`` is a level that the newest observations may have begun, ``drift`` a change that no
+    single observation shows.
+    """
 
     observations: tuple[Observation, ...]
     change_points: tuple[ChangePoint, ...]
     outliers: tuple[Observation, ...]
     changed: tuple[str, ...] = ()
+    possible: Tendency | None = None
+    drift: Tendency | None = None
 
 
 @dataclass(frozen=True)
@@ -116,26 +131,40 @@ class Series:
 
     @property
     def is_notable(self) -> bool:
-        """Whether a segment's levels are farther apart than the margin (if there is one)."""
+        """Whether a segment's levels are farther apart than the margin (if there is one).
+
+        Or may be: by what the newest runs or a drift show.
+        """
         levels = (
             [one.change_points[0].before, *(point.after for point in one.change_points)]
             for one in self.segments
             if one.change_points
         )
         margin = self.margin
-        return any(margin is None or max(x) - min(x) > margin.of(x[0]) for x in levels)
+        far = any(margin is None or max(x) - min(x) > margin.of(x[0]) for x in levels)
+        return far or bool(self.tendencies)
+
+    @property
+    def tendencies(self) -> tuple[Tendency, ...]:
+        """What is possible now, and the drift of the newest segment, if more than the margin."""
+        newest, margin = self.segments[-1], self.margin or Margin()
+        found = (one for one in (newest.possible, newest.drift) if one is not None)
+        return tuple(x for x in found if abs(x.after - x.before) > margin.of(x.before))
 
     @property
     def got_worse(self) -> bool:
         """Whether the newest level is worse, by more than the margin, than the one before it.
 
-        Or than the first of its segment: small steps add up.
+        Or than the first of its segment: small steps add up, and so does a drift.
         """
         points = self.segments[-1].change_points
         margin = self.margin or Margin()
+        drifts = (one for one in self.tendencies if not one.more)
+        steps = (points and (points[-1], replace(points[-1], before=points[0].before)), drifts)
         return any(
             self.judge(step) == "worse" and abs(step.after - step.before) > margin.of(step.before)
-            for step in (points and (points[-1], replace(points[-1], before=points[0].before)))
+            for group in steps
+            for step in group
         )
 
     @property
@@ -143,23 +172,31 @@ class Series:
         """Whether no segment has enough observations to show a change."""
         return all(len(one.observations) < FEWEST_OBSERVATIONS for one in self.segments)
 
-    def judge(self, point: ChangePoint) -> Literal["better", "worse", "changed"]:
+    def judge(self, point: ChangePoint | Tendency) -> Literal["better", "worse", "changed"]:
         """What the change means, given the value's own direction."""
         if self.better is None:
             return "changed"
         return "better" if (point.after < point.before) == (self.better == "lower") else "worse"
 
 
-def divide(observations: Sequence[Observation], logarithmic: bool) -> tuple[Segment, ...]:
+def divide(
+    observations: Sequence[Observation], logarithmic: bool, accepted: Collection[str] = ()
+) -> tuple[Segment, ...]:
     """Observations (oldest first) cut into segments, each with its change points.
 
     ``logarithmic`` compares ratios instead of differences, as for speeds; values must be positive.
+    ``accepted`` are beginnings of commits' hashes whose changes were meant: a segment begins with
+    the first observation of each.
     """
     pairs = enumerate(pairwise(observations), start=1)
     changes = {i: d for i, (a, b) in pairs if (d := list_differing(a.identity, b.identity))}
+    for commit in accepted:
+        meant = [i for i, one in enumerate(observations) if (one.sha or "").startswith(commit)]
+        if meant and meant[0]:
+            changes[meant[0]] = (*changes.get(meant[0], ()), ACCEPTED)
     return tuple(
         _make_segment(observations[start:end], changes.get(start, ()), logarithmic)
-        for start, end in pairwise([0, *changes, len(observations)])
+        for start, end in pairwise([0, *sorted(changes), len(observations)])
     )
 
 
@@ -208,43 +245,55 @@ def find_correlation(levels: Sequence[Sequence[float]]) -> float:
     return min(max((count * seen + k) / (count - k - 2), 0.0), _LARGEST_CORRELATION)
 
 
-def find_outliers(values: Sequence[float]) -> dict[int, float]:
-    """The indices of values far from those around them, with the value to use instead.
-
-    A Hampel filter: the median of a value and its neighbours (at an end, of the last so many)
-    replaces a value that is more than 4 standard deviations from it. The standard deviation is that
-    of the differences of neighbours, which a change of level hardly affects. It looks at 3 values
-    where there are few, or where they repeat exactly, else at 5 to 9: a few slow nights in a row
-    are no level.
-    """
-    count = len(values)
-    if count < 3:
-        return {}
-    step = median(abs(b - a) for a, b in pairwise(values))
-    width = next((width for fewest, width in _WIDTHS if count >= fewest and step), 3)
-    reach = _OUTLIER * _NORMAL * step / math.sqrt(2)
-    found = {}
-    for i, value in enumerate(values):
-        first = min(max(i - width // 2, 0), count - width)
-        middle = median(values[first : first + width])
-        if abs(value - middle) > reach:
-            found[i] = middle
-    return found
-
-
 def _make_segment(
     observations: Sequence[Observation], changed: tuple[str, ...], logarithmic: bool
 ) -> Segment:
     values = _round([one.value for one in observations])
-    scaled = [math.log(v) for v in values] if logarithmic and min(values) > 0 else values
+    is_log = logarithmic and min(values) > 0
+    scaled = [math.log(v) for v in values] if is_log else values
     starts = find_change_points(scaled)
     levels = [median(values[a:b]) for a, b in pairwise([0, *starts, len(values)])]
     change_points = tuple(
         ChangePoint(observations[start], observations[start - 1], before, after)
         for start, (before, after) in zip(starts, pairwise(levels), strict=True)
     )
-    outliers = tuple(observations[i] for i in find_outliers(scaled))
-    return Segment(tuple(observations), change_points, outliers, changed)
+    odd = find_outliers(scaled)
+    drift = None
+    if (ends := find_drift(scaled)) and _is_line(scaled, ends, _cut(scaled, starts)):
+        before, after = (math.exp(end) if is_log else end for end in ends)
+        drift = Tendency(before, after, len(values))
+    return Segment(
+        tuple(observations),
+        change_points,
+        tuple(observations[i] for i in odd),
+        changed,
+        _find_possible(values, odd, starts[-1] if starts else 0),
+        drift,
+    )
+
+
+def _is_line(
+    values: Sequence[float], ends: tuple[float, float], levels: Sequence[Sequence[float]]
+) -> bool:
+    """Whether a line leaves less than the levels do."""
+    step = (ends[1] - ends[0]) / (len(values) - 1)
+    left = math.fsum((value - ends[0] - step * i) ** 2 for i, value in enumerate(values))
+    return left < math.fsum(_sum_squares(level) for level in levels)
+
+
+def _find_possible(values: Sequence[float], odd: Collection[int], start: int) -> Tendency | None:
+    """The newest values, two or more, if all are outliers to one side of the level from ``start``.
+
+    Once they are most of those that the filter looks at, they are no outliers.
+    """
+    count = len(values)
+    first = next((i + 1 for i in reversed(range(start, count)) if i not in odd), start)
+    level, newest = median(values[start:first] or values), values[first:]
+    one_side = len({value > level for value in newest}) == 1
+    if len(newest) < _SHORTEST_LEVEL or first - start < FEWEST_OBSERVATIONS or not one_side:
+        return None
+    more = find_width(values) // 2 + 1 - len(newest)
+    return Tendency(level, median(newest), len(newest), max(1, more))
 
 
 def _round(values: Sequence[float]) -> list[float]:

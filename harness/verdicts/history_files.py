@@ -20,11 +20,15 @@ _Observed = tuple[Value, Observation]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for, empty for everything; metrics are ``measurement.value[qualifier]``."""
+    """What was asked for, empty for everything; metrics are ``measurement.value[qualifier]``.
+
+    ``accepted`` are beginnings of commits' hashes, with which every series begins anew.
+    """
 
     suites: tuple[str, ...] = ()
     cells: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    accepted: tuple[str, ...] = ()
 
     def has_record(self, record: Record) -> bool:
         """Whether any value of this record may be wanted."""
@@ -60,7 +64,7 @@ class History:
 
     ``left_out`` counts records and values without a number, by reason; ``unreadable`` says what is
     wrong with each file that could not be read, ``others`` counts JSON files that are not run
-    files; ``known`` holds the names of all suites, cells and metrics found.
+    files; ``known`` holds the names of all suites, cells, metrics and commits found.
     """
 
     groups: tuple[Group, ...]
@@ -79,7 +83,7 @@ def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> Histo
     values: defaultdict[_Key, defaultdict[_Key, list[_Observed]]]
     values = defaultdict(lambda: defaultdict(list))
     left_out: Counter[str] = Counter()
-    known: dict[str, set[str]] = {"suite": set(), "cell": set(), "metric": set()}
+    known: dict[str, set[str]] = {what: set() for what in ("suite", "cell", "metric", "commit")}
     unreadable, others = [], 0
     for path in sorted(folder.rglob("*.json")):
         try:
@@ -93,13 +97,14 @@ def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> Histo
             continue
         suite = str(run.suite.get("name"))
         known["suite"].add(suite)
+        known["commit"].add(run.run.git_sha or "")
         key = suite, name_device(run)
         if (not wanted.suites or suite in wanted.suites) and run.run.id not in seen[key]:
             seen[key][run.run.id] = (utc, bool(run.run.git_dirty))
             for where, observed in _observe(run, utc, wanted, left_out, known):
                 values[key][where].append(observed)
     groups = tuple(
-        _make_group(*key, sorted(runs.values())[-(last or 0) :], values[key])
+        _make_group(*key, sorted(runs.values())[-(last or 0) :], values[key], wanted.accepted)
         for key, runs in sorted(seen.items())
     )
     return History(groups, left_out, tuple(unreadable), others, known)
@@ -138,6 +143,7 @@ def _make_group(
     device: str,
     seen: Sequence[tuple[str, bool]],
     values: Mapping[_Key, Sequence[_Observed]],
+    accepted: Sequence[str],
 ) -> Group:
     """``seen``: when each run was, and whether on a changed work tree, oldest first."""
     series = []
@@ -146,7 +152,8 @@ def _make_group(
         if not observations:
             continue
         spec, value = find_spec(*metric.split(".", 1)), found[-1][0]
-        segments = divide(observations, spec is not None and spec.sampled == "processes")
+        timed = spec is not None and spec.sampled == "processes"
+        segments = divide(observations, timed, accepted)
         margin = spec.margin if spec else None
         series.append(
             Series(suite, device, cell, metric, value.unit, value.better, margin, segments)

@@ -116,6 +116,32 @@ def test_a_shift_for_the_worse_may_fail(tmp_path: Path, capsys: pytest.CaptureFi
     assert read(capsys, tmp_path)["worse"] == []
 
 
+def test_a_change_that_was_meant_is_accepted_by_its_commit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_change(tmp_path)
+    code, out, _ = history(capsys, tmp_path, "--fail-on-shift", "--accept", "c006000")
+    assert code == 0
+    assert "worse now" not in out
+    _, out, _ = history(capsys, tmp_path, "--accept", "c006000", "--metric", "perplexity.ppl")
+    assert "begun anew at c006000000 2026-01-07, not comparable with before: accepted (1 s" in out
+    for wrong in ("c0", "c0060001", "none0000"):
+        code, _, err = history(capsys, tmp_path, "--accept", wrong)
+        assert code == 4
+        assert f"--accept {wrong}: expected 7 or more digits of a commit" in err
+
+
+def test_what_the_newest_runs_may_have_begun_is_shown_and_does_not_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for day in range(14):
+        write_day(tmp_path, day, ppl((5.0 if day < 12 else 5.5) + day % 3 / 100))
+    code, out, _ = history(capsys, tmp_path, "--fail-on-shift")
+    assert code == 0
+    assert "m[nf4] perplexity.ppl: possible: the newest 2 runs: +9.9 %, worse (5.01 → 5.505)" in out
+    assert "; 1 more decides" in out
+
+
 def test_a_jump_there_and_back_is_shown_with_its_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

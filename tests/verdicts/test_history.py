@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from harness.descriptions import Margin
 from harness.errors import InputError
+from harness.statistics.drift import find_drift
+from harness.statistics.outliers import find_outliers
 from harness.verdicts.history import (
     Observation,
     Segment,
     Series,
     divide,
     find_change_points,
-    find_outliers,
 )
 
 NOISE = 0.01
@@ -122,6 +124,18 @@ def test_a_shift_of_five_sigma_is_still_found(nights: str, count: int, share: fl
 @pytest.mark.parametrize("nights", ["correlated 0.5", "10 % far slower"])
 def test_no_shift_in_real_nights(nights: str) -> None:
     assert count_shifts(nights, 30, 200) <= 0.07 * 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [30, 60, 90])
+@pytest.mark.parametrize("nights", NIGHTS)
+def test_nights_of_no_drift_are_none(nights: str, count: int) -> None:
+    """A chance of 0.1 %; correlated nights, whose correlation is estimated, up to 1.5 %."""
+    random = np.random.default_rng([count, *nights.encode()])
+    found = sum(
+        find_drift((100 + NIGHTS[nights](random, count)).tolist()) is not None for _ in range(1000)
+    )
+    assert found <= (15 if "correlated" in nights else 4)
 
 
 @pytest.mark.parametrize("factor", [0.95, 1.05])
@@ -302,6 +316,51 @@ def test_shifts_within_the_margin_are_quiet_until_they_add_up() -> None:
 def test_the_newest_level_is_worse_than_before(values: list[float], worse: bool) -> None:
     assert series(values, "lower", Margin(relative=0.01)).got_worse is worse
     assert not series(values, None, Margin(relative=0.01)).got_worse
+
+
+@pytest.mark.parametrize("newest", [2, 3, 4])
+def test_the_newest_runs_may_have_begun_a_level_and_more_decide(newest: int) -> None:
+    """Nine values at a time are looked at: the fifth run of a new level shows it."""
+    random = np.random.default_rng(newest)
+    noise = 100 * np.exp(0.01 * random.standard_normal(60))
+    values = [*noise[:40], *(noise[40 : 40 + newest] * 1.08)]
+    found = series(values, "lower", Margin(relative=0.03))
+    [possible] = found.tendencies
+    assert (possible.runs, possible.more) == (newest, 5 - newest)
+    assert possible.after / possible.before == pytest.approx(1.08, abs=0.02)
+    assert not found.got_worse  # it may be luck
+    decided = series([*values, *(noise[50 : 50 + possible.more] * 1.08)], "lower", None)
+    assert decided.segments[0].change_points
+    assert decided.got_worse
+    assert series([*values, 100.0, 99.5], "lower", None).tendencies == ()  # it came back
+    assert series(values[:41], "lower", None).tendencies == ()  # a single run
+
+
+def test_a_drift_that_no_night_shows_is_worse_in_the_end() -> None:
+    random = np.random.default_rng(1)
+    nights = 100 * (1 + 0.0006 * np.arange(60) + 0.01 * random.standard_normal(60))
+    found = series(nights.tolist(), "lower", Margin(relative=0.02))
+    [drift] = found.tendencies
+    assert (drift.runs, drift.more) == (60, 0)
+    assert drift.after / drift.before == pytest.approx(1.035, abs=0.012)
+    assert found.got_worse
+    assert not series(nights.tolist(), "higher", Margin(relative=0.02)).got_worse
+    assert not series(nights.tolist(), "lower", Margin(relative=0.08)).got_worse
+
+
+def test_what_a_person_accepted_is_where_the_series_begins_anew() -> None:
+    values = A + B + [15.0, 15.1, 14.9, 15.0, 15.1]
+    seen = [replace(one, sha=f"{i:03}abcdef") for i, one in enumerate(observe(values))]
+
+    def judged(*accepted: str) -> Series:
+        segments = divide(seen, False, accepted)
+        return Series("s", "cpu", "c", "perplexity.ppl", "", "lower", None, segments)
+
+    assert judged().got_worse
+    assert judged("006abcd").got_worse  # the later step was not accepted
+    assert not judged("012abcd").got_worse
+    assert not judged("006abcd", "012abcd").got_worse
+    assert [one.changed for one in judged("012abcd").segments] == [(), ("accepted",)]
 
 
 def test_a_series_is_short_where_no_segment_could_show_a_change() -> None:
