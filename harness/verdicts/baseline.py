@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.catalog import load_measurement
 from harness.errors import InputError
 from harness.records.find_runs import (
     Found,
@@ -111,7 +112,8 @@ class Baseline:
         alike = [r for r in earlier.records if (r.cell.id, r.measurement) == key and not r.noise]
         if not alike or not record.usable or record.noise:
             return
-        largest_p = FALSE_ALARMS / max(1, count_tested(earlier))
+        timed = load_measurement(record.measurement).timed
+        largest_p = FALSE_ALARMS / max(1, count_tested(earlier, speeds=timed))
         found = compare_pair(earlier, now, key, alike[0], record, self.allow, largest_p)
         label = " ".join(key)
         yield from (_to_verdict(self.name, one) for one in found.compared)

@@ -22,7 +22,8 @@ from harness.records.identity import (
 )
 from harness.records.record import Outcome, Record, Value
 from harness.records.run_file import Run
-from harness.records.values import base_name, compared_name, is_part
+from harness.records.values import base_name, compared_name, find_spec, is_part
+from harness.statistics.estimates import NORMAL_975
 from harness.statistics.nights import find_nights
 from harness.verdicts.advice import say_what_decides
 from harness.verdicts.decide import (
@@ -45,9 +46,10 @@ class Compared:
     """One value of both runs. ``change`` is B compared with A: a ratio, or a difference.
 
     ``harm``, ``margin`` and ``smallest_detectable`` are shares where ``change`` is a ratio, else in
-    the value's unit; ``p`` is unadjusted, ``q`` by Benjamini and Hochberg over all that was
-    compared. ``suspects`` says what is under test and differs, ``decider`` what would
-    decide it.
+    the value's unit; ``interval`` is the 95 % interval of ``change``, with what nights may add to
+    it where the verdict allows for them; ``p`` is unadjusted, ``q`` by Benjamini and Hochberg over
+    all speeds or all other values that were compared. ``suspects`` says what is under test and
+    differs, ``decider`` what would decide it.
     """
 
     cell: str
@@ -164,13 +166,20 @@ def compare_pair(
     return Comparison(tuple(values), (), lost, changes.flags, ((before, after),))
 
 
-def count_tested(run: Run) -> int:
-    """How many values of a run have a spread and a margin: each could FAIL by chance."""
+def is_speed(measurement: str, name: str) -> bool:
+    """Whether a value is a sample of processes: of the family of speeds."""
+    spec = find_spec(measurement, name)
+    return spec is not None and spec.sampled == "processes"
+
+
+def count_tested(run: Run, speeds: bool) -> int:
+    """How many speeds, or other values, of a run could FAIL by chance: with spread and margin."""
     tested = 0
     for record in run.records:
         with contextlib.suppress(UnknownNameError):
             specs = load_measurement(record.measurement).values.values()
-            compared = {s.of for s in specs if s.sampled and s.margin and s.neutral is not None}
+            could = (s for s in specs if s.sampled and s.margin and s.neutral is not None)
+            compared = {s.of for s in could if (s.sampled == "processes") is speeds}
             names = record.values if record.usable and not record.noise else ()
             tested += sum(base_name(n) in compared and not is_part(n, names) for n in names)
     return tested
@@ -231,7 +240,7 @@ def _compare_value(
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
     looked = before if after.looks is None else after
-    held = allow_for_looks(looked, spec, value, find_df(value, spec))
+    held = allow_for_looks(looked, spec, value, find_df(value))
     harm = harm_of(held, spec, 1 if spec.better == "lower" else -1, spec.neutral)
     harm = replace(harm, error=share_error(looked, spec))
     largest_p = share_error(looked, spec, largest_p)
@@ -255,7 +264,7 @@ def _compare_value(
         unit=a.unit,
         change=value.value,
         is_ratio=is_ratio,
-        interval=value.interval,
+        interval=_allow_for_nights(value, harm.night),
         harm=harm.estimate,
         margin=margin,
         p=p,
@@ -268,6 +277,14 @@ def _compare_value(
     )
 
 
+def _allow_for_nights(value: Value, night: float) -> tuple[float, float] | None:
+    """The 95 % interval, with what two nights may add: by which the verdict was reached."""
+    if value.interval is None or value.value is None or not night:
+        return value.interval
+    low, high = (math.hypot(end - value.value, NORMAL_975 * night) for end in value.interval)
+    return value.value - low, value.value + high
+
+
 def _find_doubts(before: Record, after: Record, changes: Changes) -> dict[Outcome, str]:
     """What speaks against either outcome: A may have been too slow, and so B seem as fast."""
     own = find_doubts(before, after)
@@ -276,13 +293,20 @@ def _find_doubts(before: Record, after: Record, changes: Changes) -> dict[Outcom
 
 
 def _adjust(compared: list[Compared]) -> tuple[Compared, ...]:
-    """With ``q``; a FAIL that many comparisons explain by chance is left open."""
-    tested = [i for i, x in enumerate(compared) if x.p is not None and x.verdict != "IDENTICAL"]
-    adjusted = adjust_for_many([p for i in tested if (p := compared[i].p) is not None])
-    for i, (q, chance) in zip(tested, adjusted, strict=True):
-        compared[i] = replace(compared[i], q=q)
-        if compared[i].verdict == "FAIL" and chance:
-            compared[i] = replace(compared[i], verdict="INCONCLUSIVE", reason=chance)
+    """With ``q``; a FAIL that many comparisons of its family explain by chance is left open.
+
+    Speeds are one family, all other values another.
+    """
+    families: dict[bool, list[int]] = {}
+    for i, one in enumerate(compared):
+        if one.p is not None and one.verdict != "IDENTICAL":
+            families.setdefault(is_speed(one.measurement, one.value), []).append(i)
+    for tested in families.values():
+        adjusted = adjust_for_many([p for i in tested if (p := compared[i].p) is not None])
+        for i, (q, chance) in zip(tested, adjusted, strict=True):
+            compared[i] = replace(compared[i], q=q)
+            if compared[i].verdict == "FAIL" and chance:
+                compared[i] = replace(compared[i], verdict="INCONCLUSIVE", reason=chance)
     return tuple(compared)
 
 

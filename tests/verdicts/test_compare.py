@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -180,6 +181,32 @@ def test_many_comparisons_find_one_by_chance_and_it_is_left_open() -> None:
     assert first.q > 0.05
 
 
+def test_speeds_and_other_values_are_families_of_their_own() -> None:
+    """A lost accuracy is one of two, however many speeds are compared beside it; q by hand."""
+    speeds = [f"decode_tokens_per_s[{i}]" for i in range(1, 19)]
+
+    def measure(lost: int, slower: float) -> list[Record]:
+        same = make_speeds(100.0).values["decode_tokens_per_s[1]"]
+        changed = make_speeds(slower).values["decode_tokens_per_s[1]"]
+        values = dict.fromkeys(speeds, same) | {speeds[0]: changed}
+        return [
+            make_choices(lost, 2 if lost else 0, 200),
+            make_perplexity(*(150.0 + (lost and i % 3 - 1) for i in range(12))),
+            make_record("throughput", values=values),
+        ]
+
+    found = compare_runs(make_run(*measure(0, 100.0)), make_run(*measure(11, 97.0))).compared
+    quality = [one for one in found if one.measurement != "throughput"]
+    timed = [one for one in found if one.measurement == "throughput"]
+    assert len(timed) == len(speeds)
+    for family in (quality, timed):
+        ps = [one.p for one in family if one.p is not None]
+        lowest = min(family, key=lambda one: one.p or 1.0)
+        assert lowest.q == pytest.approx(min(1.0, min(ps) * len(ps)))
+    assert quality[0].verdict == "FAIL"  # q = 2·p; one of twenty it would be left open
+    assert 2 * (quality[0].p or 1.0) < 0.02 < 20 * (quality[0].p or 0.0)
+
+
 def test_a_single_comparison_that_chance_explains_is_not_blamed_on_many() -> None:
     [one] = compare(make_choices(n=200), make_choices(6, 1, 200)).compared
     assert one.verdict == "INCONCLUSIVE"
@@ -207,8 +234,10 @@ def test_a_record_judged_by_a_run_is_one_of_as_many_as_the_run_has() -> None:
 
 def test_only_what_could_fail_by_chance_is_counted() -> None:
     noise, failed = make_choices(noise=True), make_choices(status="failed")
-    assert count_tested(make_run(make_choices(), make_perplexity(1.0, 2.0), make_speeds(9.0))) == 3
-    assert count_tested(make_run(noise, failed, make_record("unheard_of"), make_peaks(1))) == 0
+    run = make_run(make_choices(), make_perplexity(1.0, 2.0), make_speeds(9.0))
+    assert (count_tested(run, speeds=False), count_tested(run, speeds=True)) == (2, 1)
+    nothing = make_run(noise, failed, make_record("unheard_of"), make_peaks(1))
+    assert count_tested(nothing, speeds=False) == count_tested(nothing, speeds=True) == 0
 
 
 def test_the_named_number_of_items_does_decide() -> None:
@@ -242,6 +271,10 @@ def test_runs_of_two_nights_have_to_differ_by_more_than_nights_do() -> None:
         found.append(one)
     assert [one.verdict for one in found] == ["FAIL", "INCONCLUSIVE"]
     assert "measure both in one night, in turn" in found[1].reason
+    within, apart = (one.interval or (0.0, 0.0) for one in found)
+    for near, far in zip(within, apart, strict=True):  # 1.96 standard deviations of two nights
+        reach = math.hypot(near - 0.95, 1.959963985 * 0.02 * math.sqrt(2))
+        assert abs(far - 0.95) == pytest.approx(reach)
     later = make_run(before, utc="2026-01-02T00:00:00+00:00", id="s/4")
     [same] = compare_runs(make_run(before), later).compared
     assert (same.verdict, same.enough) == ("INCONCLUSIVE", None)  # 3 % slower might look like it
