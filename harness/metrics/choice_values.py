@@ -63,7 +63,8 @@ def _paired(of: str, text: str, better: Any = "lower", unit: str = "", **more: A
 def describe_answers() -> dict[str, ValueSpec]:
     """How sure the right answers are, compared with the reference: an early warning, no accuracy.
 
-    The margins are a guess at what one point of accuracy costs.
+    Without margins, so that nothing is compared or blessed by them: how many nats a point of
+    accuracy costs differs from model to model. A suite may state limits.
     """
     logprob = "mean log-probability of the right option among the options"
     margin = "mean distance of the right option's log-likelihood from the best wrong one's"
@@ -75,14 +76,12 @@ def describe_answers() -> dict[str, ValueSpec]:
             "reference's answer_logprob - answer_logprob, same items; an early warning",
             unit="nats",
             sampled="items",
-            margin=Margin(absolute=0.02),
         ),
         "answer_margin_drop": _paired(
             "answer_margin",
             "reference's answer_margin - answer_margin, same items; an early warning",
             unit="nats",
             sampled="items",
-            margin=Margin(absolute=0.05, relative=0.02),
         ),
     }
 

@@ -16,7 +16,10 @@ from harness.metrics.choice_values import (
     summarise_rows,
 )
 from harness.records.record import Record
-from tests.support.records import make_record
+from harness.suite.models import Limit
+from harness.verdicts.compare import compare_runs
+from harness.verdicts.limits import judge_limits
+from tests.support.records import make_record, make_run
 
 
 def record(scores: list[list[float] | None], correct: str, precision: str = "fp32") -> Record:
@@ -77,6 +80,25 @@ def test_it_sees_what_accuracy_does_not_see_yet() -> None:
     )
     assert found["accuracy_drop"].value == 0
     assert (found["answer_margin_drop"].bounds or (0, 0))[0] > 0.1
+
+
+def test_they_are_judged_by_limits_only() -> None:
+    """A margin in nats would be a guess: how much a point of accuracy costs differs by model."""
+    theirs, ours = (
+        record([[-1.0, -1.5 - (1 + i % 3 / 10) * x] for i in range(40)], "A" * 40, "nf4")
+        for x in (1.0, 0.0)
+    )
+    assert {one.value for one in compare_runs(make_run(theirs), make_run(ours)).compared} == {"acc"}
+    limit = Limit(
+        precision=("nf4",),
+        model=("m",),
+        metric="mmlu.answer_margin_drop",
+        max=0.5,
+        position="x:1:1",
+    )
+    paired = ours.model_copy(update={"paired": compare_items(CHOICE_VALUES, ours, theirs)})
+    [verdict] = judge_limits([limit], paired, theirs, "")
+    assert verdict.verdict == "FAIL"
 
 
 def test_older_records_do_not_say_which_option_is_right() -> None:
