@@ -52,42 +52,39 @@ def _spreads(df: float) -> Any:
 
 
 def smallest_detectable_share(
-    n: int, flip_rate: float, margin: float = 0.0, confidence: float = 0.95, null: float = 0.0
+    n: int, by_chance: float, margin: float = 0.0, confidence: float = 0.95, null: float = 0.0
 ) -> float:
     """`smallest_detectable` of a paired difference d of right items.
 
     Beyond ``margin`` and z(confidence)·sqrt((f - null²)/n) from ``null``, with a standard error of
-    sqrt((f - d²)/n). As many items flip as did, or only those that are lost where that is more.
+    sqrt((f - d²)/n) and half an item more, as items are whole. As many items flip as do
+    ``by_chance``, as often for better as for worse, and on top of them those that are lost.
     """
     z = NormalDist().inv_cdf(confidence)
 
     def seen(drop: float) -> bool:
-        rate = max(flip_rate, drop)
-        bar = max(margin, null + z * math.sqrt(max(rate - null**2, 0.0) / n))
+        rate = min(1.0, by_chance + drop)
+        bar = max(margin, null + z * math.sqrt(max(rate - null**2, 0.0) / n)) + 0.5 / n
         return drop >= bar + _NORMAL_POWER * math.sqrt(max(rate - drop**2, 0.0) / n)
 
     return bisect(seen, 0.0, 1.0)
 
 
-def smallest_detectable_drop(n: int, flip_rate: float, power: float = POWER) -> float:
-    """The smallest paired accuracy drop that n items detect, two-sided 95 %, at this flip rate.
-
-    Solves n = (z(0.975)·sqrt(f) + z(power)·sqrt(f - d²))²/d² (Connor 1987, Biometrics 43). A
-    drop cannot exceed the flip rate, which is returned where even that is not detected.
-    """
-    return bisect(lambda drop: items_needed(drop, flip_rate, power) <= n, 0.0, flip_rate)
-
-
-def items_needed(drop: float, flip_rate: float, power: float = POWER) -> float:
-    """Items that detect a paired accuracy ``drop``; see `smallest_detectable_drop`."""
-    z, z_power = (NormalDist().inv_cdf(q) for q in (0.975, power))
-    rest = max(0.0, flip_rate - drop**2)
-    return (z * math.sqrt(flip_rate) + z_power * math.sqrt(rest)) ** 2 / drop**2
-
-
 def items_to_pass(margin: float, flip_rate: float) -> int:
-    """Items of which unchanged answers pass ``margin`` with `POWER`, as many lost as won."""
-    return math.ceil(((NORMAL_95 + _NORMAL_POWER) / margin) ** 2 * flip_rate)
+    """Items that pass ``margin``, a limit's or another, with `POWER` where nothing is worse.
+
+    As many are lost as won, f together. Solves z(0.95)·sqrt(f') + z(0.8)·sqrt(f) = margin·sqrt(n)
+    for a score interval, whose variance is that of the likeliest shares with a difference of the
+    margin m: f' = f/2 + sqrt(f²/4 + m²) - m² (Nam 1997, Biometrics 53, 1422-1430).
+    """
+    at_margin = flip_rate / 2 + math.hypot(flip_rate / 2, margin) - margin**2
+    reach = NORMAL_95 * math.sqrt(at_margin) + _NORMAL_POWER * math.sqrt(flip_rate)
+    return math.ceil((reach / margin) ** 2)
+
+
+def smallest_passed(n: int, flip_rate: float) -> float:
+    """The finest margin that ``n`` items pass; see `items_to_pass`."""
+    return bisect(lambda margin: items_to_pass(margin, flip_rate) <= n, 1e-6, 1.0)
 
 
 def samples_to_decide(
@@ -110,11 +107,3 @@ def samples_to_decide(
             break
         enough = max(2, found)
     return None if enough > _MOST * n else max(n + 1, enough)
-
-
-def degrees_of_freedom(reach: float, stderr: float) -> float:
-    """Of a 95 % t interval that reaches so far to one side; infinite for a normal one."""
-    from scipy.special import stdtridf
-
-    ratio = reach / stderr
-    return math.inf if ratio <= t_quantile(0.975, 1e6) else float(stdtridf(0.975, ratio))

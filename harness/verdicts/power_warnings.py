@@ -3,12 +3,11 @@
 How much the chunks of a text scatter is known only afterwards.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.statistics.power import items_needed, items_to_pass, smallest_detectable_drop
+from harness.statistics.power import items_to_pass, smallest_passed
 from harness.suite.models import Limit, MeasurementSpec
 from harness.verdicts.limits import show_bound
 
@@ -21,17 +20,18 @@ _FLIPS_BETWEEN_RUNS = 0.01
 def announce_items(
     limits: Iterable[Limit], model: str, precision: str, measurement: str, items: int
 ) -> Iterator[str]:
-    """A sentence per limit on a drop in a share that is finer than ``items`` can detect."""
+    """A sentence per limit on a drop in a share that too few ``items`` can pass."""
     for limit, spec in _find(limits, model, precision, measurement):
         if not _is_drop(limit, spec) or limit.max is None or limit.max <= 0:
             continue
-        seen = smallest_detectable_drop(items, TYPICAL_FLIP_RATE)
-        if seen > limit.max:
-            enough = math.ceil(items_needed(limit.max, TYPICAL_FLIP_RATE))
+        enough = items_to_pass(limit.max, TYPICAL_FLIP_RATE)
+        if items < enough:
+            passed = smallest_passed(items, TYPICAL_FLIP_RATE)
             yield (
                 f"{limit.position}: {limit.metric} {show_bound(limit, 'g')} is finer than "
-                f"{items:,} items can show: with {TYPICAL_FLIP_RATE:.0%} of the answers flipping "
-                f"they detect a drop of {seen:.3f} or more; {enough:,} items would be enough"
+                f"{items:,} items can show: where {TYPICAL_FLIP_RATE:.0%} of the answers flip, as "
+                f"many for better as for worse, they pass {passed:.3f} or more in 4 of 5 runs; "
+                f"{enough:,} items pass this limit"
             )
 
 

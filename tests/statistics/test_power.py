@@ -9,19 +9,27 @@ import pytest
 from scipy.stats import chi2, nct, t
 
 from harness.statistics.power import (
-    items_needed,
     items_to_pass,
     samples_to_decide,
     smallest_detectable,
-    smallest_detectable_drop,
+    smallest_detectable_share,
+    smallest_passed,
 )
+from harness.statistics.shares import paired_difference
 
 
-def test_the_items_that_method_names() -> None:
-    """At 8 % flips: 6,277 items for one point; 1,000 items see 2.5 points."""
-    assert math.ceil(items_needed(0.01, 0.08)) == 6277
-    assert smallest_detectable_drop(1000, 0.08) == pytest.approx(0.025, abs=0.0005)
-    assert smallest_detectable_drop(6277, 0.08) == pytest.approx(0.01, rel=1e-4)
+def test_the_smallest_drop_that_items_show_is_seen_in_four_of_five() -> None:
+    """1,000 items, 2 % flip by chance; FAIL: above a margin of 1 % and z(0.98) by McNemar."""
+    drop = smallest_detectable_share(1000, 0.02, 0.01, 0.98)
+    rng = np.random.default_rng(3)
+    lost, won = rng.poisson(1000 * (0.01 + drop), 20_000), rng.poisson(10, 20_000)
+    found = lost - won
+    seen = (found > 10) & (found > 2.053749 * np.sqrt(lost + won))
+    assert 0.78 < seen.mean() < 0.86  # items are whole
+    few = smallest_detectable_share(200, 0.0, 0.01, 0.98)  # nothing flips but what is lost
+    lost = rng.binomial(200, few, 20_000)
+    seen = (lost > 2) & (lost > 2.053749 * np.sqrt(lost))
+    assert seen.mean() > 0.8  # more: the spread of fewer is smaller
 
 
 def test_few_samples_need_a_larger_harm_by_hand() -> None:
@@ -62,10 +70,11 @@ def test_few_processes_gain_degrees_of_freedom_with_their_number() -> None:
     assert reach(enough) <= 1.0 < reach(enough - 1) + 0.02
 
 
-def test_the_items_that_unchanged_answers_pass_with() -> None:
-    """2.4865²·1 %/0.01² = 618: as many lost as won pass a margin of one point in 80 %."""
-    n = items_to_pass(0.01, 0.01)
-    assert n == 619
-    drops = np.random.default_rng(1).normal(0, math.sqrt(0.01 / n), 20_000)
-    passed = drops + 1.644854 * math.sqrt(0.01 / n) <= 0.01
-    assert passed.mean() == pytest.approx(0.8, abs=0.02)
+@pytest.mark.parametrize(("margin", "flips"), [(0.01, 0.01), (0.01, 0.08), (0.04, 0.08)])
+def test_the_items_that_unchanged_answers_pass_with(margin: float, flips: float) -> None:
+    """By Tango's interval, of which the number of items is worked out without it."""
+    n = items_to_pass(margin, flips)
+    assert smallest_passed(n, flips) == pytest.approx(margin, rel=2 / n)
+    drawn = np.random.default_rng(1).multinomial(n, [flips / 2, flips / 2, 1 - flips], 1500)
+    passed = [paired_difference(int(x), int(y), n).upper <= margin for x, y, _ in drawn]
+    assert np.mean(passed) == pytest.approx(0.81, abs=0.03)

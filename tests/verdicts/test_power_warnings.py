@@ -24,14 +24,14 @@ def limit(metric: str, **bounds: float) -> Limit:
 DROP = limit("mmlu.accuracy_drop", max=0.01)
 
 
-@pytest.mark.parametrize(("items", "warnings"), [(1000, 1), (6276, 1), (6277, 0), (15_000, 0)])
-def test_a_drop_finer_than_the_items_detect_is_announced(items: int, warnings: int) -> None:
-    """At 8 % of flips one point takes 6,277 items, and 1,000 see 2.5 points."""
+@pytest.mark.parametrize(("items", "warnings"), [(1000, 1), (4992, 1), (4993, 0), (15_000, 0)])
+def test_a_drop_finer_than_the_items_pass_is_announced(items: int, warnings: int) -> None:
+    """f' = 0.04 + √(0.04² + 0.01²) - 0.01² = 0.0811; (1.6449·√f' + 0.8416·√0.08)²/0.01²."""
     texts = list(announce_items([DROP], "m", "nf4", "mmlu", items))
     assert len(texts) == warnings
     if items == 1000:
         assert texts[0].startswith("s.yaml:9:5: mmlu.accuracy_drop max 0.01 is finer than 1,000")
-        assert "a drop of 0.025 or more; 6,277 items would be enough" in texts[0]
+        assert "they pass 0.023 or more in 4 of 5 runs; 4,993 items pass this limit" in texts[0]
 
 
 @pytest.mark.parametrize(
@@ -96,16 +96,16 @@ def test_a_run_says_so_before_the_first_number(tmp_path: Path) -> None:
     assert warned < outcome.text.index("m[fp32]::mmlu PASSED")
 
 
-@pytest.mark.parametrize(("items", "announced"), [(250, True), (618, True), (619, False)])
+@pytest.mark.parametrize(("items", "announced"), [(250, True), (856, True), (857, False)])
 def test_a_margin_that_too_few_items_can_pass_is_announced_by_hand(
     items: int, announced: bool
 ) -> None:
-    """(1.6449 + 0.8416)²·1 %/0.01² = 618.3."""
+    """f' = 0.005 + sqrt(0.005² + 0.01²) - 0.01² = 0.01608; (1.6449·√f' + 0.8416·0.1)²/0.01²."""
     found = list(announce_margins("mmlu", items))
     assert bool(found) is announced
     if announced:
         assert found[0].startswith(f"mmlu.acc: {items} items cannot show")
-        assert "619 items pass in 4 of 5 runs" in found[0]
+        assert "857 items pass in 4 of 5 runs" in found[0]
 
 
 def test_a_measurement_without_answers_has_no_such_margin() -> None:
