@@ -75,7 +75,8 @@ class ValueSpec:
     - ``margin``: how much worse still counts as the same. Runs are compared by the paired values
       that have one, thresholds are kept for the other values that have one.
     - ``row``: the list in ``Measured.items`` whose mean the value is, one number per item
-      ("right"); ``answers``: the list of what was answered to each item ("chosen").
+      ("right"); ``answers``: the list of what was answered to each item ("chosen"). ``lists``:
+      lists of numbers there, by item or chunk, that it is compared by; thresholds keep them.
 
     A paired value (``paired``) compares a record with the reference's. ``of`` names the value that
     it compares. ``neutral`` is the number that means "no difference": 1 for ratios, None where
@@ -94,6 +95,7 @@ class ValueSpec:
     margin: Margin | None = None
     row: str | None = None
     answers: str | None = None
+    lists: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,9 @@ def vary_batch(options: OptionsBase) -> OptionsBase:
     return options.model_copy(update={options.BATCH: half})
 
 
-def with_repeats(options: OptionsBase, repeats: int) -> OptionsBase:
-    """The same measurement in so many processes, where it can be made in several."""
-    known = options.REPEATS
-    return options if known is None else options.model_copy(update={known: repeats})
+def without_repeats(options: OptionsBase) -> OptionsBase:
+    """The same measurement in a single process."""
+    return options if options.REPEATS is None else options.model_copy(update={options.REPEATS: 1})
 
 
 @dataclass(frozen=True)

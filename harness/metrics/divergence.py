@@ -56,11 +56,14 @@ def measure(engine: Engine, options: Options, context: MeasureContext) -> Measur
 
 
 def compare(candidate: Record, reference: Record) -> dict[str, Value]:
-    """``kl_increase`` between two runs: the mean paired change of divergence, clustered by window.
+    """``kl_increase`` and ``top1_decrease`` between two runs: mean changes, clustered by window.
 
     Empty for a candidate and its reference, which were compared while the candidate was measured.
     """
-    return compare_chunks(candidate, reference, "chunk_kl", DIVERGENCE_VALUES, "kl_increase")
+    specs = DIVERGENCE_VALUES
+    return compare_chunks(candidate, reference, "chunk_kl", specs, "kl_increase") | compare_chunks(
+        reference, candidate, "chunk_agrees", specs, "top1_decrease"
+    )
 
 
 def is_intact(record: Record) -> bool:

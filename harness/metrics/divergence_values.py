@@ -24,9 +24,11 @@ def _paired(unit: str, better: Any, text: str, **more: Any) -> ValueSpec:
 
 
 _KL: dict[str, Any] = {"sampled": "chunks", "margin": Margin(absolute=1e-4, relative=0.05)}
+_TOP1: dict[str, Any] = {"sampled": "chunks", "margin": Margin(absolute=0.005)}
 DIVERGENCE_VALUES = {
     "kl_mean": _paired(
-        "nats/token", "lower", "mean KL(reference‖candidate)", per="quarter", total=True, **_KL
+        "nats/token", "lower", "mean KL(reference‖candidate)", per="quarter", total=True,
+        lists=("chunk_kl", "chunk_tokens"), **_KL
     ),
     "kl_median": _paired("nats", "lower", "median over tokens of KL(reference‖candidate)"),
     "kl_p90": _paired("nats", "lower", "its 90th percentile over tokens"),
@@ -39,7 +41,11 @@ DIVERGENCE_VALUES = {
     ),
     "top1_agreement": _paired(
         "", "higher", "share of tokens with the same likeliest token",
-        per="quarter", total=True, neutral=1.0, sampled="chunks", margin=Margin(absolute=0.005),
+        per="quarter", total=True, neutral=1.0, lists=("chunk_agrees", "chunk_tokens"), **_TOP1,
+    ),
+    "top1_decrease": _paired(
+        "", "lower", "an earlier run's top1_agreement - top1_agreement; between runs only",
+        of="top1_agreement", **_TOP1,
     ),
     "delta_p_mean": _paired(
         "", None, "mean of p(true token) - the reference's p(true token)", sampled="chunks"

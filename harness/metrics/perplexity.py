@@ -36,7 +36,7 @@ def _sampled(unit: str, text: str, **more: Any) -> ValueSpec:
 
 
 VALUES = {
-    "ppl": _sampled("", "exp(nll)", margin=_MARGIN),
+    "ppl": _sampled("", "exp(nll)", margin=_MARGIN, lists=("chunk_nll", "chunk_tokens")),
     "nll": _sampled("nats/token", "mean negative log-likelihood of the scored tokens"),
     "bits_per_byte": _sampled("bits/byte", "nll in bits over the text's UTF-8 bytes"),
     "word_perplexity": _sampled("", "exp(total nll / words); protocol lm-eval only"),

@@ -39,7 +39,9 @@ _FLIPS = describe_flips("acc")
 del _FLIPS["answer_change_rate"]
 VALUES = {
     "acc": describe_share("share of last words that greedy decoding says", "right", None),
-    "perplexity": ValueSpec("", "lower", "exp(mean NLL of the whole last word)", **_SPREAD),
+    "perplexity": ValueSpec(
+        "", "lower", "exp(mean NLL of the whole last word)", lists=("log_likelihoods",), **_SPREAD
+    ),
     **COUNTS,
     **describe_pairs("acc"),
     **_FLIPS,

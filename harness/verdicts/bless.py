@@ -32,6 +32,7 @@ from harness.verdicts.thresholds import (
     facts_of,
     find_row,
     hash_items,
+    pack_lists,
     pack_row,
     path_of,
     read_thresholds,
@@ -128,6 +129,7 @@ def bless(
                 when=when,
                 reason=reason.strip(),
                 items=hash_items(record),
+                lists=pack_lists(record, values),
                 facts=facts_of(run.environment, record),
                 values=values,
             )
@@ -156,9 +158,10 @@ def _list_cautions(
             record = record.model_copy(update={"values": {**record.values, name: same}})
             assert blessed is not None
             assert spec is not None
-            if one.row is not None:
-                continue
-            harm = measure_harm(thresholds, blessed, record, name, spec)
+            # By items or chunks a run is equal to itself; how runs differ is in their spread.
+            alone = blessed.model_copy(update={"lists": {}})
+            by_item = one.row is not None or (blessed.has_lists(spec) and not one.spread)
+            harm = None if by_item else measure_harm(thresholds, alone, record, name, spec)
             if harm is None or harm.bounds is None:
                 continue
             if harm.night:
@@ -197,14 +200,16 @@ def _bless_records(
         samples = [record.values.get(name) for _, record in found]
         made = _make_threshold(spec, value, samples, nights)
         row = find_row(latest, spec)
+        by_item = row is not None or (bool(spec.lists) and spec.lists[0] in latest.items)
         if flags and spec.sampled == "processes":
             lacking[name] = f"flagged, and a flagged speed is no anchor: {_shorten(flags)}"
         elif isinstance(made, str):
             lacking[name] = made
-        elif row is None:
+        elif not by_item:
             values[name] = made
-        else:  # item by item, compared with the latest run
-            values[name] = made.model_copy(update={"value": value.value, "row": pack_row(row)})
+        else:  # compared item by item or chunk by chunk with the latest run
+            packed = None if row is None else pack_row(row)
+            values[name] = made.model_copy(update={"value": value.value, "row": packed})
     return values, lacking
 
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Record, Value, Verdict
-from harness.records.values import find_spec, processes_of
+from harness.records.values import base_name, compared_name, find_spec, processes_of
 from harness.statistics.estimates import NORMAL_95, Processes, t_quantile
 from harness.statistics.nights import ENOUGH_NIGHTS, compare_with_blessed
 from harness.statistics.shares import paired_difference
@@ -23,6 +24,7 @@ from harness.verdicts.decide import (
     Decision,
     Harm,
     decide,
+    harm_of,
     one_sided,
 )
 from harness.verdicts.doubts import name_changes
@@ -36,6 +38,7 @@ from harness.verdicts.thresholds import (
     find_changes,
     find_row,
     hash_items,
+    unpack_list,
     unpack_row,
 )
 from harness.verdicts.wording import (
@@ -113,9 +116,10 @@ def measure_harm(
     """How much worse than blessed, in the value's unit; None where the value is unavailable.
 
     - Speeds: by nights, see `harness.statistics.nights`.
-    - A share of right items: item by item.
-    - Others: the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n), or none where a
-      single run was blessed.
+    - A share of right items: item by item. A value of ``ValueSpec.lists``: as two runs are
+      compared, item by item or chunk by chunk.
+    - Others: the prediction interval of one more A/A run, SE = σ·sqrt(1 + 1/n). Where a single run
+      was blessed, a sample has no spread, and what is no sample is exact.
     """
     found, threshold = record.values.get(name), blessed.values[name]
     if found is None or found.value is None:
@@ -129,8 +133,12 @@ def measure_harm(
     if threshold.row is not None:
         return _compare_items(unpack_row(threshold.row), find_row(record, spec) or "")
     harm = sign * (found.value - threshold.value)
+    change = _compare_lists(blessed, record, name) if blessed.has_lists(spec) else None
+    if change is not None and (change.bounds is not None or not threshold.spread):
+        return _shift(change, harm, threshold)
     if not threshold.spread:
-        return Harm(harm, (harm, harm))
+        is_exact = spec.sampled is None or threshold.n > 1
+        return Harm(harm, (harm, harm) if is_exact else None)
     stderr, df = threshold.spread * math.sqrt(1 + 1 / threshold.n), threshold.n - 1
     reach = t_quantile(0.95, df) * stderr
     return Harm(harm, (harm - reach, harm + reach), stderr, df, "runs", threshold.n)
@@ -179,6 +187,34 @@ def _compare_items(before: str, now: str) -> Harm:
         flips=(lost + won) / n,
         p=one_sided(drop.p, drop.value),
     )
+
+
+def _compare_lists(blessed: Blessed, record: Record, name: str) -> Harm | None:
+    """As two runs are compared; None where theirs are not the same items or chunks."""
+    metric = load_measurement(record.measurement)
+    rows = {
+        spec.row: unpack_row(one.row)
+        for other, one in blessed.values.items()
+        if one.row is not None and (spec := metric.values.get(base_name(other))) and spec.row
+    }
+    kept = {list_name: unpack_list(packed) for list_name, packed in blessed.lists.items()}
+    before = record.model_copy(update={"items": {**rows, **kept}})
+    for paired, value in metric.compare(record, before).items():
+        spec = metric.values[base_name(paired)]
+        is_change = spec.margin is not None and compared_name(paired, spec) == name
+        if is_change and spec.neutral is not None and value.value is not None:
+            harm = harm_of(value, spec, 1 if spec.better == "lower" else -1, spec.neutral)
+            was = (record.values[name].value or 0.0) / value.value if spec.neutral == 1 else 1.0
+            return harm.scale(was)
+    return None
+
+
+def _shift(change: Harm, harm: float, threshold: Threshold) -> Harm:
+    """From what was measured to the threshold, which a person may have edited."""
+    by = harm - change.estimate
+    bounds = change.bounds and (change.bounds[0] + by, change.bounds[1] + by)
+    is_edited = abs(by) > 1e-3 * threshold.margin
+    return replace(change, estimate=harm, bounds=bounds, p=None if is_edited else change.p)
 
 
 def _find_flaw(threshold: Threshold, blessed: Blessed, spec: ValueSpec | None) -> str | None:

@@ -10,7 +10,8 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -75,7 +76,8 @@ class Blessed(_Frozen):
     """The thresholds of one measurement of one cell, and all that they depend on.
 
     ``runs`` are all that it was blessed from, ``utcs`` when they began, ``run`` is the last given.
-    ``items`` is the hash of the items' outcomes.
+    ``items`` is the hash of the items' outcomes, ``lists`` are numbers of items and chunks, packed
+    (`pack_list`), by which values are compared.
     """
 
     commit: str
@@ -85,8 +87,13 @@ class Blessed(_Frozen):
     when: str
     reason: str
     items: str | None
+    lists: dict[str, str] = {}
     facts: dict[str, Any]
     values: dict[str, Threshold]
+
+    def has_lists(self, spec: ValueSpec | None) -> bool:
+        """Whether a value can be compared item by item or chunk by chunk."""
+        return spec is not None and bool(spec.lists) and self.lists.keys() >= {*spec.lists}
 
     @model_validator(mode="after")
     def _check_utcs(self) -> "Blessed":
@@ -124,11 +131,12 @@ class Thresholds(_Frozen):
     def families(self) -> tuple[int, int]:
         """How many blessed values could fail by chance: others than speeds, and speeds."""
         others = speeds = 0
-        for measurement, _, name, one in self.list_values():
+        for measurement, blessed, name, one in self.list_values():
             spec = find_spec(measurement, name)
             timed = spec is not None and spec.sampled == "processes"
             speeds += timed
-            others += not timed and (one.row is not None or bool(one.spread))
+            by_item = one.row is not None or blessed.has_lists(spec)
+            others += not timed and (by_item or bool(one.spread))
         return others, speeds
 
     def list_values(self) -> Iterator[tuple[str, Blessed, str, Threshold]]:
@@ -259,6 +267,28 @@ def unpack_row(packed: str) -> str:
     except zlib.error as error:
         raise ValueError(f"a row of items cannot be read: {error}") from None
     return digits.translate(str.maketrans("012", "01-"))
+
+
+def pack_list(numbers: Sequence[float | None]) -> str:
+    """Numbers as a line of text, each in single precision: 5 characters or fewer."""
+    known = array("f", [math.nan if one is None else one for one in numbers])
+    return base64.b85encode(zlib.compress(known.tobytes(), 9)).decode()
+
+
+def pack_lists(record: Record, values: Iterable[str]) -> dict[str, str]:
+    """What the ``values`` of a record are compared by."""
+    specs = [spec for name in values if (spec := find_spec(record.measurement, name))]
+    names = dict.fromkeys(name for spec in specs for name in spec.lists if name in record.items)
+    return {name: pack_list(record.items[name]) for name in names}
+
+
+def unpack_list(packed: str) -> list[float | None]:
+    """Raises ValueError for what `pack_list` did not make."""
+    try:
+        known = array("f", zlib.decompress(base64.b85decode(packed)))
+    except zlib.error as error:
+        raise ValueError(f"a list of numbers cannot be read: {error}") from None
+    return [None if math.isnan(one) else one for one in known]
 
 
 def find_changes(

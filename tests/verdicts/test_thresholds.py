@@ -17,6 +17,7 @@ import pytest
 
 from harness.cli.schema import format_schema, locate_schema
 from harness.errors import InputError
+from harness.metrics.perplexity import METRIC as PERPLEXITY
 from harness.records.record import Record, Value, Verdict
 from harness.records.run_file import Run
 from harness.statistics.shares import paired_difference
@@ -25,9 +26,11 @@ from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighte
 from harness.verdicts.thresholds import (
     Thresholds,
     list_unmeasured,
+    pack_list,
     pack_row,
     path_of,
     read_thresholds,
+    unpack_list,
     unpack_row,
     write_thresholds,
 )
@@ -212,6 +215,82 @@ def test_small_steps_are_compared_with_the_anchor() -> None:
         assert outcomes(last, make_peaks(after))["memory.peak_bytes"] == "PASS"
 
 
+def make_text(*luck: float, worse: float = 0.0) -> Record:
+    """Twelve chunks of a text, off by ``luck`` in turn and all by ``worse``, in nats."""
+    nll = [150.0 + 7 * (i % 5) + luck[i % len(luck)] + worse for i in range(12)]
+    return make_perplexity(*nll)
+
+
+def test_perplexity_of_one_blessed_run_is_judged_chunk_by_chunk() -> None:
+    """As `harness compare` judges both runs, and not as if every run had the same digits."""
+    base = make_text(0.0)
+    thresholds = blessed(make_run(base))
+    by_luck, worse = make_text(-9.0, 12.0, 2.0, -7.0, 8.0), make_text(0.1, -0.1, worse=3.0)
+    for now, outcome in ((by_luck, "INCONCLUSIVE"), (worse, "FAIL"), (make_text(0.2, 0.1), "PASS")):
+        [verdict] = judge(thresholds, now)
+        ratio = PERPLEXITY.compare(now, base)["ratio"]
+        ppl = base.values["ppl"].value
+        assert ppl is not None
+        assert ratio.bounds is not None
+        assert verdict.verdict == outcome
+        assert verdict.bounds == pytest.approx([end * ppl for end in ratio.bounds], rel=1e-6)
+    assert by_luck.values["ppl"].value > 1.005 * ppl  # type: ignore[operator]
+
+
+def test_one_blessed_run_whose_chunks_were_not_kept_decides_nothing_but_equality() -> None:
+    base = make_text(0.0)
+    data = blessed(make_run(base)).model_dump(by_alias=True)
+    data["cells"]["m[nf4]"]["perplexity"]["lists"] = {}
+    old = Thresholds.model_validate(data)
+    assert outcomes(old, base) == {"perplexity.ppl": "PASS"}
+    [verdict] = judge(old, make_text(5.0))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "it cannot be compared with this one chunk by chunk: bless it anew" in verdict.text
+
+
+def test_a_list_of_numbers_survives_packing_to_seven_digits() -> None:
+    numbers = [1234.5678, None, 1e-9, 0.0, -7.25]
+    found = unpack_list(pack_list(numbers))
+    assert found[1] is None
+    assert [x for x in found if x is not None] == pytest.approx([1234.5678, 1e-9, 0, -7.25], 1e-7)
+    with pytest.raises(ValueError, match="cannot be read"):
+        unpack_list("abcde")
+
+
+def test_words_of_one_blessed_run_are_compared_one_by_one() -> None:
+    """A sum of two words' log-likelihoods says nothing of one run's luck; the words do."""
+
+    def answer(*more: float) -> Record:
+        nats = [-2.0 - 0.1 * (i % 7) - more[i % len(more)] for i in range(30)]
+        items = {"right": "10" * 15, "log_likelihoods": nats}
+        ppl = Value(value=math.exp(-sum(nats) / 30), better="lower", n=30)
+        return make_record("lambada", values={"perplexity": ppl}, items=items)
+
+    base = answer(0.0)
+    acc = {"acc": Value(value=0.5, better="higher", n=30)}
+    base = base.model_copy(update={"values": {**base.values, **acc}})
+    thresholds = blessed(make_run(base))
+    for more, outcome in (((0.3, -0.2), "INCONCLUSIVE"), ((0.05, 0.03), "FAIL"), ((0.0,), "PASS")):
+        now = answer(*more)
+        now = now.model_copy(update={"values": {**now.values, **acc}})
+        assert outcomes(thresholds, now)["lambada.perplexity"] == outcome
+
+
+def test_agreement_of_one_blessed_run_is_judged_chunk_by_chunk() -> None:
+    def agree(*counts: int) -> Record:
+        share = Value(value=sum(counts) / len(counts) / 100, better="higher", n=len(counts))
+        tokens = [100] * len(counts)
+        items = {"chunk_kl": [1.0] * len(counts), "chunk_agrees": [*counts], "chunk_tokens": tokens}
+        return make_record("divergence", values={"top1_agreement": share}, items=items)
+
+    before = [90 + i % 4 for i in range(12)]
+    thresholds = blessed(make_run(agree(*before)))
+    by_luck = agree(*(x + (5, -7)[i % 2] for i, x in enumerate(before)))
+    fewer = agree(*(x - 2 - i % 2 for i, x in enumerate(before)))
+    assert outcomes(thresholds, by_luck) == {"divergence.top1_agreement": "INCONCLUSIVE"}
+    assert outcomes(thresholds, fewer) == {"divergence.top1_agreement": "FAIL"}
+
+
 def test_the_bounds_of_one_more_run_by_hand() -> None:
     """σ = 10 MiB of 4 runs about 1,015: SE = σ·sqrt(1 + 1/4), t(0.95, 3) = 2.3534."""
     mib = 1 << 20
@@ -357,7 +436,7 @@ def test_divergence_of_schema_1_is_judged_though_its_reference_is_one_hash(tmp_p
 
     def diverge(kl: float, weights: str = "a" * 64) -> Record:
         reference = {"precision": {"use": "fp32"}, "weights_sha256": weights}
-        items = {"chunk_kl": [kl * 9, kl * 9.1], "chunk_tokens": [9, 9]}
+        items = {"chunk_kl": [kl * (9 + i % 3) for i in range(12)], "chunk_tokens": [9] * 12}
         protocol = {"reference": reference, "context": 32}
         mean = {"kl_mean": Value(value=kl, unit="nats/token")}
         return make_record("divergence", values=mean, items=items, protocol=protocol)
