@@ -23,7 +23,8 @@ class Value(Frozen):
     ``stderr`` is the standard error in the value's own unit, ``interval`` the 95 % interval where
     that says more, ``bounds`` the one-sided 95 % bounds that verdicts are made of, ``p`` the
     two-sided p-value of no difference, unadjusted, ``n`` the number of chunks, items or
-    rounds (rounds of one process are not independent, and get no ``stderr``). ``floor`` is the
+    rounds (rounds of one process are not independent, and get no ``stderr``), ``df`` the degrees of
+    freedom of ``stderr`` where they are fewer than n - 1 or known otherwise. ``floor`` is the
     reference's value when it is compared with itself: a value no farther from equality is noise.
     ``doubt`` says why a comparison with the reference may be wrong: what flags the reference.
     """
@@ -36,6 +37,7 @@ class Value(Frozen):
     interval: tuple[float, float] | None = None
     bounds: tuple[float, float] | None = None
     p: float | None = None
+    df: float | None = None
     floor: float | None = None
     doubt: str = ""
 
@@ -155,10 +157,6 @@ class Looks(Frozen):
 
     at: tuple[int, ...]
     most: int
-
-    def again(self, n: int) -> "Looks":
-        """With one more, at ``n`` processes."""
-        return self.model_copy(update={"at": (*self.at, n)})
 
     @property
     def fractions(self) -> tuple[float, ...]:

@@ -74,6 +74,7 @@ def to_value(spec: ValueSpec, estimate: Estimate) -> Value:
         interval=(estimate.low, estimate.high),
         bounds=(estimate.lower, estimate.upper),
         p=estimate.p,
+        df=None if math.isinf(estimate.df) else estimate.df,
     )
 
 

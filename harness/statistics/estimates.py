@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist, fmean, stdev
 
-NORMAL_95 = NormalDist().inv_cdf(0.95)
+NORMAL_95, NORMAL_975 = (NormalDist().inv_cdf(q) for q in (0.95, 0.975))
 # An interval needs as many chunks of a text: of fewer the correlation of neighbours is unknown
 # (benchmarks/calibration.py: with 10 it covers 93 to 95 %).
 FEWEST_CLUSTERS = 10
@@ -24,6 +24,7 @@ class Estimate:
 
     ``stderr`` is in the value's own unit; ``p`` is the two-sided p-value of no difference, for an
     estimate of a difference; ``n`` counts the independent samples: chunks, items, processes.
+    ``df`` are the degrees of freedom of ``stderr``, infinite where the interval is no Student's t.
     """
 
     value: float
@@ -34,6 +35,7 @@ class Estimate:
     stderr: float | None
     n: int
     p: float | None = None
+    df: float = math.inf
 
 
 def exp_capped(x: float) -> float:
@@ -112,15 +114,17 @@ def pooled_ratio_interval(a: Processes, b: Processes) -> Estimate:
 
 @dataclass(frozen=True)
 class _Clustered:
-    """A mean over ``n`` clusters; ``effective`` is how many independent ones say as much.
+    """A mean over ``n`` clusters.
 
-    ``stderr`` is None for a single cluster.
+    ``stderr`` is None for a single cluster, ``df`` are its degrees of freedom; ``spread`` is the
+    standard deviation of a cluster's mean.
     """
 
     mean: float
     stderr: float | None
     n: int
-    effective: float
+    df: float = 0.0
+    spread: float = 0.0
 
 
 def clustered_mean(
@@ -144,26 +148,31 @@ def _cluster(sums: Sequence[float], counts: Sequence[int], in_order: bool) -> _C
     total, k = sum(counts), len(counts)
     mean = math.fsum(sums) / total
     if k < 2:
-        return _Clustered(mean, None, k, k)
+        return _Clustered(mean, None, k)
     rest = [s - mean * c for s, c in zip(sums, counts, strict=True)]
     r = neighbour_correlation(rest) if in_order else 0.0
-    square = math.fsum(x * x for x in rest) / (k * (k - 1)) * (1 + r) / (1 - r)
-    return _Clustered(mean, math.sqrt(square) / (total / k), k, max(2.0, k * (1 - r) / (1 + r)))
+    more = (1 + r) / (1 - r)
+    alone = math.fsum(x * x for x in rest) / (k - 1)
+    # Fewer chunks than these show no correlation, so that there is none to be unsure of.
+    df = (k - 1) / (1 + 2 * more) if in_order and k >= FEWEST_CLUSTERS else k - 1
+    size = total / k
+    return _Clustered(
+        mean, math.sqrt(alone * more / k) / size, k, max(1.0, df), math.sqrt(alone) / size
+    )
 
 
 def neighbour_correlation(rest: Sequence[float]) -> float:
     """The correlation of neighbours, from what is left around a mean; 0 to 0.9.
 
     An autoregression of first order. The estimate r of n values is too low by (1 + 3r)/n (Marriott
-    and Pope 1954, Biometrika 41), which is undone; a quarter of its standard error, 1/√n, is added,
-    because too low a correlation does more harm than one that is too high. Of fewer than
-    `FEWEST_CLUSTERS` it is unknown and taken to be 0.
+    and Pope 1954, Biometrika 41), which is undone. Of fewer than `FEWEST_CLUSTERS` it is unknown
+    and taken to be 0.
     """
     n, squares = len(rest), math.fsum(x * x for x in rest)
     if n < FEWEST_CLUSTERS or not squares:
         return 0.0
     found = math.fsum(a * b for a, b in pairwise(rest)) / squares
-    return min(0.9, max(0.0, (n * found + 1) / (n - 3) + 0.25 / math.sqrt(n)))
+    return min(0.9, max(0.0, (n * found + 1) / (n - 3)))
 
 
 def clustered_interval(
@@ -172,7 +181,13 @@ def clustered_interval(
     transform: Callable[[float], float] = float,
     in_order: bool = True,
 ) -> Estimate | None:
-    """`clustered_mean` ± t·SE with one degree of freedom less than effective clusters.
+    """`clustered_mean` ± t·SE.
+
+    Of k clusters in order both their variance and the correlation r of neighbours are estimated.
+    The logarithm of the variance of the mean is that of the innovations' variance less 2·ln(1 - r);
+    with asymptotic variances 2/k and (1 - r²)/k (Brockwell and Davis, Time Series, 2nd ed., 8.8) it
+    varies by 2/k·(1 + 2(1 + r)/(1 - r)), and so has (k - 1)/(1 + 2(1 + r)/(1 - r)) degrees of
+    freedom (Satterthwaite 1946, Biometrics Bulletin 2). Of clusters that are independent: k - 1.
 
     None for fewer than two clusters, in order for fewer than `FEWEST_CLUSTERS` that are not alike.
     ``transform`` is `exp_capped` for a ratio of perplexities, exp of a mean difference in nats.
@@ -181,28 +196,33 @@ def clustered_interval(
     few = in_order and found.n < FEWEST_CLUSTERS
     if found.stderr is None or (few and found.stderr):
         return None
-    return _student(found.mean, found.stderr, found.effective - 1, found.n, transform)
+    return _student(found.mean, found.stderr, found.df, found.n, transform)
 
 
 def positive_interval(sums: Sequence[float], counts: Sequence[int]) -> Estimate | None:
     """`clustered_mean` of a positive quantity with a long upper tail, such as divergence.
 
-    mean · exp(±t·r + (t² + 2)/6·r²), r = SE/mean: Student's t on the logarithm, corrected to second
-    order for the skewness of a gamma distribution, twice its coefficient of variation (Hall 1992,
-    The Bootstrap and Edgeworth Expansion, 3.10). A symmetric interval ends too low. None where
+    mean · exp(±t·r + (k·(1 + 2t²)/6 - t²/2)·r²), r = SE/mean: Student's t on the logarithm,
+    corrected to second order for clusters whose skewness is k times their coefficient of variation
+    c (Hall 1992, The Bootstrap and Edgeworth Expansion, 3.10, for a logarithm). Few clusters do not
+    show their skewness, and a symmetric interval ends too low. So either end is that of the
+    distribution which puts it farther out: below the gamma's, k = 2, above the lognormal's,
+    k = 3 + c². The lower end falls no farther where the correction would raise it again. None where
     `clustered_interval` is, clusters being in order, and for a mean that is not positive.
     """
     found = _cluster(sums, counts, in_order=True)
     if found.stderr is None or found.n < FEWEST_CLUSTERS or found.mean <= 0:
         return None
-    mean, r = found.mean, found.stderr / found.mean
+    mean, r, c = found.mean, found.stderr / found.mean, found.spread / found.mean
 
     def ends(probability: float) -> tuple[float, float]:
-        t = t_quantile(probability, found.effective - 1)
-        low, high = (mean * exp_capped(s * t * r + (t**2 + 2) / 6 * r**2) for s in (-1, 1))
-        return min(low, mean), high
+        t = t_quantile(probability, found.df)
+        low_r = min(r, 3 * t / (t**2 + 2))
+        low = -t * low_r + (t**2 + 2) / 6 * low_r**2
+        high = t * r + ((3 + c**2) * (1 + 2 * t**2) / 6 - t**2 / 2) * r**2
+        return mean * math.exp(low), mean * exp_capped(high)
 
-    return Estimate(mean, *ends(0.975), *ends(0.95), found.stderr, found.n)
+    return Estimate(mean, *ends(0.975), *ends(0.95), found.stderr, found.n, df=found.df)
 
 
 def bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
@@ -234,7 +254,7 @@ def _student(
     low, high, lower, upper = (transform(mean + x) for x in (-reach, reach, -side, side))
     # The only other transform is exp, with itself as its derivative.
     own = stderr if transform is float else value * stderr
-    return Estimate(value, low, high, lower, upper, own, n, p)
+    return Estimate(value, low, high, lower, upper, own, n, p, df)
 
 
 def _logarithms(samples: Sequence[float]) -> list[float]:

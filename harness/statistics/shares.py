@@ -6,9 +6,7 @@ Each function names its formula and source. scipy is imported where it is used.
 import math
 from statistics import NormalDist
 
-from harness.statistics.estimates import NORMAL_95, Estimate, bisect
-
-_NORMAL_975 = NormalDist().inv_cdf(0.975)
+from harness.statistics.estimates import NORMAL_95, NORMAL_975, Estimate, bisect
 
 
 def share_interval(count: int, n: int) -> Estimate:
@@ -18,7 +16,7 @@ def share_interval(count: int, n: int) -> Estimate:
     """
     if not 0 <= count <= n or not n:
         raise ValueError(f"expected 0 to n of n items, found {count} of {n}")
-    both, one = (wilson(count, n, z) for z in (_NORMAL_975, NORMAL_95))
+    both, one = (wilson(count, n, z) for z in (NORMAL_975, NORMAL_95))
     return Estimate(count / n, *both, *one, share_stderr(count, n), n)
 
 
@@ -89,7 +87,7 @@ def paired_difference(lost: int, won: int, n: int) -> Estimate:
         low, high = (_solve_tango(lost, won, n, sign * z) for sign in (1, -1))
         return (min(low, 0.0), max(high, 0.0)) if p > tails else (low, high)
 
-    two_sided, one_sided = interval(_NORMAL_975, 1 - 0.95), interval(NORMAL_95, 2 * (1 - 0.95))
+    two_sided, one_sided = interval(NORMAL_975, 1 - 0.95), interval(NORMAL_95, 2 * (1 - 0.95))
     stderr = math.sqrt((flips - difference**2) / n) if flips else None
     return Estimate(difference, *two_sided, *one_sided, stderr, n, p)
 

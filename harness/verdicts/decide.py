@@ -8,14 +8,14 @@ Quantities without a spread are judged plainly.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from harness.descriptions import ValueSpec
 from harness.records.record import Outcome, Value
 from harness.statistics.estimates import FEWEST_CLUSTERS, NORMAL_95, t_quantile
 from harness.statistics.power import (
-    degrees_of_freedom,
+    items_to_pass,
     samples_to_decide,
     smallest_detectable,
     smallest_detectable_share,
@@ -39,6 +39,9 @@ _NIGHTS = (
     "in turn"
 )
 _ONE_PROCESS = "one process does not show how much the next would differ: measure in 3 or more"
+_ONE_RUN = (
+    "one run was blessed, and it cannot be compared with this one chunk by chunk: bless it anew"
+)
 _FEW_CHUNKS = f"its spread needs {FEWEST_CLUSTERS} chunks or more: take a longer text"
 
 Question = Literal["limit", "change"]
@@ -80,6 +83,13 @@ class Harm:
         """Whether the estimate has no spread at all."""
         return self.bounds is not None and self.bounds[0] == self.bounds[1]
 
+    def scale(self, unit: float) -> "Harm":
+        """The same harm, a share, as so much of ``unit``."""
+        bounds = self.bounds and (self.bounds[0] * unit, self.bounds[1] * unit)
+        return replace(
+            self, estimate=self.estimate * unit, bounds=bounds, stderr=self.stderr * unit
+        )
+
     @property
     def bounds_with_night(self) -> tuple[float, float] | None:
         """``bounds``, and beyond them what two nights may add unseen.
@@ -94,15 +104,24 @@ class Harm:
         )
         return self.estimate - below, self.estimate + above
 
+    @property
+    def stderr_with_night(self) -> tuple[float, float]:
+        """The standard error with what two nights may add, and its degrees of freedom.
+
+        Satterthwaite's, the spread of nights being given.
+        """
+        square = self.stderr**2 + self.night**2
+        df = self.df * (square / self.stderr**2) ** 2 if self.stderr else math.inf
+        return math.sqrt(square), df
+
     def p_beyond(self, margin: float) -> float:
         """One-sided p-value of a harm of at most ``margin``: 5 % where the lower bound is at it."""
         from scipy.special import stdtr
 
         assert self.bounds is not None
         if self.night:
-            square = self.stderr**2 + self.night**2
-            df = self.df * (square / self.stderr**2) ** 2 if self.stderr else math.inf
-            return float(stdtr(min(df, 1e9), (margin - self.estimate) / math.sqrt(square)))
+            stderr, df = self.stderr_with_night
+            return float(stdtr(min(df, 1e9), (margin - self.estimate) / stderr))
         if self.p is not None and not margin:
             return self.p
         if self.sampled in ("processes", "pairs", "runs", "nights") and self.stderr:
@@ -146,9 +165,8 @@ def decide(
     """
     bounds = harm.bounds_with_night
     if bounds is None:
-        return Decision(
-            "INCONCLUSIVE", _ONE_PROCESS if harm.sampled == "processes" else _FEW_CHUNKS
-        )
+        unknown = {"processes": _ONE_PROCESS, None: _ONE_RUN}
+        return Decision("INCONCLUSIVE", unknown.get(harm.sampled, _FEW_CHUNKS))
     if bounds[0] == bounds[1]:
         return Decision("FAIL" if harm.estimate > margin else "PASS")
     p = harm.p_beyond(margin if question == "limit" else 0.0)
@@ -196,12 +214,11 @@ def harm_of(value: Value, spec: ValueSpec, sign: int, zero: float) -> Harm:
     is_share = spec.sampled == "items" and spec.of is not None and spec.unit == ""
     if is_share and spec.neutral == 0 and n:
         flips = (value.stderr or 0.0) ** 2 * n + value.value**2
-    df = find_df(value, spec)
     return Harm(
         estimate,
         (lower, upper),
         stderr=value.stderr or (ends[1] - ends[0]) / (2 * NORMAL_95),
-        df=df,
+        df=find_df(value),
         sampled=spec.sampled,
         n=n,
         flips=flips,
@@ -269,7 +286,11 @@ def _explain_few(
     if harm.estimate <= margin:
         assumed = harm.estimate if question == "limit" else min(0.0, harm.estimate)
         truth = "it is as it seems" if assumed else "nothing changed"
-        enough = samples_to_decide(harm.stderr, harm.n, margin - assumed, harm.df, 1 - harm.error)
+        if harm.flips and not assumed:
+            enough: int | None = max(harm.n + 1, items_to_pass(margin, harm.flips))
+        else:
+            gap = margin - assumed
+            enough = samples_to_decide(harm.stderr, harm.n, gap, harm.df, 1 - harm.error)
     else:
         beyond, truth = harm.estimate - margin, "it is as it seems"
         if question == "limit":
@@ -289,24 +310,16 @@ def _find_smallest(
     """Beyond the limit itself, or beyond the margin of a change."""
     beyond, allowed = (margin, 0.0) if question == "limit" else (0.0, margin)
     if harm.flips is not None:
-        if question == "limit":
-            return smallest_detectable_share(harm.n, harm.flips, 0.0, confidence, null=margin)
-        return smallest_detectable_share(harm.n, harm.flips, margin, confidence)
+        by_chance = harm.flips - abs(harm.estimate)
+        return smallest_detectable_share(harm.n, by_chance, allowed, confidence, null=beyond)
     if harm.sampled in ("items", "chunks") and harm.n < _FEWEST_CHUNKS:
         return None
-    stderr, df = math.hypot(harm.stderr, harm.night), math.inf if harm.night else harm.df
+    stderr, df = harm.stderr_with_night
     rest = max(0.0, allowed - harm.allowance)
     return beyond + harm.allowance + smallest_detectable(stderr, rest, df, confidence)
 
 
-def find_df(value: Value, spec: ValueSpec) -> float:
-    """Degrees of freedom, from how far the 95 % interval reaches; else one less than samples."""
-    known, df = value.value, math.inf
-    if known is not None and value.stderr and value.interval and value.interval[1] > known:
-        high = value.interval[1]
-        if spec.sampled == "processes" or (spec.paired and spec.neutral == 1):
-            df = degrees_of_freedom(math.log(high / known), value.stderr / known)
-        else:
-            df = degrees_of_freedom(high - known, value.stderr)
-    is_counted = spec.sampled in ("items", "chunks") and value.n
-    return value.n - 1 if math.isinf(df) and is_counted and value.n else df
+def find_df(value: Value) -> float:
+    """Degrees of freedom of a standard error: one less than samples, unless the value says else."""
+    n = value.n or 0
+    return value.df if value.df is not None else n - 1 if n > 1 else math.inf

@@ -90,7 +90,7 @@ def _judge(
         return verdict(verdict="INCONCLUSIVE", value=None, text=text)
     sides = ((1, limit.max), (-1, limit.min))
     errors = share_error(record, spec), share_error(record, spec, largest_p)
-    held = allow_for_looks(record, spec, found, find_df(found, spec))
+    held = allow_for_looks(record, spec, found, find_df(found))
     judged = [
         _judge_side(sign, edge, held, spec, *errors) for sign, edge in sides if edge is not None
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,15 @@ from statsmodels.stats.multitest import multipletests
 
 from harness.descriptions import ValueSpec
 from harness.records.record import Value
-from harness.statistics.estimates import NORMAL_95, t_quantile
-from harness.statistics.power import smallest_detectable
+from harness.records.values import to_value
+from harness.statistics.estimates import (
+    NORMAL_95,
+    Processes,
+    positive_interval,
+    t_quantile,
+    welch_ratio_interval,
+)
+from harness.statistics.power import items_to_pass, smallest_detectable
 from harness.statistics.shares import paired_difference
 from harness.verdicts.decide import (
     Harm,
@@ -125,7 +133,10 @@ def test_chance_or_a_doubt_leaves_a_fail_open(
 
 def test_an_open_verdict_says_how_many_samples_would_decide_by_hand() -> None:
     """Items: (1.6449 + 0.8416)·SE = 0.04973 must shrink to 0.01: 100·4.973² = 2,473.1."""
-    items = decide(Harm(0.0, (-0.03, 0.03), stderr=0.02, sampled="items", n=100, flips=0.1), 0.01)
+    harm = Harm(0.0, (-0.03, 0.03), stderr=0.02, sampled="items", n=100)
+    items = decide(harm, 0.01)
+    flipped = decide(replace(harm, flips=0.08), 0.01)
+    assert flipped.enough == items_to_pass(0.01, 0.08)
     assert "100 items do not decide it; about 2,474 would, in 4 of 5" in items.why
     assert items.why.endswith("if nothing changed")
     # Beyond 0 by (2.0537 + 0.8416)·SE, and beyond the margin by 0.8416·SE, which needs more.
@@ -236,15 +247,17 @@ def test_a_harm_is_a_distance_in_the_bad_direction() -> None:
     assert harm_of(value, SPEED, -1, 1.0).p is None
 
 
-def test_degrees_of_freedom_come_from_the_interval_by_hand() -> None:
-    """t(0.975, 5) = 2.570582 standard errors to one side; on logarithms of speeds and ratios."""
-    reach = 2.5705818366147395 * 0.01
-    plain = Value(value=100.0, stderr=0.01, n=6, interval=(0, 100 + reach), bounds=(99, 101))
-    assert harm_of(plain, CHUNKS, -1, 100.0).df == pytest.approx(5)
-    speed = Value(value=1.0, stderr=0.01, n=6, interval=(0, math.exp(reach)), bounds=(0.98, 1.02))
-    assert harm_of(speed, SPEED, -1, 1.0).df == pytest.approx(5)
-    ratio = Value(value=1.0, stderr=0.01, n=6, interval=(0, math.exp(reach)), bounds=(0.98, 1.02))
-    assert harm_of(ratio, RATIO, 1, 1.0).df == pytest.approx(5)
+def test_degrees_of_freedom_are_those_of_the_estimate() -> None:
+    """Welch's of two pairs by hand; Student's n - 1 where a value says nothing else."""
+    a, b = (Processes(mean, 0.01, 2) for mean in (1.0, 1.1))
+    value = to_value(SPEEDUP, welch_ratio_interval(a, b))
+    assert value.df == pytest.approx(2)
+    assert harm_of(value, SPEEDUP, -1, 1.0).df == pytest.approx(2)
+    plain = Value(value=100.0, stderr=0.01, n=6, bounds=(99, 101))
+    assert harm_of(plain, SPEED, -1, 100.0).df == 5
+    skewed = positive_interval([1.0, 3.0] * 5, [1] * 10)
+    assert skewed is not None
+    assert harm_of(to_value(CHUNKS, skewed), CHUNKS, 1, 2.0).df == pytest.approx(3)
 
 
 def test_the_flip_rate_is_what_the_error_of_a_difference_comes_from() -> None:
