@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from numpy.random import Generator
@@ -26,10 +26,15 @@ _WORST = ("FAIL", "INCONCLUSIVE", "PASS")
 
 @dataclass(frozen=True)
 class Judged:
-    """The worst outcome of a run's values; ``smallest`` is the harm it says it would see."""
+    """The worst outcome of a run's values.
+
+    ``smallest`` is the harm it says it would see, ``enough`` how many samples it says would decide
+    if nothing changed.
+    """
 
     outcome: str
     smallest: float | None = None
+    enough: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,10 @@ def compare_records_of(
 
 
 def _ask_compare(world: World, rng: Generator, harm: float) -> Judged:
-    return _worst((one.verdict, one.smallest_detectable) for one in compare_once(world, rng, harm))
+    compared = compare_once(world, rng, harm)
+    judged = _worst((one.verdict, one.smallest_detectable) for one in compared)
+    [one] = compared[:1]
+    return replace(judged, enough=one.enough if "nothing changed" in one.reason else None)
 
 
 COMPARE = Judge("compare", _ask_compare)
@@ -81,14 +89,22 @@ def limit_judge(metric: str, side: Literal["max", "min"], bound: float) -> Judge
     neutral = spec.neutral if spec.paired else bound
 
     def ask(world: World, rng: Generator, harm: float) -> Judged:
-        first, draw = world.begin(rng)
-        later = draw(harm)
-        paired = load_measurement(later.measurement).compare(later, first)
-        later = later.model_copy(update={"paired": paired})
-        verdicts = judge_limits([limit], later, first, "")
+        verdicts = judge_by_limits([limit], *draw_pair(world, rng, harm))
         return _worst((v.verdict, _distance(v.smallest_detectable, neutral)) for v in verdicts)
 
     return Judge(f"limit {side} {bound:g}", ask)
+
+
+def draw_pair(world: World, rng: Generator, harm: float) -> tuple[Record, Record]:
+    """A later run, and the first as its reference."""
+    first, draw = world.begin(rng)
+    return draw(harm), first
+
+
+def judge_by_limits(limits: Sequence[Limit], later: Record, first: Record) -> tuple[Verdict, ...]:
+    """The verdicts of those of a suite's limits that are on this record."""
+    paired = load_measurement(later.measurement).compare(later, first)
+    return judge_limits(limits, later.model_copy(update={"paired": paired}), first, "")
 
 
 def thresholds_judge(runs: int) -> Judge:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from verdicts.simulated import Tries
 
 _FOLDER = Path(__file__).resolve().parents[2] / "suites"
-SUITES = tuple(_FOLDER / f"{name}.yaml" for name in ("nightly", "llama-1b", "smoke", "gpt2"))
+SUITES = tuple(
+    _FOLDER / f"{name}.yaml" for name in ("nightly", "llama-1b", "smoke", "gpt2", "speed")
+)
 _MOST = 0.10
 # Items of a whole task, windows of a whole text: what `limit` of a suite takes the first of.
 _ITEMS = {
@@ -50,13 +52,16 @@ def check_shipped(tries: Tries, path: Path) -> list[Share]:
     """Limits where the truth is half of what they allow (16-bit formats: none of it; the smoke
     suite's answers: as measured); and margins.
 
-    Margins: a later commit that changes nothing but a few answers.
+    Margins: a later commit that changes nothing but a few answers, and speeds of the same night.
     """
     suite, shares = load_suite(path, path.parent), []
     for limit in suite.limits:
         spec = find_spec(limit.family, limit.value)
         if spec is not None and spec.sampled:
             shares += [_check_limit(tries, suite, limit, one) for one in limit.precision]
+    for spread, most in ((0.01, _MOST), (_PROCESS, None)):
+        for speed in ("decode_tokens_per_s[1]", "prefill_tokens_per_s[1]"):
+            shares += _check_speed(tries, suite, speed, spread, most)
     for name, items in _list_tasks(suite):
         flips = _BETWEEN_RUNS.get(suite.name, _USUALLY)
         world = answer_items(items, flips)
@@ -66,6 +71,22 @@ def check_shipped(tries: Tries, path: Path) -> list[Share]:
         share = Share("compare", label, "undecided", undecided, tries.repeats, at_most=_MOST)
         shares.append(share)
     return shares
+
+
+def _check_speed(
+    tries: Tries, suite: Suite, speed: str, spread: float, most: float | None
+) -> list[Share]:
+    """Two runs of one night, each of as many processes as the suite asks for; none where of one."""
+    for one in suite.measurements:
+        processes = one.options.repeats
+        if one.name != "throughput" or processes == 1:
+            continue
+        world = time_processes(speed, spread, processes, processes)
+        label = f"{suite.name}.yaml, {world.name}"
+        found = tries.ask(label, lambda rng, world=world: COMPARE.ask(world, rng, 0.0))
+        undecided = sum(one.outcome == "INCONCLUSIVE" for one in found)
+        return [Share("compare", label, "undecided", undecided, tries.repeats, at_most=most)]
+    return []
 
 
 def _check_limit(tries: Tries, suite: Suite, limit: Limit, precision: str) -> Share:

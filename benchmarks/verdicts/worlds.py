@@ -9,18 +9,21 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.random import Generator
+from scipy.special import gammaincinv, ndtr
 
 from harness.catalog import load_measurement
 from harness.metrics.divergence_values import summarise
 from harness.metrics.text_windows import Window
 from harness.records.record import CellFacts, Measured, Record, Value
 from harness.records.run_file import SCHEMA, Run, RunFacts
-from harness.records.values import make_values
+from harness.records.values import make_values, to_value
 from harness.statistics.estimates import clustered_mean
+from harness.statistics.shares import share_interval
 
 # A later run of the same commit, or of one that is worse by this harm.
 Draw = Callable[[float], Record]
 
+Tail = Literal["gamma", "lognormal", "Pareto"]
 SPEED = 100.0  # tokens/s
 _CHUNK = 128  # tokens of a chunk
 _NLL, _KL = 2.0, 0.05  # nats/token, over all chunks
@@ -110,15 +113,23 @@ def draw_chain(
     return chain[50:]
 
 
-def diverge(chunks: int, noise: float, shape: float = 4.0, mean: float = _KL) -> World:
-    """Divergence of a text's chunks by a gamma distribution, between runs by ``noise``.
+def diverge(
+    chunks: int,
+    noise: float,
+    shape: float = 4.0,
+    mean: float = _KL,
+    tail: Tail = "gamma",
+    correlation: float = 0.0,
+) -> World:
+    """Divergence of a text's chunks, whose standard deviation is 1/sqrt(shape) of the mean.
 
-    The text is drawn anew for each first run; of its chunks' divergence the standard deviation is
-    1/sqrt(shape) of the mean.
+    The text is drawn anew for each first run; runs differ by ``noise``. ``correlation`` is that of
+    neighbours before a normal chain is given the distribution ``tail``. Pareto's has as many finite
+    moments as makes its spread: with shape 4/3, three, and so no skewness.
     """
 
     def begin(rng: Generator) -> tuple[Record, Draw]:
-        text = rng.gamma(shape, mean / shape, chunks)
+        text = mean * _spread_out(draw_chain(rng, chunks, correlation), tail, shape)
 
         def draw(harm: float) -> Record:
             luck = np.exp(rng.normal(0, noise, chunks) - noise**2 / 2) if noise else 1.0
@@ -126,8 +137,20 @@ def diverge(chunks: int, noise: float, shape: float = 4.0, mean: float = _KL) ->
 
         return draw(0.0), draw
 
-    name = f"divergence {mean:g}, {chunks} chunks, spread {1 / math.sqrt(shape):.0%}"
+    name = f"divergence {mean:g}, {chunks} chunks, {tail}, spread {1 / math.sqrt(shape):.0%}"
+    name += f", correlation {correlation:g}" * bool(correlation)
     return World("quality", name + f", σ {noise:.0%}" * bool(noise), begin)
+
+
+def _spread_out(normal: np.ndarray[Any, Any], tail: Tail, shape: float) -> np.ndarray[Any, Any]:
+    """Values of mean 1 with a longer upper tail, in the order of ``normal``."""
+    if tail == "lognormal":
+        sigma = math.sqrt(math.log1p(1 / shape))
+        return np.exp(sigma * normal - sigma**2 / 2)
+    if tail == "gamma":
+        return gammaincinv(shape, ndtr(normal)) / shape
+    power = 1 + math.sqrt(1 + shape)
+    return ndtr(-normal) ** (-1 / power) * (power - 1) / power
 
 
 def time_processes(value: str, spread: float, first: int, later: int, night: float = 0.0) -> World:
@@ -225,8 +248,10 @@ def _record(
 
 def _record_choices(right: np.ndarray[Any, Any]) -> Record:
     marks = (right + ord("0")).astype(np.uint8).tobytes().decode()
+    share = share_interval(int(right.sum()), len(marks))
+    values = {"acc": to_value(load_measurement("mmlu").values["acc"], share)}
     items = {"right": marks, "chosen": marks}
-    return _record("mmlu", {"acc": float(right.mean())}, items, n=len(marks))
+    return _TEMPLATES["mmlu"].model_copy(update={"values": values, "items": items})
 
 
 def _record_perplexity(chunks: np.ndarray[Any, Any]) -> Record:

@@ -4,7 +4,6 @@ Several runs of one commit are A/A runs: their differences are each value's spre
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from harness.verdicts.thresholds import (
     read_thresholds,
     write_thresholds,
 )
+from harness.verdicts.wording import shorten_flags
 
 _ENOUGH_PROCESSES = 3
 # Processes farther apart than this do not agree: something disturbed some of them.
@@ -158,11 +158,9 @@ def _list_cautions(
             record = record.model_copy(update={"values": {**record.values, name: same}})
             assert blessed is not None
             assert spec is not None
-            # By items or chunks a run is equal to itself; how runs differ is in their spread.
-            alone = blessed.model_copy(update={"lists": {}})
-            by_item = one.row is not None or (blessed.has_lists(spec) and not one.spread)
-            harm = None if by_item else measure_harm(thresholds, alone, record, name, spec)
-            if harm is None or harm.bounds is None:
+            by_runs = blessed.model_copy(update={"lists": {}})  # chunks are equal to themselves
+            harm = measure_harm(thresholds, by_runs, record, name, spec)
+            if one.row is not None or harm is None or harm.bounds is None:
                 continue
             if harm.night:
                 few[len(one.runs), as_speed(one, blessed).nights] += 1
@@ -200,16 +198,15 @@ def _bless_records(
         samples = [record.values.get(name) for _, record in found]
         made = _make_threshold(spec, value, samples, nights)
         row = find_row(latest, spec)
-        by_item = row is not None or (bool(spec.lists) and spec.lists[0] in latest.items)
         if flags and spec.sampled == "processes":
-            lacking[name] = f"flagged, and a flagged speed is no anchor: {_shorten(flags)}"
+            lacking[name] = f"flagged, and a flagged speed is no anchor: {shorten_flags(flags)}"
         elif isinstance(made, str):
             lacking[name] = made
-        elif not by_item:
+        elif row is None and not any(one in latest.items for one in spec.lists):
             values[name] = made
         else:  # compared item by item or chunk by chunk with the latest run
-            packed = None if row is None else pack_row(row)
-            values[name] = made.model_copy(update={"value": value.value, "row": packed})
+            kept = {"value": value.value, "row": row and pack_row(row)}
+            values[name] = made.model_copy(update=kept)
     return values, lacking
 
 
@@ -217,15 +214,6 @@ def _group_reasons(lacking: Mapping[str, str]) -> list[str]:
     """A line per reason, with the names of the values that have it."""
     names = {why: [n for n, other in lacking.items() if other == why] for why in lacking.values()}
     return [f"{', '.join(of)}: {why}" for why, of in names.items()]
-
-
-def _shorten(flags: Sequence[str]) -> str:
-    """The commonest flags; those that differ in figures only count as one, shown as the first."""
-    kinds = [re.sub(r"[\d.]+", "#", flag) for flag in flags]
-    first = dict(zip(reversed(kinds), reversed(flags), strict=True))
-    common = Counter(kinds).most_common(3)
-    shown = [first[kind] + (f" ({n} times)" if n > 1 else "") for kind, n in common]
-    return "; ".join([*shown, *(["…"] if len(first) > len(shown) else [])])
 
 
 def _list_judged(record: Record) -> list[tuple[str, ValueSpec, Value]]:

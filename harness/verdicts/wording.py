@@ -1,5 +1,7 @@
 """The words and numbers that verdicts' sentences have in common. Pure."""
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from harness.records.identity import Difference
@@ -64,6 +66,15 @@ def describe_change(name: str, before: float, now: float) -> str:
     was, is_now = show_numbers((before, now))
     share = f" ({show_change(now / before, is_ratio=True)})" if before else ""
     return f"{name} was {was}, is {is_now}{share}"
+
+
+def shorten_flags(flags: Sequence[str]) -> str:
+    """The commonest flags; those that differ in figures only count as one, shown as the first."""
+    kinds = [re.sub(r"[\d.]+", "#", flag) for flag in flags]
+    first = dict(zip(reversed(kinds), reversed(flags), strict=True))
+    common = Counter(kinds).most_common(3)
+    shown = [first[kind] + (f" ({n} times)" if n > 1 else "") for kind, n in common]
+    return "; ".join([*shown, *(["…"] if len(first) > len(shown) else [])])
 
 
 def show_change(change: float, is_ratio: bool) -> str:
