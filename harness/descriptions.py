@@ -122,9 +122,10 @@ def vary_batch(options: OptionsBase) -> OptionsBase:
     return options.model_copy(update={options.BATCH: half})
 
 
-def without_repeats(options: OptionsBase) -> OptionsBase:
-    """The same measurement in a single process."""
-    return options if options.REPEATS is None else options.model_copy(update={options.REPEATS: 1})
+def with_repeats(options: OptionsBase, repeats: int) -> OptionsBase:
+    """The same measurement in so many processes, where it can be made in several."""
+    known = options.REPEATS
+    return options if known is None else options.model_copy(update={known: repeats})
 
 
 @dataclass(frozen=True)

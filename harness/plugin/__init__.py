@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         check_selection(state.suites.values(), state.options.selection)
     except UnknownNameError as error:
         raise pytest.UsageError(str(error)) from None
-    _keep_together(items)
+    _keep_together(items, state.options.settings.until_decided)
 
 
 def _check_root(config: pytest.Config, state: State) -> None:
@@ -77,18 +77,23 @@ def _check_root(config: pytest.Config, state: State) -> None:
     )
 
 
-def _keep_together(items: list[pytest.Item]) -> None:
-    """Bring a suite's items, and in it a cell's, next to each other: one run, one load of each."""
+def _keep_together(items: list[pytest.Item], until_decided: bool) -> None:
+    """Bring a suite's items, and in it a cell's, next to each other: one run, one load of each.
+
+    With ``until_decided`` those that are made in several processes come last: they are judged when
+    all of them are measured.
+    """
     seen: dict[Path | tuple[Path, str], int] = {}
     for item in items:
         if isinstance(item, MeasurementItem):
             seen.setdefault(item.path, len(seen))
             seen.setdefault((item.path, item.cell.id), len(seen))
 
-    def place(item: pytest.Item) -> tuple[int, int]:
+    def place(item: pytest.Item) -> tuple[int, bool, int]:
         if not isinstance(item, MeasurementItem):
-            return (-1, -1)
-        return (seen[item.path], seen[item.path, item.cell.id])
+            return (-1, False, -1)
+        is_late = until_decided and item.measurement.options.REPEATS is not None
+        return (seen[item.path], is_late, seen[item.path, item.cell.id])
 
     items.sort(key=place)
 

@@ -42,6 +42,18 @@ def _positive_seconds(text: str) -> float:
     return seconds
 
 
+def _duration(text: str) -> float:
+    """Seconds; ``text`` is such as 90s, 20m or 1h30m."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if not total:
+        raise argparse.ArgumentTypeError(
+            f"expected a time such as 90s, 20m or 1h30m, found {text!r}"
+        )
+    return float(total)
+
+
 def _names(plural: str) -> dict[str, Any]:
     """An option that takes names, may be repeated and may hold several."""
     help_text = f"only these {plural}; may be repeated"
@@ -74,6 +86,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "where a speed does not pass by its threshold, measure the blessed commit too, in "
         "turn with this code, and judge by the pairs; needs git, and takes 12 processes for each "
         "measurement that is confirmed",
+    },
+    "until-decided": {
+        "action": "store_true",
+        "help": "after a suite's measurements, measure more processes where a verdict on a speed "
+        "is INCONCLUSIVE, with bounds that allow for looking again and again: until it is decided, "
+        "or 16 processes of a cell",
+    },
+    "at-most": {
+        "type": _duration,
+        "metavar": "TIME",
+        "help": "how long --until-decided may measure on in each suite, such as 90s, 20m or 1h30m",
     },
     "bless": {"action": "store_true", "help": "make thresholds of this run; needs --reason"},
     "reason": {"default": "", "metavar": "TEXT", "help": "why, for --bless"},
@@ -114,6 +137,10 @@ def read_options(config: pytest.Config) -> CommandLine:
         raise pytest.UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {found}")
     if given.bless and not given.reason.strip():
         raise pytest.UsageError("--bless needs --reason 'why these numbers are the new ones'")
+    if given.at_most is not None and not given.until_decided:
+        raise pytest.UsageError("--at-most says how long --until-decided may take: give both")
+    if given.until_decided and given.no_isolate:
+        raise pytest.UsageError("--until-decided needs processes: leave out --no-isolate")
     also_failing = {"skipped", "unjudged"} if given.require_all else set()
     if given.on_inconclusive == "fail":
         also_failing.add("INCONCLUSIVE")
@@ -133,6 +160,8 @@ def read_options(config: pytest.Config) -> CommandLine:
             program=_find_program(config.invocation_params.args),
             options=tuple(_repeat_options(config)),
             folder=config.invocation_params.dir,
+            until_decided=given.until_decided,
+            at_most_s=given.at_most,
         ),
         bless=given.bless,
         reason=given.reason,

@@ -158,6 +158,10 @@ class Looks(Frozen):
     at: tuple[int, ...]
     most: int
 
+    def again(self, n: int) -> "Looks":
+        """With one more, at ``n`` processes."""
+        return self.model_copy(update={"at": (*self.at, n)})
+
     @property
     def fractions(self) -> tuple[float, ...]:
         """The share of all processes that was there at each look."""

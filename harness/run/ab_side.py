@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.descriptions import without_repeats
+from harness.descriptions import with_repeats
 from harness.errors import InputError
 from harness.machine.environment import describe_harness, describe_libraries
 from harness.machine.privacy import scrub
@@ -33,7 +33,7 @@ def measure_side(
     [cell] = build_cells(suite, selection)
     [spec] = cell.measurements
     # Each process of a side is a sample already.
-    spec = spec.model_copy(update={"options": without_repeats(spec.options)})
+    spec = spec.model_copy(update={"options": with_repeats(spec.options, 1)})
     executor = LocalExecutor(suite.folder, machine, lambda *_: None)
     try:
         record = executor.measure(cell, spec)

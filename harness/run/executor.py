@@ -70,17 +70,24 @@ class LocalExecutor:
         return None if self._process is None else self._process.pid
 
     def measure(
-        self, cell: Cell, measurement: MeasurementSpec, reference: Record | None = None
+        self,
+        cell: Cell,
+        measurement: MeasurementSpec,
+        reference: Record | None = None,
+        processes: list[Record] | None = None,
     ) -> Record:
         """One record: numbers, or the reason why there are none.
 
         ``reference`` is the reference's record of the same measurement, for metrics that compare
-        while they measure. Ctrl-C raises `Interrupted` where anything was measured before it.
+        while they measure. ``processes`` are records of single processes that count, too: only what
+        is missing is measured, and added to them. Ctrl-C raises `Interrupted` where anything was
+        measured before it.
         """
         count = measurement.options.repeats
+        records = [] if processes is None else processes
         if count == 1 or not self._isolate:
-            return self._measure_once(cell, measurement, reference)
-        records: list[Record] = []
+            records.append(self._measure_once(cell, measurement, reference))
+            return records[-1]
         try:
             while len(records) < count:
                 self.close()  # every sample is a process of its own

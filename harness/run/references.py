@@ -15,10 +15,39 @@ from harness.catalog import load_measurement
 from harness.machine.files import cache_folder, write_atomically
 from harness.records.identity import list_software
 from harness.records.record import Record, dump_json
+from harness.run.machine import Machine
+from harness.suite.cells import Cell
 from harness.suite.data_source import list_data_sources
+from harness.suite.model_sources import ModelFiles
 from harness.suite.models import MeasurementSpec
+from harness.worker.messages import Failure
 
 _COMMIT = re.compile("[0-9a-f]{7,40}")  # a branch or a tag can move
+
+
+def cell_key(
+    cell: Cell,
+    files: ModelFiles | Failure,
+    measurement: MeasurementSpec,
+    machine: Machine,
+    folder: Path,
+    noise: bool,
+) -> str | None:
+    """`reference_key` of a cell on a machine; None for remote code too, which is in no hash.
+
+    ``folder`` is the suite's, ``noise``: measured the second time, in other batches.
+    """
+    if isinstance(files, Failure) or cell.model.trust_remote_code:
+        return None
+    facts: dict[str, Any] = {
+        "model": cell.model.model_dump(mode="json", exclude={"name", "requires"}),
+        "revision": files.revision,
+        "weights": files.weights_sha256,
+        "tokenizer": files.tokenizer_sha256,
+        "precision": cell.precision.model_dump(mode="json"),
+        "device": [machine.device.device, machine.device.gpu_name],
+    } | ({"noise": True} if noise else {})
+    return reference_key(facts, measurement, folder, machine.environment)
 
 
 def reference_key(

@@ -13,7 +13,8 @@ class RunSettings:
     ``against`` names what the run is judged by in addition to its limits, ``allow`` what may differ
     from it, see `find_baseline`. ``confirm``: where a speed is suspicious, what was blessed is
     measured again beside it. ``program`` is how pytest was started in ``folder``, with those
-    ``options`` that decide what is measured and judged.
+    ``options`` that decide what is measured and judged. ``until_decided``: more processes are
+    measured for what is open, for about ``at_most_s`` seconds if that is given.
     """
 
     results: Path
@@ -23,6 +24,8 @@ class RunSettings:
     allow: tuple[str, ...] = ()
     isolate: bool = True
     cell_timeout_s: float | None = None
+    until_decided: bool = False
+    at_most_s: float | None = None
     confirm: bool = False
     program: tuple[str, ...] = ("pytest",)
     options: tuple[str, ...] = ()

@@ -15,25 +15,22 @@ from harness.records.journal import Journal, recover_journals
 from harness.records.questions import fetch_questions
 from harness.records.record import Record
 from harness.records.run_file import Run, write_run
+from harness.run.announcements import Announcements
 from harness.run.executor import Interrupted, LocalExecutor, OnCellProgress
 from harness.run.header import start_header
 from harness.run.machine import Machine
-from harness.run.references import find_reference, keep_reference, reference_key
+from harness.run.references import cell_key, find_reference, keep_reference
 from harness.run.same_night import Task, announce, measure_same_night
 from harness.run.settings import RunSettings
+from harness.run.until_decided import ExtraRounds
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.suite.models import MeasurementSpec, Suite
 from harness.verdicts.advice import advise
 from harness.verdicts.baseline import find_baseline
 from harness.verdicts.pairing import complete_record, complete_records
-from harness.verdicts.power_warnings import (
-    announce_items,
-    announce_margins,
-    announce_processes,
-)
 from harness.verdicts.same_night import is_suspicious
 from harness.verdicts.thresholds import Thresholds, list_unmeasured
-from harness.worker.messages import Failure, Progress
+from harness.worker.messages import Progress
 
 Key = tuple[str, str]  # a cell's id and a measurement's name
 
@@ -61,7 +58,7 @@ class SuiteRun:
         self._settings = settings
         self._on_progress = on_progress
         self._on_notice = on_notice
-        self._announced: set[str] = set()
+        self._announcements = Announcements(suite.limits, self.planned, on_notice)
         self.run: Run | None = None
         self._interrupted = False
         self._records: dict[Key, Record] = {}
@@ -76,6 +73,9 @@ class SuiteRun:
             settings.cell_timeout_s,
             [cell for cell, _ in self.planned.values()],
         )
+        given = self.planned, self._reference, self._records, self._find_judged, self._measure_more
+        extra = ExtraRounds(*given, settings.at_most_s, on_notice)
+        self._extra = extra if settings.until_decided else None
         self._start = time.monotonic()
         folder = settings.results / suite.name
         allow = (*suite.allow, *settings.allow)
@@ -91,16 +91,16 @@ class SuiteRun:
         stored = self.baseline.stored if self.baseline is not None else None
         self._thresholds = stored if isinstance(stored, Thresholds) else None
         if settings.confirm and self._thresholds is None:
-            text = "--confirm measures nothing: this run is judged by no thresholds (--bless them)"
-            self._announce([text])
-        for cell, spec in self.planned.values():
-            names = cell.model.name, cell.precision.name
-            self._announce(announce_processes(suite.limits, *names, spec))
+            on_notice("--confirm measures nothing: no thresholds judge this run (--bless them)")
+        if self._extra is None:
+            self._announcements.say_processes()
 
     def measure(self, cell: Cell, measurement: MeasurementSpec) -> Record:
         """Measure, journal, then compare with the reference and judge: the returned record."""
         self._prepare_reference(cell)
         self._find_or_measure(cell, measurement)
+        if self._extra is not None and measurement.options.REPEATS is not None:
+            self._measure_until_decided(self._extra)
         record = self._find_judged(cell, measurement)
         if self._settings.confirm and is_suspicious(record):
             self._confirm(cell, measurement, record)
@@ -162,14 +162,43 @@ class SuiteRun:
         if self.baseline is not None:
             remarks.append(f"judged against {self.baseline.name}")
             remarks += self.baseline.remarks(self._machine.environment, records)
+        if self._extra is not None and self._extra.has_begun:
+            remarks.append(self._extra.describe())
         return remarks
 
-    def _find_judged(self, cell: Cell, measurement: MeasurementSpec) -> Record:
-        """What was measured, compared with the reference and judged."""
+    def _find_judged(
+        self,
+        cell: Cell,
+        measurement: MeasurementSpec,
+        change: Callable[[Record], Record] = lambda record: record,
+    ) -> Record:
+        """What was measured, here and of the reference, after a change; compared and judged."""
         record = self._records[cell.id, measurement.name]
         reference = self._find_reference(self._records, cell.model.name, measurement.name)
         noise = self._find_reference(self._noise, cell.model.name, measurement.name)
-        return self._judge(complete_record(self.suite, record, reference, noise))
+        changed = None if reference is None else change(reference)
+        return self._judge(complete_record(self.suite, change(record), changed, noise))
+
+    def _measure_until_decided(self, extra: ExtraRounds) -> None:
+        """Once: all that is made in several processes, and then more of them for what is open."""
+        if not extra.has_begun:
+            for cell, spec in self.planned.values():
+                if spec.options.REPEATS is not None:
+                    self._prepare_reference(cell)
+                    self._find_or_measure(cell, spec)
+            extra.take()
+
+    def _measure_more(
+        self, cell: Cell, measurement: MeasurementSpec, processes: list[Record]
+    ) -> None:
+        """One more process, and the record of all of them, with one more look."""
+        earlier, before = self._records[cell.id, measurement.name], len(processes)
+        record = self._measure(cell, measurement, self._find_compared(cell, measurement), processes)
+        if len(processes) > before and earlier.looks is not None:  # else Ctrl-C came first
+            looks = earlier.looks.again(sum(one.usable for one in processes))
+            kept = self._keep(cell, record, reference_only=earlier.reference_only, looks=looks)
+            self._records[cell.id, measurement.name] = kept
+        self._go_on()
 
     def _judge(self, record: Record) -> Record:
         """With the baseline's verdicts, too; open ones say what would decide them."""
@@ -177,11 +206,10 @@ class SuiteRun:
         if self.baseline is not None:
             verdicts += self.baseline.judge(self._header, record)
         settings, path = self._settings, self.suite.path
-        names = record.cell.id, record.measurement
-        again = settings.show_command(path, *names, "--confirm")
+        again = settings.show_command(path, record.cell.id, record.measurement)
         file = os.path.relpath(path, settings.folder)
-        reference = self.suite.reference
-        advised = tuple(advise(one, record, reference, file, again) for one in verdicts)
+        given = record, self.suite.reference, file, again
+        advised = tuple(advise(one, *given) for one in verdicts)
         return record.model_copy(update={"verdicts": advised})
 
     def _confirm(self, cell: Cell, measurement: MeasurementSpec, judged: Record) -> None:
@@ -208,21 +236,9 @@ class SuiteRun:
     def _follow(self, cell: str, measurement: str, progress: Progress) -> None:
         """Pass progress on; the number of items shows which limits cannot be decided."""
         if progress.done == 0 and progress.unit == "items":
-            if self.baseline is not None:
-                self._announce(announce_margins(measurement, progress.total))
-            for planned, spec in self.planned.values():
-                names = planned.model.name, planned.precision.name
-                if spec.name == measurement and cell.startswith(f"{names[0]}["):
-                    self._announce(
-                        announce_items(self.suite.limits, *names, spec.name, progress.total)
-                    )
+            has_margins = self.baseline is not None
+            self._announcements.say_items(cell, measurement, progress.total, has_margins)
         self._on_progress(cell, measurement, progress)
-
-    def _announce(self, texts: Iterable[str]) -> None:
-        for text in texts:
-            if text not in self._announced:
-                self._announced.add(text)
-                self._on_notice(text)
 
     def _find_reference(
         self, records: Mapping[Key, Record], model: str, measurement: str
@@ -262,10 +278,11 @@ class SuiteRun:
         stored = self._cache_key(cell, measurement) if is_reference else None
         record = None if planned else find_reference(stored)
         if record is None or not load_measurement(measurement.name).is_intact(record):
-            reference = None
-            if not is_reference:
-                reference = self._find_reference(self._records, cell.model.name, measurement.name)
-            record = self._measure(cell, measurement, reference)
+            processes = None
+            if self._extra is not None and measurement.options.REPEATS is not None:
+                processes = self._extra.processes.setdefault(key, [])
+            compared = self._find_compared(cell, measurement)
+            record = self._measure(cell, measurement, compared, processes)
             keep_reference(stored, record, self._header.run.id)
         self._records[key] = record = self._keep(cell, record, reference_only=not planned)
         self._go_on()
@@ -284,17 +301,27 @@ class SuiteRun:
             keep_reference(stored, record, self._header.run.id)
         return self._keep(cell, record, reference_only=True, noise=True)
 
+    def _find_compared(self, cell: Cell, measurement: MeasurementSpec) -> Record | None:
+        """The reference's record, for another cell that compares while it measures."""
+        if cell.precision == self._reference:
+            return None
+        return self._find_reference(self._records, cell.model.name, measurement.name)
+
     def _measure(
-        self, cell: Cell, measurement: MeasurementSpec, reference: Record | None
+        self,
+        cell: Cell,
+        measurement: MeasurementSpec,
+        reference: Record | None,
+        processes: list[Record] | None = None,
     ) -> Record:
         """A new record; what Ctrl-C has left of one is kept like any other, then `_go_on` ends."""
         try:
-            return self._executor.measure(cell, measurement, reference)
+            return self._executor.measure(cell, measurement, reference, processes)
         except Interrupted as stop:
             self._interrupted = True
             return stop.record
 
-    def _keep(self, cell: Cell, record: Record, **update: bool) -> Record:
+    def _keep(self, cell: Cell, record: Record, **update: Any) -> Record:
         """The record as it goes into the journal, under this run's name of the cell."""
         facts = {"id": cell.id, "model": cell.model.name}
         named = record.cell.model_copy(update=facts)
@@ -312,18 +339,10 @@ class SuiteRun:
         self, cell: Cell, measurement: MeasurementSpec, noise: bool = False
     ) -> str | None:
         """The key of a stored record; None where only a new measurement will do."""
+        if not self._settings.isolate:
+            return None  # a shared process is no clean one
         files = self._executor.find_files(cell)
-        if isinstance(files, Failure) or cell.model.trust_remote_code or not self._settings.isolate:
-            return None  # remote code is in no hash, and a shared process is no clean one
-        facts: dict[str, Any] = {
-            "model": cell.model.model_dump(mode="json", exclude={"name", "requires"}),
-            "revision": files.revision,
-            "weights": files.weights_sha256,
-            "tokenizer": files.tokenizer_sha256,
-            "precision": cell.precision.model_dump(mode="json"),
-            "device": [self._machine.device.device, self._machine.device.gpu_name],
-        } | ({"noise": True} if noise else {})
-        return reference_key(facts, measurement, self.suite.folder, self._machine.environment)
+        return cell_key(cell, files, measurement, self._machine, self.suite.folder, noise)
 
 
 def _scrub_record(record: Record) -> Record:

@@ -2,8 +2,9 @@
 
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
-from harness.records.record import Record, Verdict
+from harness.records.record import Record, Value, Verdict
 from harness.records.values import find_spec
+from harness.verdicts.looks import most_processes
 
 _PAIRS = range(6, 31)  # of `harness ab`; neighbours share the night, so few do
 
@@ -14,7 +15,7 @@ def advise(
     """An open or suspicious verdict that ends with what would decide it; any other as it is.
 
     ``reference`` is the precision that paired values compare with, ``suite`` the suite's file,
-    ``again`` the command that measures what was blessed, too.
+    ``again`` the command that makes the measurement again.
     """
     name = verdict.metric.partition(".")[2]
     spec, found = find_spec(record.measurement, name), record.find(name)
@@ -31,16 +32,29 @@ def advise(
         )  # the pairs are measured after it, and its reference
         both = once * (1 if precision == reference or reference is None else 2)
         seconds = both + once / max(1, samples or 1) * 2 * _PAIRS[0]
-        advice = f"{again} ({show_time(seconds)} on this machine)"
+        advice = f"{again} --confirm ({show_time(seconds)} on this machine)"
     else:
         sides = f"--precision {precision} --python OLD/bin/python --python NEW/bin/python"
         if verdict.against == "limit":
             sides = f"--precision {reference} --precision {precision}" if spec.paired else ""
-        advice = say_what_decides(record, spec, samples, verdict.enough, suite, sides)
+        advice = _measure_on(verdict, record, spec, found, again)
+        advice = advice or say_what_decides(record, spec, samples, verdict.enough, suite, sides)
     end = f" ({verdict.position})." if verdict.position else "."
     to = "decide" if verdict.verdict == "INCONCLUSIVE" else "confirm"
     text = f"{verdict.text.removesuffix(end)}; to {to}: {advice}{end}" if advice else verdict.text
     return verdict.model_copy(update={"text": text})
+
+
+def _measure_on(verdict: Verdict, record: Record, spec: ValueSpec, found: Value, again: str) -> str:
+    """The measurement again with --until-decided, where that would decide a limit; else ""."""
+    n, enough = found.n or 0, verdict.enough
+    is_open_to_it = spec.sampled == "processes" and verdict.against == "limit"
+    is_in_doubt = record.validity.status != "ok" or bool(found.doubt)  # a flag would leave it open
+    if not is_open_to_it or is_in_doubt or record.looks or not enough or enough > most_processes(n):
+        return ""
+    seconds = (1 + spec.paired) * enough * record.seconds.get("total", 0.0) / max(1, n)
+    took = f" ({show_time(seconds)} on this machine)" if seconds else ""
+    return f"{again} --until-decided{took}"
 
 
 def say_what_decides(

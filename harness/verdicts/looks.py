@@ -46,20 +46,24 @@ def describe_looks(record: Record, spec: ValueSpec) -> str:
     """A clause for a verdict's sentence; "" where there was a single look."""
     if record.looks is None or spec.sampled != "processes":
         return ""
-    at = record.looks.at
-    return f"; {at[-1]} processes, with bounds that allow for {len(at)} look" + "s" * (len(at) > 1)
+    at, most = record.looks.at, record.looks.most
+    looks = f"{len(at)} look{'s' * (len(at) > 1)}"
+    return f"; process {at[-1]} of at most {most}, bounds that allow for {looks}"
 
 
-def suppose_many(record: Record) -> Record:
-    """The record as if very many processes had given the same means and spreads.
+def suppose_many(record: Record, shift: float = 0.0) -> Record:
+    """The record as if very many processes had given the same spreads and nearly the same means.
 
-    What is open even then, more processes do not decide.
+    Means differ by ``shift`` standard errors, as they might: what is open even then, whichever way
+    they differ, more processes do not decide.
     """
     values = dict(record.values)
     for name, value in record.values.items():
         spec, found = find_spec(record.measurement, name), processes_of(value)
         if spec is not None and spec.sampled == "processes" and found is not None:
-            reach = math.exp((found.spread or 0.0) * math.sqrt((_MANY - 1) / _MANY))
-            halves = [found.mean * reach, found.mean / reach] * (_MANY // 2)
+            spread = found.spread or 0.0
+            mean = found.mean * math.exp(shift * spread / math.sqrt(found.n))
+            reach = math.exp(spread * math.sqrt((_MANY - 1) / _MANY))
+            halves = [mean * reach, mean / reach] * (_MANY // 2)
             values[name] = to_value(spec, geometric_mean_interval(halves))
     return record.model_copy(update={"values": values})

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from harness.records.record import Record, SameNight, Value, Verdict
+from harness.records.record import Looks, Record, SameNight, Validity, Value, Verdict
 from harness.verdicts.advice import advise
 from tests.support.records import make_choices, make_perplexity, make_record, make_speeds
 
 SPEED = "throughput.decode_tokens_per_s[1]"
 SPEEDUP = "throughput.decode_speedup[1]"
-AGAIN = "pytest 'suites/x.yaml::m[nf4]::throughput' --confirm"
+AGAIN = "pytest 'suites/x.yaml::m[nf4]::throughput'"
 
 
 def advised(record: Record, metric: str, **fields: Any) -> str:
@@ -33,7 +33,7 @@ def test_a_ratio_of_speeds_is_decided_by_pairs_of_processes() -> None:
         "It is open; to decide: harness ab suites/x.yaml --model m --measure throughput "
         "--precision fp32 --precision nf4 --pairs 6 (about 4 min on this machine)."
     )
-    assert "--pairs 12 (about 8 min on" in advised(timed(60.0), SPEEDUP, enough=12)
+    assert "--pairs 20 (about 13 min on" in advised(timed(60.0), SPEEDUP, enough=20)
     assert "--pairs 30" in advised(timed(60.0), SPEEDUP, enough=4000)
 
 
@@ -50,7 +50,7 @@ def test_a_suspicious_speed_is_decided_by_the_blessed_commit_in_the_same_night(
     """60 s for it, 60 s for its reference, and 12 processes of 20 s each: 6 minutes."""
     fields = {"against": "threshold", "verdict": verdict, "suspicious": True}
     text = advised(timed(60.0), SPEED, **fields)
-    assert text == f"It is open; to {to}: {AGAIN} (about 6 min on this machine)."
+    assert text == f"It is open; to {to}: {AGAIN} --confirm (about 6 min on this machine)."
     confirmed = timed(60.0).model_copy(update={"same_night": SameNight(commit="a" * 40)})
     assert advised(confirmed, SPEED, **fields) == "It is open."
     passed = {**fields, "verdict": "PASS"}
@@ -58,8 +58,21 @@ def test_a_suspicious_speed_is_decided_by_the_blessed_commit_in_the_same_night(
 
 
 def test_a_speed_at_a_limit_of_its_own_needs_more_processes() -> None:
-    text = advised(timed(3.0), SPEED, enough=9, position="s.yaml:9:5", text="Open (s.yaml:9:5).")
-    assert text == ("Open; to decide: `processes: 9` of throughput in suites/x.yaml (s.yaml:9:5).")
+    text = advised(timed(3.0), SPEED, enough=20, position="s.yaml:9:5", text="Open (s.yaml:9:5).")
+    assert text == "Open; to decide: `processes: 20` of throughput in suites/x.yaml (s.yaml:9:5)."
+
+
+def test_a_limit_that_a_few_processes_decide_is_measured_until_it_is() -> None:
+    """12 processes of 20 s, of both sides for a ratio."""
+    command = f"to decide: {AGAIN} --until-decided (about "
+    assert f"{command}8 min on this machine)." in advised(timed(60.0), SPEEDUP, enough=12)
+    assert f"{command}4 min on this machine)." in advised(timed(60.0), SPEED, enough=12)
+    flagged = {"validity": Validity(status="flagged", reasons=("busy",))}
+    looked = {"looks": Looks(at=(3, 4), most=16)}
+    for update in (flagged, looked):  # it stays open then, or was tried
+        record = timed(60.0).model_copy(update=update)
+        assert "harness ab" in advised(record, SPEEDUP, enough=12)
+    assert "harness ab" in advised(timed(60.0), SPEED, enough=12, against="threshold")
 
 
 def test_more_items_or_a_longer_text_with_the_time_they_take() -> None:

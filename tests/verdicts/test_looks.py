@@ -70,7 +70,7 @@ def test_what_one_look_decides_may_be_open_at_the_third_and_the_sentence_says_so
     once, looked = (judge(one, "decode_speedup[1]", 0.98) for one in (SLOWER, with_looks(SLOWER)))
     assert once.verdict == "FAIL"
     assert looked.verdict == "INCONCLUSIVE"
-    assert "5 processes, with bounds that allow for 3 looks" in looked.text
+    assert "process 5 of at most 16, bounds that allow for 3 looks" in looked.text
     assert "95 % bounds 0.95" in looked.text
     assert "look" not in once.text
 
