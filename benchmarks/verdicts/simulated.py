@@ -30,6 +30,12 @@ from verdicts.limited import A_SUITE, LIMITS, Limited, breaks_any
 from verdicts.machines import MACHINES, Machine, watch_nights
 from verdicts.share import Share
 from verdicts.shipped import SUITES, check_shipped
+from verdicts.until_decided import (
+    Rule,
+    judge_by_comparison,
+    judge_by_limit,
+    watch_until_decided,
+)
 from verdicts.worlds import (
     World,
     answer_items,
@@ -67,6 +73,7 @@ def list_experiments() -> list[Experiment]:
         *(partial(_watch, machine=one, blessed=1) for one in (MACHINES[0], MACHINES[4])),
         *(partial(_confirm, machine=one, blessed=1) for one in (MACHINES[0], *MACHINES[3:5])),
         *(partial(_confirm, machine=one, blessed=3) for one in MACHINES[3:5]),
+        *(partial(_decide, rule=one) for one in (judge_by_limit, judge_by_comparison)),
         *(partial(_check_limit, limited=one) for one in LIMITS),
         _check_suite,
         *(partial(check_judge, judge=COMPARE, world=world) for world in _compared_worlds()),
@@ -119,6 +126,11 @@ def _confirm(tries: Tries, machine: Machine, blessed: int) -> list[Share]:
     """A quarter of the nights: each is 96 speeds, most of them with pairs."""
     rng = tries.stream(f"confirmed {machine.name} {blessed}")
     return watch_confirmed(machine, blessed, max(1, tries.repeats // 4), rng)
+
+
+def _decide(tries: Tries, rule: Rule) -> list[Share]:
+    rng = tries.stream(f"until decided {rule.__name__}")
+    return list(watch_until_decided(rule, tries.repeats, rng))
 
 
 def _check_limit(tries: Tries, limited: Limited) -> list[Share]:

@@ -80,6 +80,28 @@ def test_what_is_named_or_announced_is_told_from_the_least() -> None:
         assert told.format(100 * found[0], 100 * found[-1], len(found)) in TEXT
 
 
+@pytest.mark.parametrize(
+    ("judge", "slower"), [("limit min 0.97", "10"), ("compare, margin 3%", "5")]
+)
+def test_what_measuring_until_it_is_decided_does_is_told(judge: str, slower: str) -> None:
+    found = {
+        one["what"].removeprefix("until decided, "): one["share"]
+        for one in SHARES
+        if one["judge"] == judge and one["what"].startswith("until decided, ")
+    }
+    shown = {what: f"{100 * share:.1f} %" for what, share in found.items()}
+    once = shown["as fast: undecided with 3 processes and a single look"]
+    measured = 16 * found["as fast: measured, of 16 a side"]
+    told = (
+        f"undecided in {shown['as fast: undecided']} instead of {once}, with {measured:.1f} "
+        f"processes a side on average; exactly 3 % slower it passes in "
+        f"{shown['3% slower, as is allowed: PASS']}"
+    )
+    failed = shown.get("3% slower, as is allowed: FAIL")
+    told += f" and FAILs in {failed}" if failed else ""
+    assert f"{told}, {slower} % slower it FAILs in {shown[f'{slower}% slower: FAIL']}" in TEXT
+
+
 def test_how_often_a_stated_harm_is_seen_is_told_from_the_least() -> None:
     found = shares("stated smallest")
     told = f"FAIL in {100 * found[0]:.0f} to {100 * found[-1]:.0f} % ({len(found)} kinds)"

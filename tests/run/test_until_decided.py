@@ -19,6 +19,8 @@ from harness.suite.cells import Cell, Selection, build_cells
 from harness.suite.models import MeasurementSpec
 from harness.suite.read import load_suite
 from harness.verdicts.pairing import complete_record
+from harness.verdicts.threshold_verdicts import judge_thresholds
+from harness.verdicts.thresholds import Blessed, Threshold, Thresholds
 from tests.support.records import Value, make_record
 
 SUITE = """name: s
@@ -36,12 +38,14 @@ WAVE = (-1, 1, 0, 1, -1, 0)  # hundredths that speeds differ by, process after p
 class Machine:
     """Processes of 10 s; the speed of the reference is 100, that of bf16 ``share`` of it."""
 
-    def __init__(self, folder: Path, limit: float, share: float = 1.0, **given: object) -> None:
+    def __init__(
+        self, folder: Path, limit: float, share: float = 1.0, step: int = 1, **given: object
+    ) -> None:
         path = folder / "suites/s.yaml"
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True)
         path.write_text(SUITE.replace("LIMIT", str(limit)), encoding="utf-8")
         self.suite = load_suite(path, folder)
-        self.share = share
+        self.share, self.step = share, step
         self.now = 0.0
         self.order: list[str] = []
         self.notices: list[str] = []
@@ -67,7 +71,7 @@ class Machine:
             return make_record("throughput", cell.precision.name, status="failed")
         speed = 100.0 if cell.precision.name == "fp32" else 100.0 * self.share
         # The sides of one round differ, too: what they have in common would not matter.
-        step = number if cell.precision.name == "fp32" else number + 1
+        step = number + (0 if cell.precision.name == "fp32" else self.step)
         speed *= 1 + WAVE[step % len(WAVE)] / 100
         values = {SPEED: Value(value=speed, unit="tokens/s", better="higher")}
         seconds = {"total": 10.0}
@@ -115,6 +119,45 @@ def test_only_what_is_open_gets_more_and_its_reference_takes_turns_with_it(tmp_p
     said = machine.rounds.describe()
     assert f"{2 * taken} more processes in {taken} rounds" in said
     assert said.endswith("; every speed is decided")
+
+
+def test_a_verdict_by_thresholds_takes_no_more_of_the_reference(tmp_path: Path) -> None:
+    """5 % slower than blessed in one night, with a margin of 10 %: of another night 4.7 % more.
+
+    A margin of 9 % is more than any number of processes can pass.
+    """
+    for margin, seen in ((10.0, "PASS"), (9.0, "INCONCLUSIVE")):
+        machine = Machine(tmp_path / str(margin), limit=0.5, share=0.95, step=0)
+        one = Threshold(
+            value=100.0, unit="tokens/s", better="higher", margin=margin, spread=0.01, n=3,
+            runs=[100.0],
+        )  # fmt: skip
+        blessed = Blessed(
+            commit="c" * 40, run="r", runs=["r"], utcs=["2026-01-01T00:00:00+00:00"], when="2026",
+            reason="x", items=None, facts={}, values={SPEED: one},
+        )  # fmt: skip
+        stored = Thresholds(suite="s", device="cpu", cells={"m[bf16]": {"throughput": blessed}})
+
+        def judge(
+            cell: Cell,
+            spec: MeasurementSpec,
+            change: Change,
+            machine: Machine = machine,
+            stored: Thresholds = stored,
+        ) -> Record:
+            record = change(machine.records[cell.id, spec.name])
+            verdicts = judge_thresholds(stored, {}, record)
+            return record.model_copy(update={"verdicts": verdicts})
+
+        machine.judge = judge  # type: ignore[method-assign]
+        machine.rounds.judge = judge
+        machine.rounds.take()
+        assert machine.verdict() == seen
+        assert set(machine.order) == ({"bf16"} if seen == "PASS" else set())
+    assert machine.rounds.describe().endswith(
+        "still open: m[bf16] throughput.decode_tokens_per_s[1] after 3 processes "
+        "(more of them do not decide it)"
+    )
 
 
 def test_what_one_look_decides_gets_none(tmp_path: Path) -> None:
