@@ -38,6 +38,7 @@ from harness.verdicts.thresholds import (
     find_changes,
     find_row,
     hash_items,
+    pack_list,
     unpack_list,
     unpack_row,
 )
@@ -198,8 +199,11 @@ def _compare_lists(blessed: Blessed, record: Record, name: str) -> Harm | None:
         if one.row is not None and (spec := metric.values.get(base_name(other))) and spec.row
     }
     kept = {list_name: unpack_list(packed) for list_name, packed in blessed.lists.items()}
+    # Both in single precision: what is equal stays equal.
+    same = {one: unpack_list(pack_list(record.items[one])) for one in kept if one in record.items}
+    now = record.model_copy(update={"items": {**record.items, **same}})
     before = record.model_copy(update={"items": {**rows, **kept}})
-    for paired, value in metric.compare(record, before).items():
+    for paired, value in metric.compare(now, before).items():
         spec = metric.values[base_name(paired)]
         is_change = spec.margin is not None and compared_name(paired, spec) == name
         if is_change and spec.neutral is not None and value.value is not None:

@@ -92,7 +92,7 @@ def test_a_worse_number_fails_its_item_and_none_asks_for_none(blessed: Blessed) 
     failed = [node for node, result in outcome.results.items() if result == "FAILED"]
     assert failed == ["suites/s.yaml::m[bf16]::perplexity"], outcome.text
     assert "perplexity.ppl is" in outcome.failures["m[bf16]::perplexity"]
-    assert "(+11.11 %), the margin is" in outcome.failures["m[bf16]::perplexity"]
+    assert "(+11.11 % from 822, blessed at" in outcome.failures["m[bf16]::perplexity"]
     outcome = blessed.project.run("--against", "none", "--precision", "bf16")
     assert outcome.code == 0
     assert "judged against" not in outcome.text

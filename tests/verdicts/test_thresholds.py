@@ -115,11 +115,11 @@ def test_both_sides_of_a_margin() -> None:
     small = blessed(make_run(make_peaks(10 << 20)))  # 1 MiB, which is more
     assert set(outcomes(small, make_peaks(11 << 20)).values()) == {"PASS"}
     assert set(outcomes(small, make_peaks((11 << 20) + 1)).values()) == {"FAIL"}
-    base = make_perplexity(100.0, 100.0)
+    base = make_perplexity(*[100.0] * 12)
     thresholds = blessed(make_run(base))
     for factor, outcome in ((1.00499, "PASS"), (1.00501, "FAIL"), (0.5, "PASS")):
         nll = 100 + 100 * math.log(factor)
-        assert outcomes(thresholds, make_perplexity(nll, nll))["perplexity.ppl"] == outcome
+        assert outcomes(thresholds, make_perplexity(*[nll] * 12))["perplexity.ppl"] == outcome
 
 
 def test_one_process_is_judged_by_the_blessed_spread_and_the_night() -> None:
@@ -235,6 +235,14 @@ def test_perplexity_of_one_blessed_run_is_judged_chunk_by_chunk() -> None:
         assert verdict.verdict == outcome
         assert verdict.bounds == pytest.approx([end * ppl for end in ratio.bounds], rel=1e-6)
     assert by_luck.values["ppl"].value > 1.005 * ppl  # type: ignore[operator]
+
+
+def test_chunks_that_are_equal_stay_so_though_they_are_kept_in_single_precision() -> None:
+    base = make_text(0.1, 1 / 3)
+    data = blessed(make_run(base)).model_dump(by_alias=True)
+    data["cells"]["m[nf4]"]["perplexity"]["items"] = "0" * 16  # as if something else differed
+    [verdict] = judge(Thresholds.model_validate(data), base)
+    assert (verdict.verdict, verdict.bounds) == ("PASS", None)  # exact, and not nearly so
 
 
 def test_one_blessed_run_whose_chunks_were_not_kept_decides_nothing_but_equality() -> None:
