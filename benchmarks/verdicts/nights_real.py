@@ -125,12 +125,13 @@ def tell(title: str, run: Run, must_fail: str, may_fail: str = "") -> bool:
         is_worse = bool(must_fail and re.match(must_fail, one.metric))
         may_be = bool(may_fail and re.match(may_fail, one.metric))
         kinds["worsened" if is_worse else "may be worse" if may_be else "others"][one.verdict] += 1
-        if (one.verdict == "FAIL") is not is_worse:
+        if one.verdict != ("FAIL" if is_worse else "PASS"):
             print(f"    {one.verdict}: {one.text}")
     for kind, outcomes in kinds.items():
         print(f"  {kind}: {', '.join(f'{n} {o}' for o, n in outcomes.items()) or 'none'}")
     worsened = kinds["worsened"]
-    return worsened["FAIL"] == worsened.total() and not kinds["others"]["FAIL"]
+    all_seen = worsened["FAIL"] == worsened.total() and bool(worsened) is bool(must_fail)
+    return all_seen and not kinds["others"]["FAIL"]
 
 
 def main() -> int:

@@ -83,10 +83,8 @@ def measure_same_night(
         _measure_pairs(task, settings, output, follow)
     except KeyboardInterrupt:
         lacking, interrupted = "interrupted", True
-    except (InputError, UnavailableError, ab.SideError) as error:
+    except (InputError, UnavailableError, ab.SideError, OSError) as error:
         lacking = str(error)
-    except OSError as error:
-        lacking = f"{error.filename or output}: {error.strerror}"
     inside = output.is_relative_to(settings.root)
     file = str(output.relative_to(settings.root) if inside else output) if samples else ""
     return _describe(task, samples, lacking, file), interrupted
