@@ -27,6 +27,7 @@ from harness.worker.messages import Progress
 
 PAIRS = ab.ENOUGH_PAIRS
 _SHOWN = 3  # values named in one line
+_NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def measure_same_night(
     except KeyboardInterrupt:
         lacking, interrupted = "interrupted", True
     except (InputError, UnavailableError, ab.SideError, OSError) as error:
-        lacking = str(error)
+        lacking = _shorten(str(error))
     inside = output.is_relative_to(settings.root)
     file = str(output.relative_to(settings.root) if inside else output) if samples else ""
     return _describe(task, samples, lacking, file), interrupted
@@ -166,8 +167,7 @@ def open_commit(root: Path, commit: str) -> Iterator[tuple[Repository, Path]]:
     with tempfile.TemporaryDirectory(prefix="precision-harness-") as folder:
         tree = Path(folder) / commit[:10]
         try:
-            without_hooks = ("-c", f"core.hooksPath={os.devnull}")
-            _ask_git(root, *without_hooks, "worktree", "add", "--detach", str(tree), commit)
+            _ask_git(root, *_NO_HOOKS, "worktree", "add", "--detach", str(tree), commit)
             yield repository, tree
         finally:
             run_git(root, "worktree", "remove", "--force", str(tree))
@@ -190,6 +190,12 @@ def _list_python_path(repository: Repository, tree: Path) -> list[Path]:
     return [path for path in inside if path is not None and (tree / path).is_dir()]
 
 
+def _shorten(message: str) -> str:
+    """A side's name and the last line of its traceback; any other message whole."""
+    before, traceback, rest = message.partition("Traceback (most recent call last):")
+    return f"{before}{rest.splitlines()[-1]}" if traceback else message
+
+
 def _join_doubts(found: Sequence[Sequence[str]]) -> str:
     """The first doubt, and how many pairs have one."""
     doubtful = [doubts for doubts in found if doubts]
@@ -200,5 +206,6 @@ def _ask_git(root: Path, *arguments: str) -> str:
     done = run_git(root, *arguments)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise UnavailableError(f"git {arguments[0]}: {lines[-1]}")
+        command = arguments[2] if arguments[0] == "-c" else arguments[0]
+        raise UnavailableError(f"git {command}: {lines[-1]}")
     return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")

@@ -27,8 +27,9 @@ def confirm(
     """The verdict that the pairs give, or the same one where they decide nothing; both say so.
 
     FAIL and PASS follow the rule of the verdict that is replaced: its margin, and ``largest_p``.
-    ``process`` is what all blessed speeds say of the variance of one process. A PASS needs that
-    nothing but the code has changed since the blessing: both sides have today's libraries.
+    ``process`` is what all blessed speeds say of the variance of one process. A PASS needs all
+    pairs, and that nothing but the code has changed since the blessing: both sides have today's
+    libraries.
     """
     found = record.same_night
     if found is None or not verdict.suspicious or found.commit != blessed.commit:
@@ -45,18 +46,23 @@ def confirm(
     ratio = 1 + sign * harm.estimate / threshold.value
     low, high = (show_change(end, is_ratio=True) for end in ends)
     shown = f"{show_change(ratio, is_ratio=True)} (95 % bounds {low} to {high}, {len(pairs)} pairs)"
-    if decision.outcome == "FAIL":
-        text = f"Confirmed: slower than {commit} in the same night: {shown}."
-    elif decision.outcome == "INCONCLUSIVE":
-        text = f"In the same night it differs from {commit} by {shown}: {decision.why}."
+    differs = f"in the same night it differs from {commit} by {shown}"
+    outcome = decision.outcome
+    if outcome == "FAIL":
+        text = f"Confirmed: slower than {commit} in the same night: {shown}"
+    elif outcome == "INCONCLUSIVE":
+        text = f"In the same night it differs from {commit} by {shown}: {decision.why}"
+    elif found.lacking:  # what is missing may be what is slow, or no longer runs
+        text, outcome = f"Not cleared: {differs}, but not all was measured", "INCONCLUSIVE"
     elif found.changed:
-        text = f"Not the code: in the same night it differs from {commit} by {shown}; what is left "
-        text += f"is the machine, or what has changed for both: {found.changed}."
+        text, outcome = f"Not the code: {differs}; what is left is the machine, or ", "INCONCLUSIVE"
+        text += f"what has changed for both: {found.changed}"
     else:
-        text = f"The machine, not the code: in the same night it differs from {commit} by {shown}."
-    if decision.outcome == "INCONCLUSIVE" or (decision.outcome == "PASS" and found.changed):
+        text = f"The machine, not the code: {differs}"
+    text += f"; pairs are missing: {found.lacking}." if found.lacking else "."
+    if outcome == "INCONCLUSIVE":
         return _add(verdict, text)
-    update = {"verdict": decision.outcome, "smallest_detectable": decision.smallest_detectable}
+    update = {"verdict": outcome, "smallest_detectable": decision.smallest_detectable}
     return _add(verdict.model_copy(update={**update, "enough": None}), text)
 
 

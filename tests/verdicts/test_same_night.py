@@ -140,6 +140,24 @@ def test_why_nothing_was_confirmed(thresholds: Thresholds) -> None:
     assert "two processes are needed on either side that give decode_tokens_per_s[1]" in found.text
 
 
+def test_pairs_that_are_missing_clear_nothing_and_are_told(thresholds: Thresholds) -> None:
+    """This code crashed in the third pair: what was measured before does not acquit it."""
+    crash = "this code: CUDA error: out of memory"
+    two = {DECODE: ((100.0, 100.0), (100.0, 100.4))}
+    for given in ({"pairs": two}, {}):
+        found = judge(thresholds, paired(85.0, 1.0, lacking=crash, **given))
+        assert found.verdict == "FAIL"
+        assert not found.was_cleared
+        assert "Not cleared: in the same night it differs from abcdef1234 by" in found.text
+        assert found.text.endswith(f"but not all was measured; pairs are missing: {crash}.")
+    slower = judge(thresholds, paired(95.0, 0.9, lacking=crash))
+    assert slower.verdict == "FAIL"
+    assert "Confirmed: slower than abcdef1234" in slower.text
+    undecided = judge(thresholds, paired(95.0, 0.974, lacking=crash))
+    for one in (slower, undecided):
+        assert one.text.endswith(f"; pairs are missing: {crash}.")
+
+
 def test_the_ratio_of_pairs_is_a_paired_t_test_where_nothing_is_known_of_processes() -> None:
     """scipy's, on logarithms, alternative: this code is slower."""
     threshold = Threshold(value=100.0, unit="", better="higher", margin=3.0, spread=None, n=3)
