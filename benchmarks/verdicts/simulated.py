@@ -27,7 +27,7 @@ from verdicts.judges import (
     thresholds_judge,
 )
 from verdicts.limited import A_SUITE, LIMITS, Limited, breaks_any
-from verdicts.machines import MACHINES, Machine, watch_nights
+from verdicts.machines import MACHINES, NOISY, Machine, watch_nights
 from verdicts.share import Share
 from verdicts.shipped import SUITES, check_shipped
 from verdicts.until_decided import (
@@ -71,8 +71,11 @@ def list_experiments() -> list[Experiment]:
         _check_many,
         *(partial(_watch, machine=one, blessed=3) for one in MACHINES),
         *(partial(_watch, machine=one, blessed=1) for one in (MACHINES[0], MACHINES[4])),
-        *(partial(_confirm, machine=one, blessed=1) for one in (MACHINES[0], *MACHINES[3:5])),
-        *(partial(_confirm, machine=one, blessed=3) for one in MACHINES[3:5]),
+        *(
+            partial(_confirm, machine=one, blessed=1)
+            for one in (MACHINES[0], *MACHINES[3:5], NOISY)
+        ),
+        *(partial(_confirm, machine=one, blessed=3) for one in (*MACHINES[3:6], NOISY)),
         *(partial(_decide, rule=one) for one in (judge_by_limit, judge_by_comparison)),
         *(partial(_check_limit, limited=one) for one in LIMITS),
         _check_suite,

@@ -100,12 +100,12 @@ class CellFacts(Frozen):
 class Verdict(Frozen):
     """One limit, threshold or earlier run judged on one value; ``text`` is what a person reads.
 
-    ``bounds`` are the value's one-sided 95 % bounds, ``smallest_detectable`` the smallest harm
-    that would have been called FAIL four times in five, in the value's unit, ``enough`` the number
-    of samples with which four of five runs would decide what is open. ``position`` is where the
-    suite states the limit, file:line:column. ``suspicious``: a speed that by this run's own
-    processes may be worse than blessed by more than its margin; what was blessed, measured again
-    beside it, would tell.
+    ``bounds`` are the value's one-sided bounds, each wrong as often as ``error`` says,
+    ``smallest_detectable`` the smallest harm that would have been called FAIL four times in five,
+    in the value's unit, ``enough`` the number of samples with which four of five runs would decide
+    what is open. ``position`` is where the suite states the limit, file:line:column.
+    ``suspicious``: a speed that by this run's own processes may be worse than blessed by more than
+    its margin; what was blessed, measured again beside it, would tell.
     """
 
     verdict: Outcome
@@ -115,6 +115,7 @@ class Verdict(Frozen):
     text: str
     against: Literal["limit", "threshold", "run"] = "limit"
     bounds: tuple[float, float] | None = None
+    error: float = 0.05
     smallest_detectable: float | None = None
     enough: int | None = None
     position: str = ""

@@ -80,7 +80,7 @@ class SuiteRun:
         folder = settings.results / suite.name
         allow = (*suite.allow, *settings.allow)
         self.baseline = find_baseline(
-            settings.against, suite.name, machine.slug, settings.root, allow
+            settings.against, suite.name, machine.slug, settings.root, allow, settings.confirm
         )
         self.recovered = recover_journals(folder)
         baseline = None if self.baseline is None else self.baseline.name

@@ -72,6 +72,22 @@ def fit_prior(variances: Sequence[float], df: float, tails: tuple[float, float] 
     return Prior(centre(d0), d0, n * df)
 
 
+def fit_scale(prior: Prior, variances: Sequence[float], df: float) -> Prior:
+    """The same prior around what a few new variances show, where that is more than it says.
+
+    From the mean of their logarithms, which is as sure as their own degrees of freedom together.
+    """
+    from scipy.special import digamma
+
+    positive = [x for x in variances if x > 0]
+    if not prior.df or not positive:
+        return prior
+    d0 = min(prior.df, _LARGEST_DF)
+    usual = digamma(df / 2) - math.log(df / 2) - digamma(d0 / 2) + math.log(d0 / 2)
+    seen = math.exp(math.fsum(map(math.log, positive)) / len(positive) - float(usual))
+    return Prior(max(prior.variance, seen), prior.df, len(positive) * df)
+
+
 def squeeze(variance: float, df: float, prior: Prior) -> tuple[float, float]:
     """The moderated variance and its degrees of freedom.
 

@@ -39,11 +39,16 @@ NOT_AS_WRITTEN = (ValueError, TypeError, LookupError, ArithmeticError, Attribute
 
 @dataclass(frozen=True)
 class Baseline:
-    """Thresholds or an earlier run, what it is called, and what may differ from it."""
+    """Thresholds or an earlier run, what it is called, and what may differ from it.
+
+    ``confirms``: speeds that do not pass by thresholds will be measured again beside what was
+    blessed.
+    """
 
     name: str
     stored: Thresholds | Run
     allow: tuple[str, ...] = ()
+    confirms: bool = False
 
     def judge(self, now: Run, record: Record) -> tuple[Verdict, ...]:
         """The verdicts on one record of run ``now``; none where the baseline does not have it.
@@ -54,7 +59,9 @@ class Baseline:
             return ()
         try:
             if isinstance(self.stored, Thresholds):
-                return judge_thresholds(self.stored, now.environment, record, self.allow)
+                return judge_thresholds(
+                    self.stored, now.environment, record, self.allow, self.confirms
+                )
             return tuple(self._judge_by_run(self.stored, now, record))
         except NOT_AS_WRITTEN as error:  # what was measured is kept, whatever the baseline holds
             text = (
@@ -134,15 +141,21 @@ class Baseline:
 
 
 def find_baseline(
-    against: str | None, suite: str, device: str, root: Path, allow: Iterable[str] = ()
+    against: str | None,
+    suite: str,
+    device: str,
+    root: Path,
+    allow: Iterable[str] = (),
+    confirms: bool = False,
 ) -> Baseline | None:
     """What ``--against`` names: a file, a revision, ``none``; by default this device's thresholds.
 
     A revision means the thresholds committed there, or else its newest run of the suite. ``allow``
-    names fields that may differ. Raises `InputError` for what cannot be found or read.
+    names fields that may differ; ``confirms`` see `Baseline`. Raises `InputError` for what
+    cannot be found or read.
     """
     found = _find_stored(against, suite, device, root)
-    return None if found is None else Baseline(*found, tuple(dict.fromkeys(allow)))
+    return None if found is None else Baseline(*found, tuple(dict.fromkeys(allow)), confirms)
 
 
 def _find_stored(

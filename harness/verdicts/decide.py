@@ -100,7 +100,8 @@ class Harm:
         if self.bounds is None or not self.night:
             return self.bounds
         below, above = (
-            math.hypot(end - self.estimate, NORMAL_95 * self.night) for end in self.bounds
+            math.hypot(end - self.estimate, t_quantile(1 - self.error, math.inf) * self.night)
+            for end in self.bounds
         )
         return self.estimate - below, self.estimate + above
 

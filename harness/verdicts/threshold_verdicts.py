@@ -28,8 +28,8 @@ from harness.verdicts.decide import (
     one_sided,
 )
 from harness.verdicts.doubts import name_changes
-from harness.verdicts.looks import describe_looks, share_error
-from harness.verdicts.same_night import confirm
+from harness.verdicts.looks import ERROR, describe_looks, share_error
+from harness.verdicts.same_night import PAIRS_SHARE, confirm
 from harness.verdicts.thresholds import (
     Blessed,
     Threshold,
@@ -58,12 +58,14 @@ def judge_thresholds(
     environment: Mapping[str, Any],
     record: Record,
     allow: Collection[str] = (),
+    confirms: bool = False,
 ) -> tuple[Verdict, ...]:
     """A verdict per blessed value of this record; none where it failed, or nothing is blessed.
 
     A single INCONCLUSIVE verdict without a value where another question is asked; ``allow`` names
-    fields of it that may differ. Numbers of an invalid record are not judged, but a number that is
-    gone is a loss.
+    fields of it that may differ. ``confirms``: speeds that do not pass will be measured again, so
+    they leave a share of the error for that. Numbers of an invalid record are not judged, but a
+    number that is gone is a loss.
     """
     blessed = thresholds.find(record)
     if blessed is None or record.noise or record.validity.status in ("failed", "skipped"):
@@ -79,7 +81,12 @@ def judge_thresholds(
         bound, metric = f"threshold of {commit}", record.measurement
         return (_OPEN(metric=metric, bound=bound, text=text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
-    verdicts = (_judge(thresholds, blessed, record, name, same_items) for name in blessed.values)
+    again = record.same_night
+    confirms |= again is not None and again.commit == blessed.commit
+    kept = 1 - PAIRS_SHARE if confirms else 1.0
+    verdicts = (
+        _judge(thresholds, blessed, record, name, same_items, kept) for name in blessed.values
+    )
     named = (name_changes(verdict, changes, "the blessing") for verdict in verdicts)
     process, largest_p = thresholds.nights.process, _find_largest_p(thresholds, timed=True)
     return tuple(confirm(verdict, record, blessed, process, largest_p) for verdict in named)
@@ -112,7 +119,12 @@ def propose_tighter(
 
 
 def measure_harm(
-    thresholds: Thresholds, blessed: Blessed, record: Record, name: str, spec: ValueSpec
+    thresholds: Thresholds,
+    blessed: Blessed,
+    record: Record,
+    name: str,
+    spec: ValueSpec,
+    error: float = ERROR,
 ) -> Harm | None:
     """How much worse than blessed, in the value's unit; None where the value is unavailable.
 
@@ -128,7 +140,7 @@ def measure_harm(
     sign = 1 if threshold.better == "lower" else -1
     if spec.sampled == "processes":
         now = processes_of(found)
-        error = share_error(record, spec)
+        error = share_error(record, spec, error)
         given = (thresholds, blessed, threshold)
         return None if now is None else _compare_speeds(*given, now, sign, error)
     if threshold.row is not None:
@@ -238,8 +250,14 @@ def _find_flaw(threshold: Threshold, blessed: Blessed, spec: ValueSpec | None) -
 
 
 def _judge(
-    thresholds: Thresholds, blessed: Blessed, record: Record, name: str, same_items: bool
+    thresholds: Thresholds,
+    blessed: Blessed,
+    record: Record,
+    name: str,
+    same_items: bool,
+    kept: float,
 ) -> Verdict:
+    """``kept`` is the share of the error that a speed's verdict may spend."""
     threshold, commit = blessed.values[name], blessed.commit[:10]
     metric, value = f"{record.measurement}.{name}", threshold.value
     margin = show_numbers((threshold.margin,), threshold.unit)[0]
@@ -250,19 +268,23 @@ def _judge(
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
         return _OPEN(metric=metric, bound=bound, text=f"{text}: {flaw}.")
     now = record.values.get(name, Value(value=None)).value
-    harm = measure_harm(thresholds, blessed, record, name, spec)
     timed = spec.sampled == "processes"
-    largest_p = share_error(record, spec, _find_largest_p(thresholds, timed))
+    kept = kept if timed else 1.0
+    harm = measure_harm(thresholds, blessed, record, name, spec, ERROR * kept)
+    largest_p = share_error(record, spec, _find_largest_p(thresholds, timed) * kept)
     same = same_items and now == value
     decision = _decide(record, threshold.margin, timed, harm, same, largest_p)
     bounds, ends = None, harm.bounds_with_night if harm else None
+    error = harm.error if harm else ERROR
     if ends is not None and ends[0] != ends[1]:
         sign = 1 if threshold.better == "lower" else -1
         low, high = sorted(value + sign * end for end in ends)
         bounds = (low, high)
     unit = threshold.unit
     was = show_numbers((value, value if now is None else now), unit)[0]
-    shown = "unavailable" if now is None else show_estimate(now, unit, None, bounds, (value,))
+    shown = (
+        "unavailable" if now is None else show_estimate(now, unit, None, bounds, (value,), error)
+    )
     change = f"{show_change(now / value, is_ratio=True)} from " if now is not None and value else ""
     text = f"{record.cell.id}: {metric} is {shown} ({change}{was}, blessed at {commit}); "
     text += f"the margin is {margin}{describe_looks(record, spec)}"
@@ -278,6 +300,7 @@ def _judge(
         text=text,
         against="threshold",
         bounds=bounds,
+        error=round(error, 6),
         smallest_detectable=decision.smallest_detectable,
         enough=decision.enough,
         suspicious=timed and record.usable and harm is not None and decision.outcome != "PASS",

@@ -28,17 +28,19 @@ def show_estimate(
     interval: tuple[float, float] | None = None,
     bounds: tuple[float, float] | None = None,
     beside: Sequence[float] = (),
+    error: float = 0.05,
 ) -> str:
     """``1.042 (95 % interval 1.038 to 1.046)``: the interval, or else the one-sided bounds.
 
-    With digits enough to hold the value between its ends, and apart from what stands ``beside`` it.
+    ``error`` is that of one of the bounds. With digits enough to hold the value between its ends,
+    and apart from what stands ``beside`` it.
     """
     ends = interval or bounds
     if ends is None or ends[0] == ends[1]:
         return show_numbers((value, *beside), unit)[0]
     (shown, low, high, *_), name = _tell_apart((value, *ends, *beside), unit)
-    kind = "interval" if interval else "bounds"
-    return f"{f'{shown} {name}'.rstrip()} (95 % {kind} {low} to {high})"
+    kind = "95 % interval" if interval else f"{100 * (1 - error):.3g} % bounds"
+    return f"{f'{shown} {name}'.rstrip()} ({kind} {low} to {high})"
 
 
 def describe_refusal(
