@@ -14,6 +14,7 @@ from harness.run.until_decided import Change, ExtraRounds, Key
 from harness.suite.cells import Cell
 from harness.suite.models import Limit, MeasurementSpec, ModelSpec, PrecisionSpec
 from harness.verdicts.limits import judge_limits
+from harness.verdicts.looks import keep_verdicts
 from verdicts.judges import compare_records_of
 from verdicts.share import Share
 from verdicts.worlds import time_processes
@@ -67,7 +68,8 @@ class _Night:
     def __post_init__(self) -> None:
         self.draw = _PROCESS.begin(self.rng)[1]
         planned = {(cell.id, _SPEC.name): (cell, _SPEC) for cell in (_REFERENCE, _CANDIDATE)}
-        given = planned, _REFERENCE.precision, self.records, self.judge, self.measure
+        keep = self.records.__setitem__
+        given = planned, _REFERENCE.precision, self.records, self.judge, self.measure, keep
         self.rounds = ExtraRounds(*given, at_most_s=None, on_notice=lambda text: None)
         for key, (cell, _) in planned.items():
             processes = [self.run_process(cell) for _ in range(_FIRST)]
@@ -82,14 +84,10 @@ class _Night:
     def judge(self, cell: Cell, spec: MeasurementSpec, change: Change) -> Record:
         own, reference = (change(self.records[c.id, spec.name]) for c in (cell, _REFERENCE))
         verdicts = tuple(self.rule(own, reference)) if cell == _CANDIDATE else ()
-        return own.model_copy(update={"verdicts": verdicts})
+        return keep_verdicts(own.model_copy(update={"verdicts": verdicts}))
 
     def measure(self, cell: Cell, spec: MeasurementSpec, processes: list[Record]) -> None:
-        looks = self.records[cell.id, spec.name].looks
-        assert looks is not None
         processes.append(self.run_process(cell))
-        update = {"looks": looks.again(len(processes))}
-        self.records[cell.id, spec.name] = merge_repeats(processes).model_copy(update=update)
 
     def find_verdict(self) -> str:
         [verdict] = self.judge(_CANDIDATE, _SPEC, lambda record: record).verdicts

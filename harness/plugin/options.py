@@ -89,7 +89,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "until-decided": {
         "action": "store_true",
-        "help": "after a suite's measurements, measure more processes where a verdict on a speed "
+        "help": "after a suite's measurements, measure more processes where a limit on a speed "
         "is INCONCLUSIVE, with bounds that allow for looking again and again: until it is decided, "
         "or 16 processes of a cell",
     },

@@ -151,17 +151,27 @@ class SameNight(Frozen):
 
 
 class Looks(Frozen):
-    """How often a record was judged while its processes became more, until its verdicts were clear.
+    """How often a record was judged while its processes became more, until its limits were clear.
 
-    ``at``: how many processes there were each time; ``most``: how many there would be at most.
+    ``at``: how many processes there were each time, none before the first look; ``most``: how many
+    there would be at most. ``verdicts`` are those of the last look on limits of processes, or for
+    what was decided before, of the look that decided it. ``first`` holds the values of as many
+    processes as the suite asks for: by them thresholds and other runs are judged.
     """
 
     at: tuple[int, ...]
     most: int
+    verdicts: tuple[Verdict, ...] = ()
+    first: dict[str, Value] = {}
 
     def again(self, n: int) -> "Looks":
-        """With one more, at ``n`` processes."""
-        return self.model_copy(update={"at": (*self.at, n)})
+        """With one more, at ``n`` processes; what is decided stays so."""
+        return self.reopened().model_copy(update={"at": (*self.at, n)})
+
+    def reopened(self) -> "Looks":
+        """Without the verdicts that are open, so that they are judged again."""
+        decided = tuple(one for one in self.verdicts if one.verdict != "INCONCLUSIVE")
+        return self.model_copy(update={"verdicts": decided})
 
     @property
     def fractions(self) -> tuple[float, ...]:

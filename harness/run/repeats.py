@@ -18,13 +18,16 @@ def is_hopeless(record: Record) -> bool:
     return not record.usable and record.cell.attested is None
 
 
-def merge_repeats(records: Sequence[Record], interrupted: str = "") -> Record:
+def merge_repeats(
+    records: Sequence[Record], interrupted: str = "", spare: Sequence[Record] = ()
+) -> Record:
     """One record of all that have sound numbers, by their metric's ``merge_repeats``.
 
     A process that failed halfway counts with what it had finished. Missing processes become a flag,
     and so does ``interrupted``; the record fails where fewer than two processes finished, and still
     holds what was measured. Rounds of an invalid process are kept apart, with the reasons, in
-    ``samples["left_out"]``. ``seconds`` are the first process's, except the total.
+    ``samples["left_out"]``, and so are those of ``spare``: processes that nobody asked for, and
+    that were no good. ``seconds`` are the first process's, except the total.
     """
     sound = [record for record in records if record.usable or _has_finished_a_part(record)]
     first = next((record for record in (*sound, *records) if record.values), records[0])
@@ -34,9 +37,10 @@ def merge_repeats(records: Sequence[Record], interrupted: str = "") -> Record:
         for record in records
         if record.validity.status == "invalid" and record.samples and record is not first
     ]
+    left_out += [{"reasons": one.validity.reasons, "samples": one.samples} for one in spare]
     if left_out:
         fields["samples"] = {**fields["samples"], LEFT_OUT: left_out}
-    total = sum(record.seconds.get("total", 0.0) for record in records)
+    total = sum(record.seconds.get("total", 0.0) for record in (*records, *spare))
     update = {
         **fields,
         "validity": _judge(records, interrupted),
@@ -75,7 +79,7 @@ def _judge(records: Sequence[Record], interrupted: str) -> Validity:
     whys = [reason for record in bad for reason in record.validity.reasons]
     flags = Validity(status="flagged" if lost else "ok", reasons=(*lost, *whys))
     found = join_validity(*(record.validity for record in good), flags)
-    if len(good) >= _FEWEST:
+    if len(good) >= _FEWEST or not lost:
         return found
     invalid = [record for record in bad if record.validity.status == "invalid"]
     # A failed record's numbers are sound; where there are none but an invalid process's, it is too.

@@ -27,6 +27,7 @@ from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_fir
 from harness.suite.models import MeasurementSpec, Suite
 from harness.verdicts.advice import advise
 from harness.verdicts.baseline import find_baseline
+from harness.verdicts.looks import keep_verdicts
 from harness.verdicts.pairing import complete_record, complete_records
 from harness.verdicts.same_night import is_suspicious
 from harness.verdicts.thresholds import Thresholds, list_unmeasured
@@ -73,9 +74,18 @@ class SuiteRun:
             settings.cell_timeout_s,
             [cell for cell, _ in self.planned.values()],
         )
-        given = self.planned, self._reference, self._records, self._find_judged, self._measure_more
-        extra = ExtraRounds(*given, settings.at_most_s, on_notice)
-        self._extra = extra if settings.until_decided else None
+        self._extra = None
+        if settings.until_decided:
+            self._extra = ExtraRounds(
+                planned=self.planned,
+                reference=self._reference,
+                records=self._records,
+                judge=self._find_judged,
+                measure=self._measure_more,
+                keep=self._keep_again,
+                at_most_s=settings.at_most_s,
+                on_notice=on_notice,
+            )
         self._start = time.monotonic()
         folder = settings.results / suite.name
         allow = (*suite.allow, *settings.allow)
@@ -191,17 +201,19 @@ class SuiteRun:
     def _measure_more(
         self, cell: Cell, measurement: MeasurementSpec, processes: list[Record]
     ) -> None:
-        """One more process, and the record of all of them, with one more look."""
-        earlier, before = self._records[cell.id, measurement.name], len(processes)
-        record = self._measure(cell, measurement, self._find_compared(cell, measurement), processes)
-        if len(processes) > before and earlier.looks is not None:  # else Ctrl-C came first
-            looks = earlier.looks.again(sum(one.usable for one in processes))
-            kept = self._keep(cell, record, reference_only=earlier.reference_only, looks=looks)
-            self._records[cell.id, measurement.name] = kept
+        """One more process; after Ctrl-C `_keep_again` ends the run, once all is kept."""
+        self._measure(cell, measurement, self._find_compared(cell, measurement), processes)
+
+    def _keep_again(self, key: Key, record: Record) -> None:
+        """A record that has become more, or was judged once more."""
+        self._records[key] = self._write(record)
         self._go_on()
 
     def _judge(self, record: Record) -> Record:
-        """With the baseline's verdicts, too; open ones say what would decide them."""
+        """With the baseline's verdicts, too; open ones say what would decide them.
+
+        What was decided at an earlier look stays.
+        """
         verdicts = record.verdicts
         if self.baseline is not None:
             verdicts += self.baseline.judge(self._header, record)
@@ -210,7 +222,7 @@ class SuiteRun:
         file = os.path.relpath(path, settings.folder)
         given = record, self.suite.reference, file, again
         advised = tuple(advise(one, *given) for one in verdicts)
-        return record.model_copy(update={"verdicts": advised})
+        return keep_verdicts(record.model_copy(update={"verdicts": advised}))
 
     def _confirm(self, cell: Cell, measurement: MeasurementSpec, judged: Record) -> None:
         """Measure what was blessed of a suspicious record again, in turn with this code."""
@@ -325,7 +337,10 @@ class SuiteRun:
         """The record as it goes into the journal, under this run's name of the cell."""
         facts = {"id": cell.id, "model": cell.model.name}
         named = record.cell.model_copy(update=facts)
-        record = _scrub_record(record.model_copy(update={"cell": named, **update}))
+        return self._write(record.model_copy(update={"cell": named, **update}))
+
+    def _write(self, record: Record) -> Record:
+        record = _scrub_record(record)
         fetch_questions(record, self.path.parent)
         self._journal.append(record)
         return record

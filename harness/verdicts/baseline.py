@@ -21,6 +21,7 @@ from harness.records.record import Outcome, Record, Validity, Verdict
 from harness.records.run_file import Run
 from harness.verdicts.compare import Compared, compare_pair, count_tested
 from harness.verdicts.decide import FALSE_ALARMS
+from harness.verdicts.looks import as_first_seen
 from harness.verdicts.threshold_verdicts import judge_thresholds, propose_tighter
 from harness.verdicts.thresholds import (
     FOLDER,
@@ -53,8 +54,10 @@ class Baseline:
     def judge(self, now: Run, record: Record) -> tuple[Verdict, ...]:
         """The verdicts on one record of run ``now``; none where the baseline does not have it.
 
-        None either for a reference that nobody asked for: no item would fail by it.
+        None either for a reference that nobody asked for: no item would fail by it. Processes that
+        a limit added do not count: nights are what limits such a verdict.
         """
+        record = as_first_seen(record)
         if record.reference_only:
             return ()
         try:
@@ -75,7 +78,7 @@ class Baseline:
         if isinstance(self.stored, Run):
             judged = any(v.against == "run" for record in records for v in record.verdicts)
             return [] if judged else [f"nothing here is in {self.name}: nothing was judged by it"]
-        proposals = propose_tighter(self.stored, environment, records)
+        proposals = propose_tighter(self.stored, environment, map(as_first_seen, records))
         lost = list_unmeasured(self.stored, records)
         if not lost:
             return proposals

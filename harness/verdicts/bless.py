@@ -21,6 +21,7 @@ from harness.records.run_file import Run
 from harness.records.values import base_name, find_spec, is_part, processes_of
 from harness.statistics.estimates import Processes
 from harness.statistics.nights import ENOUGH_NIGHTS, find_nights, merge_runs
+from harness.verdicts.looks import as_first_seen
 from harness.verdicts.threshold_verdicts import measure_harm
 from harness.verdicts.thresholds import (
     SCHEMA,
@@ -104,7 +105,9 @@ def bless(
     for run in runs:
         for record in run.records:
             if record.usable and not (record.reference_only or record.noise or record.reused_from):
-                found.setdefault((record.cell.id, record.measurement), []).append((run, record))
+                found.setdefault((record.cell.id, record.measurement), []).append(
+                    (run, as_first_seen(record))
+                )
     cells = dict(previous.cells) if previous else {}
     left_out: list[str] = []
     made = False

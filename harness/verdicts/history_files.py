@@ -13,6 +13,7 @@ from harness.records.record import Record, Value
 from harness.records.run_file import Run, read_run
 from harness.records.values import base_name, find_spec
 from harness.verdicts.history import Observation, Series, divide
+from harness.verdicts.looks import as_first_seen
 
 _Key = tuple[str, str]  # a suite and a device, or a cell and a metric
 _Observed = tuple[Value, Observation]
@@ -114,7 +115,7 @@ def _observe(
     run: Run, utc: str, wanted: Wanted, left_out: Counter[str], known: Mapping[str, set[str]]
 ) -> Iterator[tuple[_Key, _Observed]]:
     """Each wanted value of a run; what has no number is counted, every name kept in ``known``."""
-    for record in (record for record in run.records if not record.noise):
+    for record in (as_first_seen(record) for record in run.records if not record.noise):
         found = {
             f"{record.measurement}.{name}": value
             for name, value in (*record.values.items(), *record.paired.items())

@@ -28,7 +28,7 @@ from harness.verdicts.decide import (
     one_sided,
 )
 from harness.verdicts.doubts import name_changes
-from harness.verdicts.looks import ERROR, describe_looks, share_error
+from harness.verdicts.looks import ERROR
 from harness.verdicts.same_night import PAIRS_SHARE, confirm
 from harness.verdicts.thresholds import (
     Blessed,
@@ -140,7 +140,6 @@ def measure_harm(
     sign = 1 if threshold.better == "lower" else -1
     if spec.sampled == "processes":
         now = processes_of(found)
-        error = share_error(record, spec, error)
         given = (thresholds, blessed, threshold)
         return None if now is None else _compare_speeds(*given, now, sign, error)
     if threshold.row is not None:
@@ -271,7 +270,7 @@ def _judge(
     timed = spec.sampled == "processes"
     kept = kept if timed else 1.0
     harm = measure_harm(thresholds, blessed, record, name, spec, ERROR * kept)
-    largest_p = share_error(record, spec, _find_largest_p(thresholds, timed) * kept)
+    largest_p = _find_largest_p(thresholds, timed) * kept
     same = same_items and now == value
     decision = _decide(record, threshold.margin, timed, harm, same, largest_p)
     bounds, ends = None, harm.bounds_with_night if harm else None
@@ -287,7 +286,7 @@ def _judge(
     )
     change = f"{show_change(now / value, is_ratio=True)} from " if now is not None and value else ""
     text = f"{record.cell.id}: {metric} is {shown} ({change}{was}, blessed at {commit}); "
-    text += f"the margin is {margin}{describe_looks(record, spec)}"
+    text += f"the margin is {margin}"
     if decision.smallest_detectable is not None:
         least = show_numbers((decision.smallest_detectable,), unit)[0]
         text += f"; {SEEN_FROM} {least} on"

@@ -13,6 +13,8 @@ from harness.metrics.speed_repeats import merge_speeds
 from harness.records.record import Looks, Measured, Record, Value, Verdict
 from harness.statistics.repeated_looks import level_at_last_look
 from harness.suite.models import Limit
+from harness.verdicts.baseline import Baseline
+from harness.verdicts.bless import bless
 from harness.verdicts.compare import compare_runs
 from harness.verdicts.limits import judge_limits
 from harness.verdicts.looks import most_processes, suppose_many
@@ -99,17 +101,24 @@ def blessed(n: int, nights: int) -> Thresholds:
     return Thresholds(suite="s", device="cpu", cells={"m[nf4]": {"throughput": entry}})
 
 
-def test_thresholds_and_other_runs_allow_for_looks_too() -> None:
-    verdicts = [judge_thresholds(blessed(9, 3), {}, one)[0] for one in (SLOWER, with_looks(SLOWER))]
-    reaches = [v.bounds[1] - v.bounds[0] for v in verdicts if v.bounds]
-    assert reaches[1] > 1.3 * reaches[0]
+def test_thresholds_are_judged_and_blessed_by_the_processes_that_the_suite_asks_for() -> None:
+    first = timed(97.0, 96.0, 98.0)
+    looks = LOOKS.model_copy(update={"first": first.values})
+    more = SLOWER.model_copy(update={"looks": looks})
+    baseline = Baseline("thresholds", blessed(9, 3))
+    run = make_run(more).model_copy(update={"environment": {}})
+    assert baseline.judge(run, more) == baseline.judge(run, first) != baseline.judge(run, SLOWER)
+    thresholds = bless([run], "cpu", None, "reason", "2026-01-01").thresholds
+    assert thresholds.cells["m[nf4]"]["throughput"].values[SPEED].n == 3
+
+
+def test_other_runs_allow_for_looks_too() -> None:
     before = REFERENCE.model_copy(update={"cell": SLOWER.cell})
     runs = [make_run(one) for one in (before, SLOWER, with_looks(SLOWER))]
     once, looked = (compare_runs(runs[0], run).compared[0] for run in runs[1:])
     assert once.p is not None
     assert looked.p is not None
     assert looked.p > 2 * once.p
-    assert looked.interval == once.interval
 
 
 def test_very_many_processes_decide_a_limit_but_no_nights() -> None:
