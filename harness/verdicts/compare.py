@@ -36,7 +36,7 @@ from harness.verdicts.decide import (
     harm_of,
 )
 from harness.verdicts.doubts import find_doubts
-from harness.verdicts.looks import allow_for_looks, share_error
+from harness.verdicts.looks import allow_for_looks, error_over_looks, share_error
 
 Key = tuple[str, str]  # cell, measurement
 
@@ -239,7 +239,7 @@ def _compare_value(
     margin = spec.margin.of(a.value or 0.0)
     if is_ratio:
         margin /= abs(a.value) if a.value else 1.0
-    looked = before if after.looks is None else after
+    looked = min((before, after), key=lambda one: share_error(one, spec))
     held = allow_for_looks(looked, spec, value, find_df(value))
     harm = harm_of(held, spec, 1 if spec.better == "lower" else -1, spec.neutral)
     harm = replace(harm, error=share_error(looked, spec))
@@ -250,9 +250,7 @@ def _compare_value(
     same = is_zero or is_identical(before, after, base_name(of))
     doubts = _find_doubts(before, after, changes) if spec.sampled == "processes" else None
     decision = Decision("PASS") if same else decide(harm, margin, "change", largest_p, doubts)
-    # As sure as a p-value of a single look.
-    spent = FALSE_ALARMS / share_error(looked, spec, FALSE_ALARMS)
-    p = None if decision.p is None else min(1.0, decision.p * spent)
+    p = None if decision.p is None else error_over_looks(looked, spec, decision.p)
     sides = f"--precision {after.cell.precision} --python A/bin/python --python B/bin/python"
     return Compared(
         cell=after.cell.id,

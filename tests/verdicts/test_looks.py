@@ -112,13 +112,22 @@ def test_thresholds_are_judged_and_blessed_by_the_processes_that_the_suite_asks_
     assert thresholds.cells["m[nf4]"]["throughput"].values[SPEED].n == 3
 
 
-def test_other_runs_allow_for_looks_too() -> None:
+def test_p_of_a_comparison_is_the_error_over_all_looks() -> None:
+    """Of which what is left at the last look is the p-value of a single one."""
     before = REFERENCE.model_copy(update={"cell": SLOWER.cell})
+    few = Looks(at=(3, 5), most=16)
     runs = [make_run(one) for one in (before, SLOWER, with_looks(SLOWER))]
     once, looked = (compare_runs(runs[0], run).compared[0] for run in runs[1:])
     assert once.p is not None
     assert looked.p is not None
+    assert level_at_last_look(looked.p, LOOKS.fractions) == pytest.approx(once.p, rel=0.02)
     assert looked.p > 2 * once.p
+    assert looked.interval == once.interval
+    # Of two runs with looks the smaller share counts, on whichever side it is.
+    sides = [before.model_copy(update={"looks": few}), with_looks(SLOWER)]
+    swapped = [with_looks(before), SLOWER.model_copy(update={"looks": few})]
+    for a, b in (sides, swapped):
+        assert compare_runs(make_run(a), make_run(b)).compared[0].p == looked.p
 
 
 def test_very_many_processes_decide_a_limit_but_no_nights() -> None:
