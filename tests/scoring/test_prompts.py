@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from harness.scoring.prompts import encode_all
-from tests.engines.test_prefix_scoring import BUILTIN
+from tests.engines.test_prefix_check import BUILTIN
 
 LEAD = "The quick brown fox jumps over the lazy dog; 3.14 is no number of foxes.\n" * 20
 TEXTS = [f"{LEAD}Question {i}: what is {i} + {i}?\nAnswer: {2 * i}" for i in range(12)]
