@@ -54,8 +54,6 @@ def test_limits_with_targets_are_told_apart_from_those_without() -> None:
         ("half improved: any FAIL in a night", "on {:.1%} where half the speeds improved"),
         ("truth 10 % inside: FAIL", "10 % inside its limit FAILs in at most {:.1%}"),
         ("truth at it: FAIL", "exactly at it FAILs in at most {:.1%}"),
-        ("confirmed, nothing new: any FAIL in a night", "new FAILs on at most {:.1%} of nights"),
-        ("confirmed, nothing new: undecided", "at most {:.1%} of speeds stay undecided"),
         ("each truth 10 % inside: any FAIL", "any FAILs in {:.1%} of nights where each truth"),
         ("each truth at it: any FAIL", "and in {:.1%} where each is exactly at it"),
         ("true harm = margin", "as large as its margin passes in at most {:.1%}"),
@@ -66,9 +64,39 @@ def test_the_worst_of_each_kind_is_told(what: str, told: str) -> None:
     assert told.format(shares(what)[-1]).replace("%", " %").replace("  ", " ") in TEXT
 
 
-def test_how_often_a_slowdown_is_confirmed_is_told_from_the_least() -> None:
-    least = shares("confirmed, 5 % slower: FAIL")[0]
-    assert f"5 % slower FAILs in at least {100 * least:.1f} %" in TEXT
+def test_what_confirming_does_is_told() -> None:
+    """The worst of each kind; that nothing was seen in so many nights is no 0.0 %."""
+    found = [one for one in SHARES if one["what"].startswith("confirmed, ")]
+    usual = [one for one in found if "tonight" not in one["world"]]
+
+    def list_usual(what: str) -> list[float]:
+        return [one["share"] for one in usual if what in one["what"]]
+
+    worst = max((x for x in usual if "any FAIL" in x["what"]), key=lambda x: x["share"])
+    told = f"on at most {100 * worst['share']:.1f} % of nights"
+    if not worst["count"]:
+        below = 100 * worst["interval"][1]
+        told = f"in none of {worst['n']} nights (fewer than {below:.1f} %)"
+    assert (
+        f"5 % slower FAILs in at least {100 * min(list_usual('5 % slower')):.1f} %, nothing new "
+        f"FAILs {told}, at most {100 * max(list_usual('undecided')):.1f} % of speeds stay "
+        f"undecided; exactly 3 % slower passes in at most "
+        f"{100 * max(list_usual('at the margin')):.1f} %"
+    ) in TEXT
+    for judge, told in (
+        ("1 night,", "new FAILs on {:.1f} % of nights, exactly 3 % slower passes in {:.1f} %"),
+        ("3 nights,", "any FAILs on {:.1f} % of nights, and exactly 3 % slower passes in {:.1f} %"),
+    ):
+        noisy = {
+            one["what"].partition(", ")[2].partition(",")[0]: 100 * one["share"]
+            for one in found
+            if "tonight" in one["world"] and judge in one["judge"]
+        }
+        alarms, passed = noisy["nothing new: any FAIL in a night"], noisy["truth at the margin"]
+        assert told.format(alarms, passed) in TEXT
+        if judge == "1 night,":
+            told = "but {:.1f} % stay undecided and 5 % slower FAILs in {:.1f} %"
+            assert told.format(noisy["nothing new: undecided"], noisy["5 % slower: FAIL"]) in TEXT
 
 
 def test_what_is_named_or_announced_is_told_from_the_least() -> None:
