@@ -113,6 +113,26 @@ class Column:
     stderr: bool = False
 
 
+# The three things that are weighed where somebody decides for a precision.
+Weighed = Literal["quality", "memory", "speed"]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture of the report: a value along its brackets, or several beside each other.
+
+    A single column, of a value with ``per``, is drawn over what its brackets hold; several columns
+    are drawn side by side for each cell. ``share`` names the value that says which share of the
+    possible was reached, so that the possible is drawn too. ``marks`` are limits by name, in the
+    unit of the columns.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    share: str = ""
+    marks: Mapping[str, float] = field(default_factory=dict)
+
+
 def vary_batch(options: OptionsBase) -> OptionsBase:
     """The same measurement with batches half as large; of two where they hold one."""
     if options.BATCH is None:
@@ -167,6 +187,10 @@ class Metric:
     ``values``: every value that the measurement may report, by name. ``headline``: its columns in
     the summary; ``details``: further columns, shown by ``pytest -v``.
 
+    ``weighs`` gives the value by which a precision is chosen, titled ``noun, unit``: for quality
+    the loss, compared with the reference. ``charts`` are its pictures in the report. ``texts``
+    names the rows of ``Measured.items`` that hold prompts and answers, to be read side by side.
+
     ``measure(engine, options, context)`` runs in the cell's process, where torch may be imported.
     It asks the engine (`harness.engines.base.Engine`), calls ``context.progress`` now and then, and
     returns a `harness.records.record.Measured`:
@@ -205,6 +229,9 @@ class Metric:
     measure: Callable[[Any, Any, MeasureContext], Measured]
     headline: Sequence[Column]
     details: Sequence[Column] = ()
+    weighs: Mapping[Weighed, Column] = field(default_factory=dict)
+    charts: Sequence[Chart] = ()
+    texts: tuple[str, str] | None = None
     needs: frozenset[str] = frozenset()
     how: frozenset[str] = frozenset()
     compare: Callable[[Record, Record], dict[str, Value]] = lambda candidate, reference: {}

@@ -8,11 +8,12 @@ ending in the name, too (``retention_norm``). Pure; no torch.
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from string import ascii_uppercase
 from typing import Any
 
-from harness.descriptions import Column, Margin, ValueSpec
+from harness.descriptions import Column, Margin, ValueSpec, Weighed
 from harness.records.record import Record, Value
 from harness.records.values import base_name, make_values, qualify, to_value
 from harness.statistics.estimates import Estimate, clustered_interval
@@ -120,6 +121,12 @@ def headline(title: str, value: str = "acc", ending: str = "") -> tuple[Column, 
         Column(heading, value, ".3f"),
         Column(drop, f"accuracy{ending}_drop", "+.3f", stderr=True),
     )
+
+
+def weigh_drop(columns: Sequence[Column]) -> dict[Weighed, Column]:
+    """What a precision is chosen by: the drop that `headline` shows, in points."""
+    drop = replace(columns[-1], title="accuracy lost, points", format="+.1f", scale=0.01)
+    return {"quality": drop}
 
 
 def summarise_rows(

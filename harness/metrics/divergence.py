@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.descriptions import Column, MeasureContext, Metric
+from harness.descriptions import Chart, Column, MeasureContext, Metric
 from harness.errors import InputError
 from harness.machine.environment import describe_libraries
 from harness.metrics.divergence_values import DIVERGENCE_VALUES, QUARTERS, summarise
@@ -226,6 +226,13 @@ METRIC = Metric(
     DIVERGENCE_VALUES,
     measure,
     (Column("KL\nnats", "kl_mean", ".4f"), Column("top-1", "top1_agreement", ".3f")),
+    weighs={"quality": Column("divergence, nats/token", "kl_mean", ".4f", stderr=True)},
+    charts=(
+        Chart(
+            "divergence by quarter of the window",
+            (Column("KL, nats/token", "kl_mean", ".4f", stderr=True),),
+        ),
+    ),
     needs=frozenset({"open_outputs"}),
     how=frozenset({"text", "distribution", "batch_size"}),
     compare=compare,

@@ -95,5 +95,13 @@ def compare(candidate: Record, reference: Record) -> dict[str, Value]:
 
 _NEEDS = frozenset({"counts"})
 METRIC = Metric(
-    __doc__ or "", Options, VALUES, measure, HEADLINE, DETAILS, needs=_NEEDS, compare=compare
+    __doc__ or "",
+    Options,
+    VALUES,
+    measure,
+    HEADLINE,
+    DETAILS,
+    weighs={"memory": Column("weights, MB", "total_bytes", ",.2f", 1e6)},
+    needs=_NEEDS,
+    compare=compare,
 )

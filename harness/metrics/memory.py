@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from harness.descriptions import Column, Margin, Metric, OptionsBase, ValueSpec
+from harness.descriptions import Chart, Column, Margin, Metric, OptionsBase, ValueSpec
 from harness.errors import InputError
 from harness.metrics.capacity import CARDS, fit_growth, largest_batch, largest_context
 from harness.records.record import Measured, Record, Validity, Value
@@ -71,6 +71,13 @@ VALUES = {
     ),
 }
 HEADLINE = (Column("peak MB", "peak_bytes", ".1f", 1e6), Column("×ref", "peak_ratio", ".2f"))
+_PHASE_COLUMNS = (
+    Column("loading", "load_peak_bytes", ",.1f", 1e6),
+    Column("weights", "weights_bytes", ",.1f", 1e6),
+    Column("reading the prompt", "prefill_peak_bytes", ",.1f", 1e6),
+    Column("generating", "generate_peak_bytes", ",.1f", 1e6),
+)
+_CARDS_MB = {card: size / 1e6 for card, size in CARDS.items()}
 DETAILS = (
     Column("load\npeak MB", "load_peak_bytes", ".1f", 1e6),
     Column("weights\nMB", "weights_bytes", ".1f", 1e6),
@@ -217,6 +224,8 @@ METRIC = Metric(
     measure,
     HEADLINE,
     DETAILS,
+    weighs={"memory": Column("peak memory, MB", "peak_bytes", ",.1f", 1e6)},
+    charts=(Chart("memory by phase, peak MB", _PHASE_COLUMNS, marks=_CARDS_MB),),
     needs=frozenset({"open_generator", "count_work", "memory", "meter"}),
     how=frozenset({"method"}),
     compare=compare,

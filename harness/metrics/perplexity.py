@@ -111,6 +111,7 @@ METRIC = Metric(
     VALUES,
     measure,
     (Column("ppl", "ppl", ".3f"), Column("×ref", "ratio", ".4f", stderr=True)),
+    weighs={"quality": Column("perplexity, × the reference's", "ratio", ".3f", stderr=True)},
     needs=frozenset({"score_windows"}),
     how=frozenset({"text", "batch_size"}),
     compare=compare,

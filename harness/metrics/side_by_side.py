@@ -128,6 +128,7 @@ METRIC = Metric(
         Column("same\ntext", "identical_rate", ".0%"),
         Column("1st diff\ntoken", "first_difference_median", "g"),
     ),
+    texts=("prompts", "texts"),
     needs=frozenset({"answer"}),
     how=frozenset({"cost"}),
     compare=compare,

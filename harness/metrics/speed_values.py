@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from harness.descriptions import Column, Margin, ValueSpec
+from harness.descriptions import Chart, Column, Margin, ValueSpec, Weighed
 
 # A prompt is a single pass, and so less steady than the many steps of decoding.
 _PREFILL, _DECODE = Margin(relative=0.05), Margin(relative=0.03)
@@ -63,6 +63,21 @@ HEADLINE = (
     Column("prefill\ntok/s\nbatch {}", "prefill_tokens_per_s", ",.0f"),
     Column("decode\ntok/s\nbatch {}", "decode_tokens_per_s", ",.1f"),
     Column("decode\n×ref\nbatch {}", "decode_speedup", ".2f", stderr=True),
+)
+WEIGHS: dict[Weighed, Column] = {
+    "speed": Column("decoding at batch {}, tokens/s", "decode_tokens_per_s", ",.1f", stderr=True)
+}
+CHARTS = (
+    Chart(
+        "decode speed by batch size",
+        (Column("decode, tokens/s", "decode_tokens_per_s", ",.1f", stderr=True),),
+        share="mbu",
+    ),
+    Chart(
+        "prefill speed by batch size",
+        (Column("prefill, tokens/s", "prefill_tokens_per_s", ",.0f", stderr=True),),
+        share="prefill_flop_utilisation",
+    ),
 )
 DETAILS = (
     Column("load\ns", "load_s", ".2f"),

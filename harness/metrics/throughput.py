@@ -13,11 +13,13 @@ from harness.errors import InputError, UnavailableError
 from harness.metrics.speed_ratios import compare, explain_shares, remarks
 from harness.metrics.speed_repeats import merge_speeds
 from harness.metrics.speed_values import (
+    CHARTS,
     COMPILED,
     DETAILS,
     HEADLINE,
     OF_PROMPT,
     VALUES,
+    WEIGHS,
     split_workload,
 )
 from harness.records.record import LEFT_OUT, Measured, Record, Validity, Value
@@ -318,6 +320,8 @@ METRIC = Metric(
     measure,
     HEADLINE,
     DETAILS,
+    WEIGHS,
+    CHARTS,
     needs=frozenset({"open_generator", "count_work", "meter"}),
     how=_HOW,
     compare=compare,

@@ -21,6 +21,7 @@ from harness.metrics.choice_values import (
     compare_items,
     headline,
     summarise_rows,
+    weigh_drop,
 )
 from harness.records.questions import KEY, Question, keep_questions
 from harness.records.record import Measured, Record, Value
@@ -118,6 +119,7 @@ def question_task(
         specs,
         measure,
         columns,
+        weighs=weigh_drop(columns),
         needs=frozenset({"score_targets"}),
         how=HOW,
         compare=compare or partial(compare_items, specs),

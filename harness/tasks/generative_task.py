@@ -23,6 +23,7 @@ from harness.metrics.choice_values import (
     describe_share,
     headline,
     summarise_rows,
+    weigh_drop,
 )
 from harness.records.questions import KEY, Item, keep_questions
 from harness.records.record import Measured, Value
@@ -107,7 +108,7 @@ def generative_task(
     split: str = "test",
 ) -> Metric:
     """The task that has the rows of ``split`` answered as ``make_problem`` puts them."""
-    specs = describe_values(rules)
+    specs, columns = describe_values(rules), headline(title, "exact_match")
 
     def measure(engine: Engine, options: GenerativeOptions, context: MeasureContext) -> Measured:
         from harness.scoring.answers import generate_texts
@@ -130,7 +131,8 @@ def generative_task(
         options,
         specs,
         measure,
-        headline(title, "exact_match"),
+        columns,
+        weighs=weigh_drop(columns),
         needs=frozenset({"answer"}),
         how=HOW,
         compare=partial(compare_items, specs, normalise=rules.normalise),
