@@ -83,13 +83,12 @@ def remarks(record: Record) -> list[str]:
             words = (f"after {w} tokens" if w.isdigit() else f"when {w}" for w in group.split())
             at = "".join(f" {part}" for part in words)
             pays = pays_from(speedups)
-            own = record.validity.reasons if record.validity.status == "flagged" else ()
-            doubts = {**{s.doubt: None for s in speedups.values() if s.doubt}, **dict.fromkeys(own)}
+            flagged = record.validity.status == "flagged" or any(s.doubt for s in speedups.values())
             sentences.append(
-                f"{record.cell.precision} is smaller than the reference but slower at batch "
+                "smaller than the reference but slower at batch "
                 f"{', '.join(slower)}{at}; it pays "
                 + ("at no measured batch size" if pays is None else f"from batch {pays}")
-                + (f"; in doubt: {'; '.join(doubts)}" if doubts else "")
+                + ("; in doubt: a number that it rests on is flagged" if flagged else "")
             )
     return [*sentences, *explain_shares(record.values, method)[1]]
 

@@ -8,6 +8,7 @@ from harness.records.record import Record
 from harness.records.run_file import Run
 from harness.records.values import base_name, qualifier
 from harness.report.document import Table, make_table
+from harness.report.matrix import name_cells
 from harness.verdicts.flips import Counts, list_flips, list_pairs
 
 _WORST = 3
@@ -18,22 +19,24 @@ _TITLES = ("changed answers", "items", "changed", "right→wrong", "wrong→righ
 def make_changed_answers(run: Run) -> Iterator[Table]:
     """The table, with the subjects that lost most; none where nothing compares."""
     rows: list[tuple[str, ...]] = []
+    _, name_cell = name_cells(run)
     for reference, record in list_pairs(run):
         try:
             ledger = list_flips(reference, record)
         except InputError:  # edited: `harness compare --flips` says what is wrong
             continue
         counts = ledger.counts if ledger else ()
-        rows += [_make_row(record, one, is_only=len(counts) == 1) for one in counts]
+        name = f"{name_cell(record)} {record.measurement}"
+        for one in counts:
+            full = name if len(counts) == 1 else f"{name} {one.metric}"
+            rows.append((full, *_count(record, one)))
     if rows:
         titles = (*_TITLES, _WORST_TITLE) if any(row[-1] for row in rows) else _TITLES
         yield make_table(titles, rows, words=(_TITLES[0], _WORST_TITLE))
 
 
-def _make_row(record: Record, counts: Counts, is_only: bool) -> tuple[str, ...]:
-    name = f"{record.cell.id} {record.measurement}"
+def _count(record: Record, counts: Counts) -> tuple[str, ...]:
     return (
-        name if is_only else f"{name} {counts.metric}",
         f"{counts.items:,}",
         "—" if counts.changed is None else f"{counts.changed / max(counts.items, 1):.1%}",
         f"{counts.harmful + counts.tied_harmful:,}",

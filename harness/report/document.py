@@ -33,11 +33,12 @@ class Table:
     """Columns that name the rows, and blocks of columns that belong together.
 
     Where not all columns fit, a writer draws several tables: each begins with ``keys``, and a block
-    is divided only where it is too wide by itself.
+    is divided only where it is too wide by itself. ``names`` are the blocks', where they have any.
     """
 
     keys: tuple[TableColumn, ...]
     blocks: tuple[tuple[TableColumn, ...], ...]
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,30 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Texts that answer the same prompt, by the name of who wrote them, the first to compare with.
+
+    A writer marks each of the others from the first difference on. Spaces around are lost.
+    """
+
+    prompt: str
+    texts: tuple[tuple[str, str], ...]
+
+    def split(self) -> list[tuple[str, str, str]]:
+        """Name, what a text has in common with the first, and the rest, which begins a word."""
+        stripped = [(name, text.strip()) for name, text in self.texts]
+        first = stripped[0][1] if stripped else ""
+        found = []
+        for name, text in stripped:
+            pairs = enumerate(zip(first, text))
+            same = next((i for i, (a, b) in pairs if a != b), min(len(first), len(text)))
+            if any(side[same : same + 1].strip() for side in (first, text)):  # within a word
+                same = max(text.rfind(space, 0, same) for space in " \n") + 1
+            found.append((name, text[:same], text[same:]))
+        return found
+
+
+@dataclass(frozen=True)
 class Section:
     """Parts under a title. An ``entry`` is one of a list: set close together and indented."""
 
@@ -71,7 +96,7 @@ class Section:
     entry: bool = False
 
 
-Part = Table | Lines | Paragraph | Picture | Section
+Part = Table | Lines | Paragraph | Picture | Texts | Section
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from harness.report.document import (
     Section,
     Table,
     TableColumn,
+    Texts,
     split_columns,
 )
 from harness.report.plain import clean
@@ -55,6 +56,12 @@ def _write(part: Part) -> str:
             return "\n".join(f"- {escape(line)}" for line in lines)
         case Paragraph(text) | Picture(text=text):
             return _break_lines(text)
+        case Texts(prompt):
+            rows = (
+                f"- {escape(name)}: {escape(same)}" + (f" **{escape(rest)}**" if rest else "")
+                for name, same, rest in part.split()
+            )
+            return "\n".join([escape(prompt), "", *rows])
         case Section(title, parts, entry):
             heading = f"**{escape(title)}**" if entry else f"### {escape(title)}"
             return "\n\n".join([heading, *map(_write, parts)])

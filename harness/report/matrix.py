@@ -3,7 +3,7 @@
 Also the tables of ``-v``, of the values that a description lists under ``details``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from harness.catalog import load_measurement
 from harness.descriptions import Column, Metric
@@ -13,36 +13,49 @@ from harness.records.values import base_name, qualifier, qualify
 from harness.report.document import Cell, Style, Table, TableColumn
 from harness.verdicts.pairing import is_noise
 
-_STYLES: dict[str, Style] = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "doubtful"}
+VERDICT_STYLES: dict[str, Style] = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "doubtful"}
 
 
 def make_matrix(run: Run) -> Table:
     """Verdicts, then a block per measurement; a reference measured twice has a row ``again``."""
     rows: dict[str, dict[str, Record]] = {}
+    title, name_cell = name_cells(run)
     for record in run.records:
-        name = f"{record.cell.id} again" if record.noise else record.cell.id
+        name = f"{name_cell(record)} again" if record.noise else name_cell(record)
         rows.setdefault(name, {})[record.measurement] = record
     reference = run.suite.get("reference")
     verdicts = tuple(_show_verdict(list(row.values()), reference) for row in rows.values())
-    blocks: list[tuple[TableColumn, ...]] = [(TableColumn("verdicts", verdicts, numbers=False),)]
-    for measurement in _list_measured(run):
+    blocks: dict[str, tuple[TableColumn, ...]] = {
+        "": (TableColumn("verdicts", verdicts, numbers=False),)
+    }
+    for measurement in list_measured(run):
         own = [row.get(measurement) for row in rows.values()]
         found = _list_columns(load_measurement(measurement), [one for one in own if one])
         columns = (
             TableColumn(title, tuple(_show(record, value, column, reference) for record in own))
             for title, value, column in found
         )
-        blocks.append(tuple(columns))
-    names = TableColumn("cell", tuple(map(Cell, rows)), numbers=False)
-    return Table((names,), tuple(block for block in blocks if block))
+        blocks[measurement] = tuple(columns)
+    names = TableColumn(title, tuple(map(Cell, rows)), numbers=False)
+    shown = {name: block for name, block in blocks.items() if block}
+    return Table((names,), tuple(shown.values()), tuple(shown))
 
 
-def make_details(run: Run) -> Iterator[Table]:
+def name_cells(run: Run) -> tuple[str, Callable[[Record], str]]:
+    """The title and the names of rows: of a single model the precisions, which are shorter."""
+    models = {record.cell.model for record in run.records}
+    if len(models) == 1:
+        return models.pop(), lambda record: record.cell.precision
+    return "cell", lambda record: record.cell.id
+
+
+def make_details(run: Run, wanted: Sequence[str] | None = None) -> Iterator[Table]:
     """Per measurement a table with a row per cell, and one with a row per cell and qualifier.
 
-    Columns without a single number are left out, and so are tables without a column.
+    Of all measurements, or those wanted. Columns without a single number are left out, and so are
+    tables without a column.
     """
-    for measurement in _list_measured(run):
+    for measurement in list_measured(run) if wanted is None else wanted:
         described = load_measurement(measurement)
         own = [r for r in run.records if r.measurement == measurement and r.usable and not r.noise]
         columns: dict[str, list[Column]] = {}
@@ -55,10 +68,11 @@ def make_details(run: Run) -> Iterator[Table]:
                 for record in own
                 for of in (_list_qualifiers([record]) if per else [""])
             ]
-            yield from _tabulate([measurement, *filter(None, [per])], alike, rows)
+            titles = [measurement, *filter(None, [per])]
+            yield from _tabulate(titles, alike, rows, name_cells(run)[1])
 
 
-def _list_measured(run: Run) -> list[str]:
+def list_measured(run: Run) -> list[str]:
     """The run's measurements in the suite's order."""
     asked = [entry["name"] for entry in run.suite.get("measurements", ())]
     made = {record.measurement: None for record in run.records}
@@ -66,17 +80,20 @@ def _list_measured(run: Run) -> list[str]:
 
 
 def _tabulate(
-    titles: Sequence[str], columns: Sequence[Column], rows: Sequence[tuple[Record, str]]
+    titles: Sequence[str],
+    columns: Sequence[Column],
+    rows: Sequence[tuple[Record, str]],
+    name_cell: Callable[[Record], str],
 ) -> Iterator[Table]:
     """The columns that have a number, if there are any; a row is a record and a qualifier or ""."""
 
     def show(column: Column, record: Record, of: str) -> Cell:
         found = record.find(qualify(base_name(column.value), of) if of else column.value)
-        return Cell("—" if found is None else _format(found.value, column))
+        return Cell("—" if found is None else format_number(found.value, column))
 
     made = [TableColumn(c.title, tuple(show(c, *row) for row in rows)) for c in columns]
     shown = tuple(column for column in made if any(cell.text != "—" for cell in column.cells))
-    names = tuple(Cell(record.cell.id) for record, _ in rows)
+    names = tuple(Cell(name_cell(record)) for record, _ in rows)
     qualifiers = tuple(Cell(of.replace("x", "×")) for _, of in rows)
     keys = (TableColumn(titles[0], names, numbers=False), TableColumn(titles[-1], qualifiers))
     if shown:
@@ -101,7 +118,8 @@ def _list_qualifiers(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(qualifier(n) for r in records for n in r.values if "[" in n))
 
 
-def _format(number: float | None, column: Column) -> str:
+def format_number(number: float | None, column: Column) -> str:
+    """The number as its column shows it."""
     return "—" if number is None else format(number / column.scale, column.format)
 
 
@@ -118,9 +136,9 @@ def _show(record: Record | None, value: str, column: Column, reference: str | No
         is_reference = record.cell.precision == reference and not record.noise
         return Cell("ref" if spec.paired and is_reference else "—", "faint")
     mark = {"flagged": "*", "failed": "!"}.get(status, "*" if found.doubt else "")
-    text = _format(found.value, column)
+    text = format_number(found.value, column)
     if column.stderr and found.stderr is not None:
-        text += f" ±{_format(found.stderr, column).lstrip('+')}"
+        text += f" ±{format_number(found.stderr, column).lstrip('+')}"
     noise = is_noise(found, spec)
     style: Style = "bad" if is_part else "faint" if noise else "plain"
     return Cell(f"{'~' if noise else ''}{text}{mark}", style)
@@ -133,7 +151,7 @@ def _show_verdict(records: Sequence[Record], reference: str | None) -> Cell:
         return Cell(broken[0].upper(), "bad")
     if outcomes:
         worst = next(o for o in ("FAIL", "INCONCLUSIVE", "PASS") if o in outcomes)
-        return Cell(f"{worst} {outcomes.count('PASS')}/{len(outcomes)}", _STYLES[worst])
+        return Cell(f"{worst} {outcomes.count('PASS')}/{len(outcomes)}", VERDICT_STYLES[worst])
     if records[0].noise:
         return Cell("noise floor", "faint")
     return Cell("reference", "faint") if records[0].cell.precision == reference else Cell("")

@@ -9,9 +9,10 @@ from harness.records.record import Record
 from harness.records.run_file import Run
 from harness.records.values import base_name
 from harness.report.changed_answers import make_changed_answers
-from harness.report.document import Document, Lines, Paragraph, list_lines
+from harness.report.document import Document, Paragraph, Section, list_lines
 from harness.report.findings import FAILING, list_findings
 from harness.report.matrix import make_details, make_matrix
+from harness.report.weighing import answer
 from harness.verdicts.pairing import is_noise
 
 _PLACES = 3
@@ -20,32 +21,41 @@ _NOISE = "~ within the noise: as close to the reference as the reference measure
 
 
 def summarise_run(run: Run, run_file: str, details: bool = False) -> Document:
-    """Counts, the matrix, changed answers, what failed, is open or was cleared, notes, the file.
+    """The answer, the matrix, what failed or is open, what changed, and the run file's path.
 
     ``details`` adds the tables of ``-v``.
     """
-    findings = list_findings(run)
-    failed = [finding.sentence for finding in findings if finding.outcome in FAILING]
-    cleared = [v.text for r in run.records for v in r.verdicts if v.was_cleared]
-    undecided = [finding.sentence for finding in findings if finding.outcome == "INCONCLUSIVE"]
     return Document(
         f"precision-harness: {run.suite.get('name')}",
         (
-            Lines((_count(run.records), *_describe(run))),
+            *answer(run),
+            Paragraph("\n".join((count_outcomes(run), *describe_run(run)))),
             make_matrix(run),
+            *explain_findings(run),
             *make_changed_answers(run),
             *(make_details(run) if details else ()),
-            *list_lines("Failed", list(dict.fromkeys(failed))),
-            *list_lines("Undecided", list(dict.fromkeys(undecided))),
-            *list_lines("Cleared in the same night", cleared),
-            *list_lines("Notes", [*run.run.remarks, *_list_notes(run.records)]),
             Paragraph(f"run file: {run_file}"),
         ),
     )
 
 
-def _count(records: Iterable[Record]) -> str:
-    measured = [record for record in records if not record.noise]
+def explain_findings(run: Run) -> tuple[Section, ...]:
+    """What failed, what is undecided, what was cleared, and notes; each that there is."""
+    findings = list_findings(run)
+    failed = [finding.sentence for finding in findings if finding.outcome in FAILING]
+    cleared = [v.text for r in run.records for v in r.verdicts if v.was_cleared]
+    undecided = [finding.sentence for finding in findings if finding.outcome == "INCONCLUSIVE"]
+    return (
+        *list_lines("Failed", list(dict.fromkeys(failed))),
+        *list_lines("Undecided", list(dict.fromkeys(undecided))),
+        *list_lines("Cleared in the same night", cleared),
+        *list_lines("Notes", [*run.run.remarks, *_list_notes(run.records)]),
+    )
+
+
+def count_outcomes(run: Run) -> str:
+    """How many verdicts of each kind, how many measurements, and how many of them were lost."""
+    measured = [record for record in run.records if not record.noise]
     outcomes = Counter(verdict.verdict for record in measured for verdict in record.verdicts)
     statuses = Counter(record.validity.status for record in measured)
     counts = [f"{outcomes[o]} {o}" for o in ("FAIL", "INCONCLUSIVE", "PASS") if outcomes[o]]
@@ -55,7 +65,7 @@ def _count(records: Iterable[Record]) -> str:
     return ", ".join([f"{judged}; {len(measured)} {noun}", *lost])
 
 
-def _describe(run: Run) -> Iterator[str]:
+def describe_run(run: Run) -> Iterator[str]:
     """Device, reference and commit; what the matrix shows of the reference."""
     reference, commit = run.suite.get("reference"), "no git"
     if run.run.git_sha is not None:

@@ -17,6 +17,7 @@ from harness.report.document import (
     Section,
     Table,
     TableColumn,
+    Texts,
     split_columns,
 )
 from harness.report.plain import clean, on_one_line
@@ -45,6 +46,10 @@ def _write(part: Part, width: int, colour: bool) -> str:
             # A path stays whole: it is copied.
             folder = TextWrapper(_PROSE_WIDTH, break_long_words=False, break_on_hyphens=False)
             return "\n".join(map(folder.fill, clean(text).split("\n")))
+        case Texts(prompt):
+            marked = ((name, same, f"▸{rest}" if rest else "") for name, same, rest in part.split())
+            rows = (f"{name}: {same}{rest}" for name, same, rest in marked)
+            return "\n".join(map(on_one_line, (prompt, *rows)))
         case Section(title, parts, entry):
             shown = [_write(part, width, colour) for part in parts]
             body = indent("\n".join(shown), "   ") if entry else "\n\n".join(shown)

@@ -300,7 +300,7 @@ def test_ratios_and_the_paradox_are_those_of_one_mode() -> None:
     assert paired["pays_from_batch"].value == 1
     assert paired["pays_from_batch[compiled]"].value == 8
     assert remarks(candidate.model_copy(update={"paired": paired})) == [
-        "nf4 is smaller than the reference but slower at batch 1 (×0.50) when compiled; "
+        "smaller than the reference but slower at batch 1 (×0.50) when compiled; "
         "it pays from batch 8"
     ]
 
@@ -378,7 +378,7 @@ def test_the_table_names_the_mode() -> None:
     columns = [re.split(r"  +", line.strip()) for line in heading[2:4]]
     assert columns == [
         ["tok/s", "tok/s", "batch 1", "×ref", "×ref", "batch 1"],
-        ["cell", "verdicts", *["batch 1", "batch 8", "compiled"] * 2],
+        ["m", "verdicts", *["batch 1", "batch 8", "compiled"] * 2],
     ]
 
 

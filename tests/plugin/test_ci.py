@@ -89,10 +89,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
 def test_the_summary_is_appended_with_the_matrix_and_what_does_not_pass(job: Job) -> None:
     assert job.summary.startswith("before\n\n## precision-harness: s\n")
     page = job.page
-    assert {row[0] for table in page.tables for row in table[1:]} == {
-        "a_model[fp32]",
-        "a_model[nf4]",
-    }
+    assert {row[0] for table in page.tables for row in table[1:]} == {"fp32", "nf4"}
     record = find_records(job.run)["a_model[nf4]::perplexity"]
     ratio = record.paired["ratio"].value
     assert any(f"{ratio:.4f}" in cell for row in page.tables[0] for cell in row)

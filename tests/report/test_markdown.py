@@ -110,10 +110,10 @@ def test_the_matrix_is_a_table_with_numbers_to_the_right_and_failures_in_bold() 
     run = finish(suite, SIZES)
     [table] = summarise(run).tables
     assert table == [
-        ["cell", "verdicts", "weights MB", "×ref", "bits/w"],
-        ["m[fp32]", "reference", "1.00", "ref", "32.00"],
-        ["m[int8]", "FAIL 0/1", "0.30", "0.300", "9.60"],
-        ["m[nf4]", "PASS 1/1", "0.20", "0.200", "6.40"],
+        ["m", "verdicts", "weights MB", "×ref", "bits/w"],
+        ["fp32", "reference", "1.00", "ref", "32.00"],
+        ["int8", "FAIL 0/1", "0.30", "0.300", "9.60"],
+        ["nf4", "PASS 1/1", "0.20", "0.200", "6.40"],
     ]
     assert "| :-- | :-- | --: | --: | --: |" in write(run)
     assert re.findall(r"\*\*(.*?)\*\* \|", write(run)) == ["FAIL 0/1"]
@@ -125,7 +125,7 @@ def test_a_wide_matrix_becomes_tables_that_repeat_the_cells() -> None:
     page = summarise(finish(suite, [*SIZES, *(speed(p, **batches) for p in PRECISIONS)]))
     assert len(page.tables) > 1
     for table in page.tables:
-        assert [row[0] for row in table] == ["cell", "m[fp32]", "m[int8]", "m[nf4]"]
+        assert [row[0] for row in table] == ["m", "fp32", "int8", "nf4"]
     headings = [title for table in page.tables for title in table[0][1:]]
     assert len(headings) == 3 + 3 * len(batches) + 1
     assert headings[0] == "verdicts"
@@ -141,7 +141,7 @@ def test_what_fails_or_is_undecided_is_listed_and_what_passes_is_counted() -> No
     )
     markdown = write(make_run(record))
     page = render(markdown)
-    assert "<li>verdicts: 1 FAIL, 1 INCONCLUSIVE, 2 PASS; 1 measurement</li>" in page.html
+    assert "<p>verdicts: 1 FAIL, 1 INCONCLUSIVE, 2 PASS; 1 measurement<br>" in page.html
     assert page.lines_below("Failed") == ["it fails | badly"]
     assert page.lines_below("Undecided") == ["who knows"]
     assert page.lines_below("Notes") == []

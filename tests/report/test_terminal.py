@@ -8,6 +8,7 @@ from harness.report.document import (
     Paragraph,
     Picture,
     Section,
+    Texts,
     make_table,
 )
 from harness.report.markdown import write_markdown
@@ -53,3 +54,24 @@ def test_a_picture_is_replaced_by_its_text() -> None:
     document = Document("", (Picture("<svg/>", "nf4 holds a quarter of the bytes"),))
     assert write_terminal(document) == "nf4 holds a quarter of the bytes"
     assert write_markdown(document) == "nf4 holds a quarter of the bytes"
+
+
+def test_texts_are_marked_from_the_word_on_in_which_they_differ() -> None:
+    texts = Texts(
+        "ask", (("a", " one two three"), ("b", "one twin three\n"), ("c", "one two three"))
+    )
+    assert texts.split() == [
+        ("a", "one two three", ""),
+        ("b", "one ", "twin three"),
+        ("c", "one two three", ""),
+    ]
+    assert Texts("", (("a", "x"), ("b", ""))).split()[1] == ("b", "", "")
+    assert Texts("", (("a", "one"), ("b", "one two"))).split()[1] == ("b", "one", " two")
+    assert Texts("", (("a", "one"), ("b", "ones"))).split()[1] == ("b", "", "ones")
+    document = Document("", (texts,))
+    assert write_terminal(document).split("\n")[2] == "b: one ▸twin three"
+    assert write_markdown(document).split("\n")[2:] == [
+        "- a: one two three",
+        "- b: one **twin three**",
+        "- c: one two three",
+    ]

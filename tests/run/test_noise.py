@@ -77,7 +77,7 @@ def test_without_a_second_reference_there_is_no_floor() -> None:
 def test_the_matrix_shows_the_floor_and_marks_values_below_it() -> None:
     run = finish(make_suite(), [REFERENCE, AGAIN, perplexity("nf4", 1.0005)])
     [lines] = show_tables(run)
-    again, candidate = (next(x for x in lines if name in x) for name in ("fp32] again", "nf4"))
+    again, candidate = (next(x for x in lines if name in x) for name in ("fp32 again", "nf4"))
     assert "1.0010" in again
     assert "noise floor" in again
     assert "~1.0005" in candidate
@@ -129,7 +129,7 @@ def test_the_table_of_changed_answers() -> None:
     )
     _, lines = show_tables(finish(make_suite(), [reference, candidate]))
     assert lines[1].split() == [
-        *["m[nf4]", "mmlu", "8", "37.5%", "3", "0", "1"],
+        *["nf4", "mmlu", "8", "37.5%", "3", "0", "1"],
         *["rivers", "50.0,", "kings", "50.0"],
     ]
     assert len(lines) == 2
@@ -158,7 +158,7 @@ measure:
     )
     outcome = project.run("suites/noise.yaml")
     assert outcome.code == 0, outcome.text
-    assert "tiny[fp32] again" in outcome.text
+    assert "fp32 again" in outcome.text
     [path] = (tmp_path / "results" / "runs" / "noise").glob("*.json")
     first, again, candidate = read_run(path).records
     assert (first.noise, again.noise, candidate.noise) == (False, True, False)

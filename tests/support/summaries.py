@@ -62,7 +62,13 @@ def show(run: Run, width: int = 120, colour: bool = False, details: bool = False
 def show_tables(run: Run, width: int = 120, details: bool = False) -> list[list[str]]:
     """The lines of each table of the summary."""
     blocks = [block.split("\n") for block in show(run, width, details=details).split("\n\n")]
-    return [lines for lines in blocks[1:-1] if lines[0] not in ("Failed", "Undecided", "Notes")]
+    counts = ("verdicts: ", "no limit was judged")
+    start = next(i for i, lines in enumerate(blocks) if lines[0].startswith(counts))
+    return [
+        lines
+        for lines in blocks[start + 1 : -1]
+        if lines[0] not in ("Failed", "Undecided", "Notes")
+    ]
 
 
 def show_section(run: Run, title: str) -> list[str]:
