@@ -13,7 +13,7 @@ from harness import __version__
 from harness.errors import InputError
 
 BAD_INPUT = 4
-_COMMANDS = ("ab", "bless", "cache", "compare", "flips", "history", "list", "run")
+_COMMANDS = ("ab", "bless", "cache", "compare", "flips", "history", "list", "report", "run")
 
 
 class _Commands(click.Group):

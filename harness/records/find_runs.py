@@ -68,6 +68,16 @@ def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
     return tuple(_open(name, f"{shown}{name}", read) for name in newest)
 
 
+def find_all_runs(argument: str, root: Path) -> tuple[Found, ...]:
+    """As `find_runs`, and of a folder every run, older ones too."""
+    path = Path(argument)
+    if not path.is_dir():
+        return find_runs(argument, root)
+    find_runs(argument, root)  # says what is wrong with a folder without any
+    names = list_run_files(p.relative_to(path).as_posix() for p in path.rglob("*.json"))
+    return tuple(_open(name, str(path / name), partial(_read_file, path)) for name in names)
+
+
 def name_device(run: Run) -> str:
     """The device's name as in the names of run files and thresholds."""
     environment = run.environment

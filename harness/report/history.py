@@ -36,7 +36,7 @@ def show_history(history: History, named: bool) -> Document:
     lines = [f"left out: {', '.join(counts)}"] if counts else []
     worse = list_worse(history)
     lines += [f"worse now than before: {', '.join(worse)}"] if worse else []
-    groups = (_show_group(group, named) for group in history.groups)
+    groups = (show_group(group, named) for group in history.groups)
     return Document("", (*groups, *([Lines(tuple(lines))] if lines else [])))
 
 
@@ -77,7 +77,8 @@ def _find_heights(values: Sequence[float], scale: float) -> list[float]:
     return [median(values[a:b]) for a, b in pairwise(edges)]
 
 
-def _show_group(group: Group, named: bool) -> Section:
+def show_group(group: Group, named: bool) -> Section:
+    """One suite on one device; ``named`` shows the quiet series as well."""
     shown = [series for series in group.series if named or series.is_notable]
     quiet = [series for series in group.series if series not in shown]
     noun = "run" if group.runs == 1 else "runs"

@@ -2,11 +2,12 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from harness.errors import InputError
 from harness.records.find_runs import name_device
 from harness.records.identity import identify_series, list_suspects
 from harness.records.record import Record, Value
@@ -15,6 +16,7 @@ from harness.records.values import base_name, find_spec
 from harness.verdicts.history import Observation, Series, divide
 from harness.verdicts.looks import as_first_seen
 
+_KNOWN = ("suite", "cell", "metric", "commit")
 _Key = tuple[str, str]  # a suite and a device, or a cell and a metric
 _Observed = tuple[Value, Observation]
 
@@ -80,22 +82,54 @@ def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> Histo
 
     A second copy of a run counts once, and so does a number that later runs took over.
     """
+    unreadable: list[str] = []
+    others = 0
+
+    def read() -> Iterator[tuple[Run, str]]:
+        nonlocal others
+        for path in sorted(folder.rglob("*.json")):
+            try:
+                run = read_run(path)
+                utc = _normalise_utc(run.run.utc)
+            except ValueError as error:
+                if _is_run_file(path):
+                    unreadable.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+                else:
+                    others += 1
+                continue
+            yield run, utc
+
+    left_out: Counter[str] = Counter()
+    known: dict[str, set[str]] = {what: set() for what in _KNOWN}
+    groups = _group(read(), wanted, last, left_out, known)
+    return History(groups, left_out, tuple(unreadable), others, known)
+
+
+def group_runs(runs: Iterable[Run]) -> tuple[Group, ...]:
+    """The series of the values that thresholds are kept of; the runs in any order.
+
+    Raises `InputError` for a run file whose time was edited.
+    """
+    try:
+        dated = [(run, _normalise_utc(run.run.utc)) for run in runs]
+    except ValueError as error:
+        raise InputError(f"a run's time is not as written: {error}; was a file edited?") from error
+    known: dict[str, set[str]] = {what: set() for what in _KNOWN}
+    return _group(dated, Wanted(), None, Counter(), known)
+
+
+def _group(
+    runs: Iterable[tuple[Run, str]],
+    wanted: Wanted,
+    last: int | None,
+    left_out: Counter[str],
+    known: Mapping[str, set[str]],
+) -> tuple[Group, ...]:
+    """The groups of runs with their times; counts what has no number, keeps every name."""
     seen: defaultdict[_Key, dict[str, tuple[str, bool]]] = defaultdict(dict)
     values: defaultdict[_Key, defaultdict[_Key, list[_Observed]]]
     values = defaultdict(lambda: defaultdict(list))
-    left_out: Counter[str] = Counter()
-    known: dict[str, set[str]] = {what: set() for what in ("suite", "cell", "metric", "commit")}
-    unreadable, others = [], 0
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            run = read_run(path)
-            utc = _normalise_utc(run.run.utc)
-        except ValueError as error:
-            if _is_run_file(path):
-                unreadable.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-            else:
-                others += 1
-            continue
+    for run, utc in runs:
         suite = str(run.suite.get("name"))
         known["suite"].add(suite)
         known["commit"].add(run.run.git_sha or "")
@@ -104,11 +138,10 @@ def read_history(folder: Path, wanted: Wanted, last: int | None = None) -> Histo
             seen[key][run.run.id] = (utc, bool(run.run.git_dirty))
             for where, observed in _observe(run, utc, wanted, left_out, known):
                 values[key][where].append(observed)
-    groups = tuple(
-        _make_group(*key, sorted(runs.values())[-(last or 0) :], values[key], wanted.accepted)
-        for key, runs in sorted(seen.items())
+    return tuple(
+        _make_group(*key, sorted(times.values())[-(last or 0) :], values[key], wanted.accepted)
+        for key, times in sorted(seen.items())
     )
-    return History(groups, left_out, tuple(unreadable), others, known)
 
 
 def _observe(

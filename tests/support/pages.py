@@ -17,6 +17,8 @@ from tests.support.records import make_record, make_run
 SIZES = {"fp32": 4_000_000, "int8": 1_400_000, "nf4": 1_000_000, "fp4": 1_000_000}
 RATIOS = {"int8": 1.001, "nf4": 1.05, "fp4": 1.3}
 DECODE = {"fp32": (100.0, 700.0), "int8": (40.0, 300.0), "nf4": (90.0, 600.0), "fp4": (90.0, 600.0)}
+# Words that would act where a page forgot to escape them.
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;{{ 7*7 }}$x^2$\u202e"
 _QUESTION = {"id": "rivers/0", "choices": ["Elm", "Oak"], "answer": 0}
 
 
