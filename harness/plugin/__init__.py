@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.catalog import UnknownNameError
-from harness.plugin.ending import end_session, show_summary
+from harness.plugin.ending import end_session, hide_benchmarks, show_summary
 from harness.plugin.items import STATE, MeasurementItem, SuiteFile
 from harness.plugin.options import add_options
 from harness.plugin.state import State
@@ -127,6 +127,7 @@ def pytest_terminal_summary(
     terminalreporter: Any, config: pytest.Config
 ) -> Generator[None, None, None]:
     """Last, and also where another plugin's summary ends in an error, as a regression's does."""
+    hide_benchmarks(config, config.stash[STATE])
     try:
         return (yield)
     finally:

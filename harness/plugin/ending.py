@@ -4,6 +4,11 @@ What only runs need is imported where there are some: a project's other tests do
 """
 
 import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,14 +31,13 @@ def end_session(session: pytest.Session, state: State) -> None:
     if state.options.bless and written:
         from harness.verdicts.bless import bless_runs
 
-        try:
+        with _tell_problem(session, state, "not blessed"):
             for run in filter(None, (one.run for one in state.finished)):
                 path, result = bless_runs([run], state.options.reason, session.config.rootpath)
                 state.notes += result.list_lines(state.show_path(path))
-        except (InputError, OSError) as error:
-            state.problems.append(f"ERROR: not blessed: {error}")
-            if session.exitstatus == ok:
-                session.exitstatus = exit_code.USAGE_ERROR
+    if state.options.report is not None and written:
+        with _tell_problem(session, state, "the report was not written"):
+            _write_page(state, state.options.report)
     unmeasured = _list_unmeasured(state)
     if unmeasured:
         count = f"{len(unmeasured)} blessed measurements were not made"
@@ -42,6 +46,32 @@ def end_session(session: pytest.Session, state: State) -> None:
             session.exitstatus = exit_code.TESTS_FAILED
     if state.broken_suites and session.exitstatus == exit_code.INTERRUPTED:
         session.exitstatus = exit_code.USAGE_ERROR
+
+
+@contextmanager
+def _tell_problem(session: pytest.Session, state: State, what: str) -> Iterator[None]:
+    """Show a mistake, or a file that cannot be written, and set the exit status for it."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        state.problems.append(f"ERROR: {what}: {error}")
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+def hide_benchmarks(config: pytest.Config, state: State) -> None:
+    """Leave our timings out of pytest-benchmark's tables, which would come before the summary.
+
+    They are shown with ``-v`` or any option ``--benchmark-…``.
+    """
+    session = getattr(config, "_benchmarksession", None)
+    given = [*config.invocation_params.args, *shlex.split(os.environ.get("PYTEST_ADDOPTS", ""))]
+    given += config.getini("addopts")
+    asked = config.get_verbosity() > 0 or any(one.startswith("--benchmark-") for one in given)
+    if session is not None and state.replayed and not asked:
+        from harness.report.benchmark_table import leave_out
+
+        leave_out(session, state.replayed)
 
 
 def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
@@ -67,6 +97,26 @@ def show_summary(reporter: Any, state: State, config: pytest.Config) -> None:
         files = [(run, one.path.name) for run, one in runs]
         for line in publish(os.environ, files, config.rootpath, state.options.also_failing):
             reporter.write_line(line)
+    if state.page is not None:
+        reporter.write_line(f"report: {state.show_path(state.page)}")
+
+
+def _write_page(state: State, path: Path) -> None:
+    """The report of all runs; raises `InputError` or OSError."""
+    from harness.machine.files import write_atomically
+    from harness.records.find_runs import find_runs
+    from harness.report.html import write_html
+    from harness.report.page import make_page
+
+    root = state.options.settings.root
+    found = [
+        replace(run, name=state.show_path(one.path))
+        for one in state.finished
+        for run in find_runs(str(one.path), root)
+    ]
+    if found:
+        write_atomically(path, write_html(make_page(found)))
+        state.page = path
 
 
 def _list_unmeasured(state: State) -> list[str]:

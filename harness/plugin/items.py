@@ -150,7 +150,8 @@ class MeasurementItem(pytest.Item):
         session = getattr(self.config, "_benchmarksession", None)
         if session is not None and not session.disabled and record.samples and record.usable:
             series = load_measurement(record.measurement).series(record)
-            replay(session, self.nodeid, series, self.warn)
+            state = self.config.stash[STATE]
+            state.replayed.update(replay(session, self.nodeid, series, self.warn))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """One paragraph; the traceback below it only with ``--full-trace``."""

@@ -28,6 +28,7 @@ class CommandLine:
     settings: RunSettings
     bless: bool
     reason: str
+    report: Path | None
     require_all: bool
     also_failing: frozenset[str]
 
@@ -100,6 +101,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     },
     "bless": {"action": "store_true", "help": "make thresholds of this run; needs --reason"},
     "reason": {"default": "", "metavar": "TEXT", "help": "why, for --bless"},
+    "report": {
+        "metavar": "FILE",
+        "help": "write the run's report, one HTML file; needs matplotlib",
+    },
     "on-inconclusive": {
         "choices": ("warn", "fail"),
         "default": "warn",
@@ -165,6 +170,7 @@ def read_options(config: pytest.Config) -> CommandLine:
         ),
         bless=given.bless,
         reason=given.reason,
+        report=_read_report(given.report, config),
         require_all=given.require_all,
         also_failing=frozenset(also_failing),
     )
@@ -190,6 +196,22 @@ def _repeat_options(config: pytest.Config) -> Iterator[str]:
         value = getattr(given, name.replace("-", "_"))
         if value != _OPTIONS[name].get("default"):
             yield from (f"--{name}={one}" for one in (value if name == "allow" else [value]))
+
+
+def _read_report(given: str | None, config: pytest.Config) -> Path | None:
+    """Where the report goes, in the working folder; checked before the long work."""
+    if given is None:
+        return None
+    from harness.report.drawing import check_installed
+
+    path = config.invocation_params.dir / given
+    if path.is_dir() or not path.parent.is_dir():
+        raise pytest.UsageError(f"--report: expected a file in a folder that exists, found {given}")
+    try:
+        check_installed()
+    except InputError as error:
+        raise pytest.UsageError(f"--report: {error}") from None
+    return path
 
 
 def _read_allowed(given: list[str]) -> tuple[str, ...]:

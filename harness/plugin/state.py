@@ -36,6 +36,8 @@ class State:
         self.finished: list[SuiteRun] = []  # that measured anything
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.page: Path | None = None  # the report, once it is written
+        self.replayed: set[str] = set()  # names in pytest-benchmark's tables
         self._config = config
         self._planned: dict[Path, list[tuple[Cell, MeasurementSpec]]] = {}
         self._cells: dict[str, int] = {}  # number of each planned cell, from 1
