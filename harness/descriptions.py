@@ -322,11 +322,12 @@ class Precision:
     them as a name; ``prepare(model, options, device)`` changes the loaded model where that is not
     enough; ``check(attested, options, device)`` lists the differences between what was declared and
     what was loaded. ``device`` is a `Device`. ``layers`` reads the layers of a quantised model.
-    ``bits_per_weight(options)`` is the room of a weight between the embedding and the head, with
-    its constants, or a little less; without it, that of "dtype". ``min_capability`` is the oldest
-    CUDA card, ``engine`` loads the model where the suite names none. Each function may import torch
-    and raise `InputError`; a small model on a CPU is loaded and prepared twice, the first time as a
-    rehearsal.
+    ``matrix_bytes(options, rows, columns)`` are the bytes of a linear layer's weights between the
+    embedding and the head, packed, and of their constants; without it, weights are kept in "dtype".
+    ``variants`` are settings of the options that are common enough for a name of their own.
+    ``min_capability`` is the oldest CUDA card, ``engine`` loads the model where the suite names
+    none. Each function may import torch and raise `InputError`; a small model on a CPU is loaded
+    and prepared twice, the first time as a rehearsal.
     """
 
     help: str
@@ -335,7 +336,8 @@ class Precision:
     check: Callable[[dict[str, Any], Any, Device], list[str]]
     prepare: Callable[[Any, Any, Device], None] = lambda model, options, device: None
     layers: LayerReader | None = None
-    bits_per_weight: Callable[[Any], float] | None = None
+    matrix_bytes: Callable[[Any, int, int], tuple[int, int]] | None = None
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cpu", "cuda")
     min_capability: tuple[int, int] = (0, 0)
     tf32: bool = False

@@ -91,6 +91,7 @@ PRECISION = Precision(
     load_arguments=load_arguments,
     prepare=prepare,
     check=check,
+    matrix_bytes=lambda options, rows, columns: (rows * columns // 2, 4 * rows),
     layers=LayerReader(
         library=_KIND,
         modules=(__name__,),

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from harness.descriptions import Chart, Column, Margin, Metric, OptionsBase, ValueSpec
 from harness.errors import InputError
-from harness.metrics.capacity import CARDS, fit_growth, largest_batch, largest_context
+from harness.machine.capacity import CARDS, fit_growth, largest_batch, largest_context
 from harness.records.record import Measured, Record, Validity, Value
 from harness.records.values import divide, make_values, qualify
 

@@ -49,14 +49,21 @@ def four_bit_precision(kind: str, help_text: str | None) -> Precision:
         check=partial(_check, kind),
         prepare=_choose_cpu_kernel,
         layers=LAYERS,
-        bits_per_weight=_count_bits,
+        matrix_bytes=_count_bytes,
+        variants={f"{kind}-dq": {"double_quant": True}},
     )
 
 
-def _count_bits(options: FourBitOptions) -> float:
-    """4 and a block's share of its scale: 32 bits, or 8 bits and a share of that one's scale."""
-    scale = 8 + 32 / _NESTED_BLOCK_SIZE if options.double_quant else 32
-    return 4 + scale / _BLOCK_SIZE
+def _count_bytes(options: FourBitOptions, rows: int, columns: int) -> tuple[int, int]:
+    """Half a byte each; a block's scale in float32, and the 16 levels.
+
+    Double quantisation has scales of a byte, with a scale per block of them, an offset, 256 levels.
+    """
+    blocks = -(-rows * columns // _BLOCK_SIZE)
+    if not options.double_quant:
+        return -(-rows * columns // 2), 4 * (blocks + 16)
+    nested = -(-blocks // _NESTED_BLOCK_SIZE)
+    return -(-rows * columns // 2), blocks + 4 * (nested + 1 + 256 + 16)
 
 
 def _choose_cpu_kernel(model: Any, options: FourBitOptions, device: Device) -> None:

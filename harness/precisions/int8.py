@@ -53,5 +53,5 @@ PRECISION = Precision(
     load_arguments=load_arguments,
     check=check,
     layers=LAYERS,
-    bits_per_weight=lambda options: 8,  # a row's scale of 32 bits is shared by thousands
+    matrix_bytes=lambda options, rows, columns: (rows * columns, 4 * rows),  # a scale per row
 )

@@ -20,7 +20,7 @@ from harness.engines.base import Work
 from harness.engines.shared import meter
 from harness.engines.shared.available_memory import free_bytes
 from harness.errors import InputError
-from harness.metrics.capacity import CARDS
+from harness.machine.capacity import CARDS
 from harness.metrics.memory import Options, compare, find_capacity, measure
 from harness.records.record import Measured, Record, Value
 from harness.run.executor import LocalExecutor

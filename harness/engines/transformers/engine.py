@@ -22,6 +22,7 @@ from harness.engines.shared.batches import BatchSize
 from harness.engines.shared.meter import MemoryMeter
 from harness.engines.transformers.generation import TransformersGenerator
 from harness.engines.transformers.greedy import generate_batch
+from harness.engines.transformers.kv_cache import find_max_context
 from harness.engines.transformers.outputs import OutputReader
 from harness.engines.transformers.prefix_scoring import predict_tokens
 from harness.engines.transformers.token_scores import score_windows, scored_positions
@@ -60,11 +61,7 @@ class TransformersEngine:
     @property
     def max_context(self) -> int | None:
         """The longest sequence the model was made for, in tokens; None where it has no limit."""
-        for name in ("max_position_embeddings", "n_positions", "n_ctx"):
-            length = getattr(self.model.config, name, None)
-            if isinstance(length, int) and length > 0:
-                return length
-        return None
+        return find_max_context(self.model.config)
 
     @property
     def vocabulary(self) -> int:

@@ -63,6 +63,11 @@ def cache_bytes(cache: Any) -> int | None:
     return sum_storages(cache.layers, smallest=2)
 
 
+def find_max_context(config: Any) -> int | None:
+    """The longest sequence that a model was made for, in tokens; None where it has no limit."""
+    return find_size(config, "max_position_embeddings", "n_positions", "n_ctx")
+
+
 def find_size(config: Any, *names: str) -> int | None:
     """The first of ``names`` that the config gives as a positive integer."""
     found = (getattr(config, name, None) for name in names)

@@ -39,7 +39,7 @@ def count_work(model: Any, counts: Counts) -> Work:
         attention_width=None if kv_bytes is None else _attention_width(text),
         head_everywhere=not keeps_logits(model),
         logit_bytes=model.get_input_embeddings().num_embeddings * model.dtype.itemsize,
-        attention_curve=_attention_curve(text, model.dtype.itemsize),
+        attention_curve=attention_curve(text, model.dtype.itemsize),
     )
 
 
@@ -59,7 +59,7 @@ def _attention_width(text: Any) -> int | None:
     return layers * heads * (getattr(text, "head_dim", None) or hidden // heads)
 
 
-def _attention_curve(text: Any, element_bytes: int) -> float:
+def attention_curve(text: Any, element_bytes: int) -> float:
     """Bytes per token² of the attention that holds all scores, and their softmax in float32.
 
     Of transformers' implementations only ``eager`` does; 0 for the others.

@@ -1,4 +1,4 @@
-"""What fits on a card: the longest context and the largest batch, from measured peaks. Pure.
+"""What fits on a card: the longest context and the largest batch, measured or planned. Pure.
 
 A card of 24 GB is taken as 24 * 10**9 bytes less 6 %: an A10 has 23.6, a T4 of 16 has 15.6, and
 fragmentation takes some of it. CUDA's context and kernels, which no allocator counts, are
@@ -37,6 +37,47 @@ class Growth:
         """With ``each`` from what one and two sequences of ``tokens`` took."""
         each = (two - one) - (self.slope * tokens + self.curve * tokens**2)
         return replace(self, each=min(self.fixed, max(0.0, each)))
+
+    def of(self, batch: int) -> "Growth":
+        """The same of ``batch`` sequences."""
+        each = batch * self.each
+        return Growth(self.shared + each, batch * self.slope, batch * self.curve, each)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model takes at one precision, known before any weight is read; bytes.
+
+    ``parameters`` are counted by kind, tied ones once. ``unpacked`` is the largest quantised matrix
+    as floats of ``dtype``: it stands beside the packed one while loading, and while prompts are
+    read. ``growth`` is that of reading a prompt in one sequence, cache included: an estimate, None
+    where the cache is no plain one of keys and values (``kv_per_token``).
+    """
+
+    parameters: Mapping[str, int]
+    dtype: str
+    quantised: int
+    constants: int
+    unquantised: int
+    buffers: int
+    unpacked: int
+    kv_per_token: int | None
+    growth: Growth | None
+    max_context: int | None
+
+    @property
+    def total(self) -> int:
+        """All that is held after loading."""
+        return self.quantised + self.constants + self.unquantised + self.buffers
+
+    @property
+    def load_peak(self) -> int:
+        """On a GPU: quantising takes one matrix at a time."""
+        return self.total + self.unpacked
+
+    def peak(self, tokens: int, batch: int) -> int | None:
+        """While ``batch`` sequences grow to ``tokens`` each."""
+        return None if self.growth is None else self.total + int(self.growth.of(batch)(tokens))
 
 
 def fit_growth(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.metrics.capacity import CARDS, Growth, fit_growth, largest_batch, largest_context
+from harness.machine.capacity import CARDS, Growth, fit_growth, largest_batch, largest_context
 
 GB = 10**9
 
