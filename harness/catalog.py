@@ -61,9 +61,17 @@ def load_measurement(name: str) -> Metric:
 
 def load_engine(name: str) -> Callable[[Any], Any]:
     """The ``load`` function of one engine, which imports torch; raises `UnknownNameError`."""
-    check_name("engine", name, list_engines())
-    load: Callable[[Any], Any] = importlib.import_module(f"harness.engines.{name}").load
+    load: Callable[[Any], Any] = load_engine_part(name, "load")
     return load
+
+
+def load_engine_part(name: str, part: str) -> Any:
+    """A function of one engine, which imports torch; None where the engine has none of that name.
+
+    Raises `UnknownNameError`.
+    """
+    check_name("engine", name, list_engines())
+    return getattr(importlib.import_module(f"harness.engines.{name}"), part, None)
 
 
 def preload_engines() -> None:

@@ -10,10 +10,21 @@ from collections.abc import Sequence
 import click
 
 from harness import __version__
-from harness.errors import InputError
+from harness.errors import InputError, UnavailableError
 
 BAD_INPUT = 4
-_COMMANDS = ("ab", "bless", "cache", "compare", "flips", "history", "list", "report", "run")
+_COMMANDS = (
+    "ab",
+    "bless",
+    "cache",
+    "compare",
+    "flips",
+    "history",
+    "list",
+    "plan",
+    "report",
+    "run",
+)
 
 
 class _Commands(click.Group):
@@ -48,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return BAD_INPUT
-    except InputError as error:
+    except (InputError, UnavailableError) as error:
         click.echo(f"Error: {error}", err=True)
         return BAD_INPUT
     except click.Abort:

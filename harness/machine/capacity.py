@@ -80,6 +80,27 @@ class Sizes:
         return None if self.growth is None else self.total + int(self.growth.of(batch)(tokens))
 
 
+def find_context(sizes: Sizes, room: int, batch: int) -> int | None:
+    """The most tokens of each of ``batch`` sequences in ``room`` bytes; None where unknown.
+
+    0 where not even the weights can be loaded.
+    """
+    if sizes.growth is None:
+        return None
+    if sizes.load_peak > room:
+        return 0
+    return largest_context(room - sizes.total, sizes.growth.of(batch), sizes.max_context)
+
+
+def find_batch(sizes: Sizes, room: int, tokens: int) -> int | None:
+    """The most sequences of ``tokens`` in ``room`` bytes; None and 0 as `find_context`."""
+    if sizes.growth is None:
+        return None
+    if sizes.load_peak > room:
+        return 0
+    return largest_batch(room - sizes.total, sizes.growth, tokens, 0.0)
+
+
 def fit_growth(
     grown: Mapping[int, int], least_slope: float, least_curve: float = 0.0
 ) -> Growth | None:

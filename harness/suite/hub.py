@@ -39,11 +39,20 @@ def hub_is_reachable(timeout_s: float = 5.0) -> bool:
     return response.status_code < 500
 
 
-def fetch(repo: str, revision: str | None, *, online: bool, weights: bool, code: bool) -> str:
+def fetch(
+    repo: str,
+    revision: str | None,
+    *,
+    online: bool,
+    weights: bool,
+    code: bool,
+    head: bool = False,
+) -> str:
     """The folder of one commit in the hub's cache, named after it, with all a model needs in it.
 
-    Without ``weights``: all a tokenizer needs; ``code`` takes the Python files too. Where the hub
-    fails on the way, the cache may answer. Raises `UnavailableError` and `InputError`.
+    Without ``weights``: all a tokenizer needs; ``code`` takes the Python files too, ``head`` the
+    config instead of weights. Where the hub fails on the way, the cache may answer. Raises
+    `UnavailableError` and `InputError`.
     """
     what = repo if revision is None else f"{repo} at {revision}"
     absent = (
@@ -54,7 +63,7 @@ def fetch(repo: str, revision: str | None, *, online: bool, weights: bool, code:
         if online:
             try:
                 with _give_up_on_silence():
-                    return _download(repo, revision, weights, code)
+                    return _download(repo, revision, weights, code, head)
             except errors.GatedRepoError:  # a subclass of RepositoryNotFoundError
                 page = f"{constants.ENDPOINT}/{repo}"
                 absent = f"{repo} is gated: accept its terms at {page} and set HF_TOKEN"
@@ -69,14 +78,40 @@ def fetch(repo: str, revision: str | None, *, online: bool, weights: bool, code:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 absent = f"{repo} could not be fetched from the hub: {reason}"
         try:
-            return _find_cached(repo, revision, weights, code)
+            return _find_cached(repo, revision, weights, code, head)
         except (errors.LocalEntryNotFoundError, FilesMissing) as error:
             raise UnavailableError(absent) from error
     except errors.HFValidationError as error:
         raise InputError(f"{repo!r} is not a hub id: {' '.join(str(error).split())}") from error
 
 
-def _find_cached(repo: str, revision: str | None, weights: bool, code: bool) -> str:
+def read_remote_headers(
+    repo: str, commit: str
+) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int] | None:
+    """Dtype and shape of every tensor, and the bytes of the weight files; reads their headers only.
+
+    None where the hub does not answer. ``commit`` is what `fetch` has found.
+    """
+    try:
+        with _give_up_on_silence():
+            info = HfApi().model_info(repo, revision=commit, files_metadata=True)
+            sizes = {
+                s.rfilename: s.size or 0 for s in info.siblings or () if "/" not in s.rfilename
+            }
+            names = choose_files(repo, list(sizes), weights=True, code=False)
+            files = [name for name in names if name.endswith(".safetensors")]
+            read = HfApi().parse_safetensors_file_metadata
+            tensors = {
+                name: (str(found.dtype), tuple(found.shape))
+                for file in files
+                for name, found in read(repo, file, revision=commit).tensors.items()
+            }
+    except (OSError, RuntimeError, _HTTP_ERROR, errors.SafetensorsParsingError):
+        return None
+    return tensors, sum(sizes[file] for file in files)
+
+
+def _find_cached(repo: str, revision: str | None, weights: bool, code: bool, head: bool) -> str:
     # A pattern's '*' also matches '/': without ignore_patterns, original/*.py would count.
     place = snapshot_download(
         repo,
@@ -85,16 +120,16 @@ def _find_cached(repo: str, revision: str | None, weights: bool, code: bool) -> 
         ignore_patterns=["*/*"],
         local_files_only=True,
     )
-    choose_files(repo, os.listdir(place), weights=weights, code=code)
-    if weights:
+    choose_files(repo, os.listdir(place), weights=weights, code=code, head=head)
+    if weights and not head:
         list_weights(Path(place), repo)
     return place
 
 
-def _download(repo: str, revision: str | None, weights: bool, code: bool) -> str:
+def _download(repo: str, revision: str | None, weights: bool, code: bool, head: bool) -> str:
     info = HfApi().model_info(repo, revision=revision)
     listed = [s.rfilename for s in info.siblings or () if "/" not in s.rfilename]
-    names = choose_files(repo, listed, weights=weights, code=code)
+    names = choose_files(repo, listed, weights=weights, code=code, head=head)
     # Not by info.sha: only a download by branch notes in the cache, for later offline runs, which
     # commit the branch is at.
     place = snapshot_download(

@@ -35,10 +35,13 @@ class FilesMissing(InputError):  # noqa: N818 - says which error
     """Some of the files are missing; in the hub's cache that is an unfinished download."""
 
 
-def choose_files(source: str, names: Sequence[str], *, weights: bool, code: bool) -> list[str]:
+def choose_files(
+    source: str, names: Sequence[str], *, weights: bool, code: bool, head: bool = False
+) -> list[str]:
     """The files among ``names`` that a model needs, or a tokenizer where that has no ``weights``.
 
-    ``code`` takes the Python files too. Raises `FilesMissing` with the reason and the remedy.
+    ``code`` takes the Python files too, ``head`` no weights, but all that stands beside them.
+    Raises `FilesMissing` with the reason and the remedy.
     """
     chosen = [name for name in names if name in list_wanted(weights)]
     if not weights:
@@ -49,7 +52,9 @@ def choose_files(source: str, names: Sequence[str], *, weights: bool, code: bool
         adapter = ": it is an adapter; merge it into its base model first"
         is_adapter = "adapter_config.json" in names
         raise FilesMissing(f"{source} has no {CONFIG}{adapter if is_adapter else ''}")
-    if SINGLE_WEIGHTS in names:
+    if head:
+        pass
+    elif SINGLE_WEIGHTS in names:
         chosen.append(SINGLE_WEIGHTS)
     elif WEIGHTS_INDEX in names:
         # Some repositories hold everything twice (consolidated.safetensors and the shards).
@@ -126,6 +131,20 @@ def check_safetensors(path: Path, source: str) -> None:
         if file.read(8) == b"version ":
             reason = "it is a Git LFS pointer: run `git lfs pull` there"
     raise InputError(f"{source}: {path.name} is truncated or corrupt: {reason}")
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The dtype and shape of every tensor in a safetensors file, by its header.
+
+    https://huggingface.co/docs/safetensors/index#format
+    """
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {
+        name: (entry["dtype"], tuple(entry["shape"]))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def hash_files(paths: Iterable[Path], in_cache: bool) -> str:

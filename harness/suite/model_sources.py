@@ -7,7 +7,8 @@ could not be loaded, and identifies them.
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.descriptions import Device
@@ -16,12 +17,14 @@ from harness.suite.data_source import locate_source
 from harness.suite.model_files import (
     CONFIG,
     TOKENIZER_FILES,
+    FilesMissing,
     check_config,
     check_safetensors,
     choose_files,
     has_tokenizer,
     hash_files,
     list_weights,
+    read_header,
 )
 from harness.suite.models import Architecture, ModelSpec, PrecisionSpec
 
@@ -93,6 +96,49 @@ def find_files(model: ModelSpec, folder: Path, online: bool) -> ModelFiles:
     )
 
 
+@dataclass(frozen=True)
+class ModelHead:
+    """What is known of a model before its weights are fetched.
+
+    ``folder`` holds its config; None for random weights. ``tensors`` are the dtype and shape of
+    each by the files' headers, ``file_bytes`` the size of these files: empty and None where only
+    the config is at hand. ``download_bytes`` are those that are not on this machine yet.
+    """
+
+    folder: str | None
+    revision: str | None = None
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
+    file_bytes: int | None = None
+    download_bytes: int | None = 0
+
+
+def read_head(model: ModelSpec, folder: Path, online: bool) -> ModelHead:
+    """The config and the headers of a model's weights; fetches nothing large.
+
+    A local folder may hold a config alone. Raises `UnavailableError` and `InputError`.
+    """
+    if isinstance(model.source, Architecture):
+        return ModelHead(None)
+    place, in_cache = _obtain(model.source, folder, online, model, head=True)
+    names = os.listdir(place)
+    choose_files(model.source, names, weights=True, code=False, head=True)
+    check_config(place, model.source)
+    revision = place.name if in_cache else None
+    try:
+        paths = list_weights(place, model.source)
+    except FilesMissing:
+        if not in_cache:
+            return ModelHead(str(place))
+        from harness.suite.hub import read_remote_headers
+
+        tensors, size = (online and read_remote_headers(model.source, place.name)) or ({}, None)
+        return ModelHead(str(place), revision, tensors, size, size)
+    for path in paths:
+        check_safetensors(path, model.source)
+    tensors = {name: found for path in paths for name, found in read_header(path).items()}
+    return ModelHead(str(place), revision, tensors, sum(p.stat().st_size for p in paths))
+
+
 def list_local_weights(model: ModelSpec, folder: Path) -> list[Path]:
     """The weight files of a model as far as they are on this machine; reads and fetches none.
 
@@ -109,11 +155,11 @@ def _identify_tokenizer(place: Path, in_cache: bool) -> tuple[str, str]:
 
 
 def _obtain(
-    source: str, folder: Path, online: bool, model: ModelSpec | None = None
+    source: str, folder: Path, online: bool, model: ModelSpec | None = None, head: bool = False
 ) -> tuple[Path, bool]:
     """The folder of a source, and whether it lies in the hub's cache, fetched where needed.
 
-    Without ``model`` it is a tokenizer's.
+    Without ``model`` it is a tokenizer's; ``head``: without its weights.
     """
     kind, place = locate_source(source, folder)
     revision = None if model is None else model.revision
@@ -122,7 +168,8 @@ def _obtain(
 
         code = model is not None and model.trust_remote_code
         weights = model is not None
-        return Path(fetch(place, revision, online=online, weights=weights, code=code)), True
+        found = fetch(place, revision, online=online, weights=weights, code=code, head=head)
+        return Path(found), True
     if not os.path.isdir(place):
         raise InputError(f"{source} is no folder; give the one that holds the model's {CONFIG}")
     if revision is not None:

@@ -186,7 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
                     "tags": [],
                     "lastModified": "2026-01-01T00:00:00.000Z",
                     "createdAt": "2026-01-01T00:00:00.000Z",
-                    "siblings": [{"rfilename": str(path.relative_to(folder))} for path in files],
+                    "siblings": [
+                        {"rfilename": str(path.relative_to(folder)), "size": path.stat().st_size}
+                        for path in files
+                    ],
                 }
             )
 

@@ -1,8 +1,9 @@
 """The transformers engine: loads, checks and asks a model through transformers."""
 
 from harness.engines.transformers.loading import load_cell as load
+from harness.engines.transformers.sizes import size_up
 
-__all__ = ["load", "preload"]
+__all__ = ["load", "preload", "size_up"]
 
 
 def preload() -> None:

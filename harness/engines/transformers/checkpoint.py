@@ -1,16 +1,15 @@
 """A checkpoint's files before they are loaded: stored dtypes, quantised or not.
 
-Reads the headers of safetensors files only: https://huggingface.co/docs/safetensors/index#format
+Reads the headers of safetensors files only.
 """
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.catalog import list_readers
-from harness.suite.model_files import list_weights
+from harness.suite.model_files import list_weights, read_header
 
 _FLOATS = ("F64", "F32", "BF16", "F16")
 
@@ -40,12 +39,7 @@ class Checkpoint:
 def read_checkpoint(folder: str) -> Checkpoint:
     """The files that transformers will load, with the dtypes and shapes in their headers."""
     paths = list_weights(Path(folder), folder)
-    tensors = {
-        name: (entry["dtype"], tuple(entry["shape"]))
-        for path in paths
-        for name, entry in _read_header(path).items()
-        if name != "__metadata__"
-    }
+    tensors = {name: found for path in paths for name, found in read_header(path).items()}
     return Checkpoint(tuple(paths), tensors)
 
 
@@ -68,10 +62,3 @@ def find_quantised(checkpoint: Checkpoint) -> str | None:
 def has_wider_floats(checkpoint: Checkpoint) -> bool:
     """Whether some weights are stored in a format that reaches farther than float16."""
     return any(dtype in _FLOATS[:-1] for dtype in checkpoint.dtypes)
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(length))
-    return header
