@@ -211,6 +211,11 @@ class Metric:
     ``how`` names the entries of ``protocol`` and ``items`` that say how, or how often, something
     was measured (a count of rounds, a file whose hash is there too): records may differ in them.
 
+    Two more are asked before anything is loaded, by `harness plan`: ``least_context(options)``, the
+    tokens that a model must be able to read at once, and ``count_items(options, context)``, which
+    reads the data in a worker process, without a model. It returns the number of items, None where
+    the data is none of items, and raises `InputError` for mistakes in it.
+
     The other functions are optional, run on the host too and import no torch:
 
     - ``compare(candidate, reference)``: the paired values of two records; {} where the two were not
@@ -239,6 +244,8 @@ class Metric:
     series: Callable[[Record], list[Series]] = lambda record: []
     merge_repeats: Callable[[Sequence[Measured]], Measured] | None = None
     is_intact: Callable[[Record], bool] = lambda record: True
+    least_context: Callable[[Any], int] = lambda options: 0
+    count_items: Callable[[Any, MeasureContext], int | None] = lambda options, context: None
     fresh_process: bool = False
     timed: bool = False
     needs_reference: bool = False

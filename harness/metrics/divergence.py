@@ -16,7 +16,13 @@ from harness.descriptions import Chart, Column, MeasureContext, Metric
 from harness.errors import InputError
 from harness.machine.environment import describe_libraries
 from harness.metrics.divergence_values import DIVERGENCE_VALUES, QUARTERS, summarise
-from harness.metrics.text_windows import TextWindows, WindowOptions, compare_chunks, open_windows
+from harness.metrics.text_windows import (
+    TextWindows,
+    WindowOptions,
+    check_text,
+    compare_chunks,
+    open_windows,
+)
 from harness.records.identity import list_libraries
 from harness.records.record import Measured, Record, Value
 from harness.records.values import make_values
@@ -235,6 +241,8 @@ METRIC = Metric(
     ),
     needs=frozenset({"open_outputs"}),
     how=frozenset({"text", "distribution", "batch_size"}),
+    least_context=lambda options: options.context,
+    count_items=check_text,
     compare=compare,
     is_intact=is_intact,
     needs_reference=True,

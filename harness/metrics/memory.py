@@ -228,6 +228,7 @@ METRIC = Metric(
     charts=(Chart("memory by phase, peak MB", _PHASE_COLUMNS, marks=_CARDS_MB),),
     needs=frozenset({"open_generator", "count_work", "memory", "meter"}),
     how=frozenset({"method"}),
+    least_context=lambda options: options.prompt_tokens + options.new_tokens,
     compare=compare,
     fresh_process=True,
 )

@@ -14,6 +14,7 @@ from harness.metrics.text_windows import (
     TOKEN_COUNTS,
     TextWindows,
     WindowOptions,
+    check_text,
     compare_chunks,
     open_windows,
 )
@@ -114,5 +115,7 @@ METRIC = Metric(
     weighs={"quality": Column("perplexity, × the reference's", "ratio", ".3f", stderr=True)},
     needs=frozenset({"score_windows"}),
     how=frozenset({"text", "batch_size"}),
+    least_context=lambda options: options.context,
+    count_items=check_text,
     compare=compare,
 )

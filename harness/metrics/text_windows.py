@@ -153,6 +153,13 @@ def plan_windows(
     return windows
 
 
+def check_text(options: WindowOptions, context: MeasureContext) -> None:
+    """Read the text as measuring will; raises `InputError` and `UnavailableError`."""
+    from harness.scoring.data import load_text
+
+    load_text(options.text, context)
+
+
 @dataclass(frozen=True)
 class TextWindows:
     """``windows`` over ``ids``, the tokens of ``text`` that are used.

@@ -324,6 +324,7 @@ METRIC = Metric(
     CHARTS,
     needs=frozenset({"open_generator", "count_work", "meter"}),
     how=_HOW,
+    least_context=lambda options: max(options.prompt_lengths) + options.new_tokens,
     compare=compare,
     remarks=remarks,
     series=list_series,

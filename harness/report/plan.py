@@ -4,8 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.machine.capacity import Sizes, find_batch, find_context
-from harness.report.document import Document, Lines, Part, Section, Table, make_table
+from harness.report.document import (
+    Document,
+    Lines,
+    Part,
+    Section,
+    Table,
+    list_lines,
+    make_table,
+)
 from harness.run.plan import ModelPlan
+from harness.run.plan_suite import SuitePlan
+from harness.verdicts.advice import show_time
 
 _NOTES = (
     "GB are 10⁹ bytes. A card is counted 6 % smaller than its name: real ones lack some of it, and "
@@ -146,3 +156,71 @@ def _short(count: int) -> str:
 
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def show_suite_plan(plan: SuitePlan) -> Document:
+    """Cells with their sizes and times, what is fetched, what limits need, and every mistake."""
+    skipped = sum(bool(cell.skipped) for cell in plan.cells)
+    count = f"{_count(len(plan.cells), 'cell')}" + (f", {skipped} of them skipped" * bool(skipped))
+    lines = [f"{plan.suite.name}: {count}; {plan.machine.description}"]
+    for model, size in plan.downloads.items():
+        if size is None:
+            lines.append(f"{model}: what must be downloaded is unknown")
+        elif size:
+            lines.append(f"{model}: {_short(size)}B to download")
+    lines += [f"{name}: {_count(items, 'item')}" for name, items in plan.items.items()]
+    seconds = plan.seconds
+    if seconds is not None and plan.earlier:
+        lines.append(f"time: {show_time(seconds)}, as in {plan.earlier}")
+    else:
+        why = f"not all of it was measured in {plan.earlier}" if plan.earlier else "no earlier run"
+        lines.append(f"time: unknown, {why} on this device")
+    rows = [
+        (
+            one.cell.id,
+            "unknown" if one.sizes is None else f"{one.sizes.total / 1e6:,.1f}",
+            "unknown" if one.seconds is None else show_time(one.seconds),
+        )
+        for one in plan.cells
+    ]
+    reasons: dict[str, list[str]] = {}
+    for one in plan.cells:
+        if one.skipped:
+            reasons.setdefault(one.skipped, []).append(one.cell.id)
+    lacking = [f"{', '.join(ids)}: {why}" for why, ids in reasons.items()]
+    return Document(
+        f"Plan of {plan.suite.name}",
+        (
+            *list_lines("Mistakes:", plan.mistakes),
+            Lines(tuple(lines)),
+            make_table(("cell", "weights\nMB", "time"), rows, ("cell",)),
+            *list_lines("Cannot be had here and now:", (*lacking, *plan.lacking)),
+            *list_lines("Limits that this suite cannot decide:", plan.limits),
+        ),
+    )
+
+
+def dump_suite_plan(plan: SuitePlan) -> dict[str, Any]:
+    """The same for a program."""
+    return {
+        "suite": plan.suite.name,
+        "device": plan.machine.device.device,
+        "mistakes": list(plan.mistakes),
+        "lacking": list(plan.lacking),
+        "undecidable_limits": list(plan.limits),
+        "download_bytes": dict(plan.downloads),
+        "items": dict(plan.items),
+        "seconds": plan.seconds,
+        "seconds_from": plan.earlier or None,
+        "cells": [
+            {
+                "cell": one.cell.id,
+                "measurements": [m.name for m in one.cell.measurements],
+                "total_bytes": None if one.sizes is None else one.sizes.total,
+                "load_peak_bytes": None if one.sizes is None else one.sizes.load_peak,
+                "seconds": one.seconds,
+                "skipped": one.skipped or None,
+            }
+            for one in plan.cells
+        ],
+    }

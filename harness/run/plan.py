@@ -13,7 +13,7 @@ from harness.suite.data_source import locate_source
 from harness.suite.model_files import CONFIG
 from harness.suite.model_sources import CellJob, ModelFiles, ModelHead, read_head
 from harness.suite.models import ModelSpec, PrecisionSpec
-from harness.worker.sizes import size_up_cells
+from harness.worker.ask_ahead import size_up_cells
 
 
 @dataclass(frozen=True)

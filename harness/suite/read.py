@@ -40,10 +40,7 @@ def load_suite(path: Path, root: Path | None = None) -> Suite:
 
     Raises `SuiteError` naming every mistake.
     """
-    try:
-        shown = path.absolute().relative_to((root or Path()).absolute()).as_posix()
-    except ValueError:
-        shown = path.as_posix()
+    shown = show_path(path, root)
     try:
         file = YamlFile(path.read_bytes())
     except OSError as error:
@@ -59,6 +56,14 @@ def load_suite(path: Path, root: Path | None = None) -> Suite:
     if suite is None:
         raise SuiteError(shown, file.problems)
     return suite
+
+
+def show_path(path: Path, root: Path | None = None) -> str:
+    """A suite's path as it stands before the line of a mistake: relative to ``root`` if inside."""
+    try:
+        return path.absolute().relative_to((root or Path()).absolute()).as_posix()
+    except ValueError:
+        return path.as_posix()
 
 
 def _read_suite(file: YamlFile, path: Path, shown: str) -> Suite | None:

@@ -122,6 +122,7 @@ def question_task(
         weighs=weigh_drop(columns),
         needs=frozenset({"score_targets"}),
         how=HOW,
+        count_items=lambda options, context: len(load_questions(options, context)),
         compare=compare or partial(compare_items, specs),
     )
 

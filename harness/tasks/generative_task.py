@@ -135,6 +135,9 @@ def generative_task(
         weighs=weigh_drop(columns),
         needs=frozenset({"answer"}),
         how=HOW,
+        count_items=lambda options, context: len(
+            load_problems(options, context, make_problem, split)
+        ),
         compare=partial(compare_items, specs, normalise=rules.normalise),
     )
 
