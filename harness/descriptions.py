@@ -332,6 +332,7 @@ class Precision:
     ``matrix_bytes(options, rows, columns)`` are the bytes of a linear layer's weights between the
     embedding and the head, packed, and of their constants; without it, weights are kept in "dtype".
     ``variants`` are settings of the options that are common enough for a name of their own.
+    ``rules_of_thumb`` say by card or use when it is usually chosen, for who has no numbers yet.
     ``min_capability`` is the oldest CUDA card, ``engine`` loads the model where the suite names
     none. Each function may import torch and raise `InputError`; a small model on a CPU is loaded
     and prepared twice, the first time as a rehearsal.
@@ -345,6 +346,7 @@ class Precision:
     layers: LayerReader | None = None
     matrix_bytes: Callable[[Any, int, int], tuple[int, int]] | None = None
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rules_of_thumb: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cpu", "cuda")
     min_capability: tuple[int, int] = (0, 0)
     tf32: bool = False

@@ -22,6 +22,7 @@ _COMMANDS = (
     "history",
     "list",
     "plan",
+    "recommend",
     "report",
     "run",
 )

@@ -41,4 +41,22 @@ def _explain(text: str, match: re.Match[str] | None) -> str:
     return f"expected a size such as 24GiB or 24GB, found {text!r}{hint}"
 
 
-SIZE = SizeType()
+class ShareType(click.ParamType[float]):
+    """A share between 0 and 1, also as a percentage."""
+
+    name = "share"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d*\.?\d+) ?(%?)", str(value).strip())
+        share = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+        if not 0 <= share <= 1:
+            meant = f"; did you mean {value}%?" if match and not match[2] and share <= 100 else ""
+            raise click.BadParameter(f"expected a share such as 0.02 or 2%, found {value!r}{meant}")
+        return share
+
+
+SIZE, SHARE = SizeType(), ShareType()

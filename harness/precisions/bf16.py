@@ -2,4 +2,10 @@
 
 from harness.precisions.floats import float_precision
 
-PRECISION = float_precision("bfloat16", __doc__)
+PRECISION = float_precision(
+    "bfloat16",
+    __doc__,
+    rules_of_thumb=dict.fromkeys(
+        ("A10", "A100", "H100"), "the usual choice where it fits: no loss worth naming"
+    ),
+)

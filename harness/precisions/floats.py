@@ -15,7 +15,7 @@ def float_precision(
 ) -> Precision:
     """A precision that loads every weight as ``dtype``, a torch dtype's name.
 
-    ``limits`` are `Precision`'s ``devices`` and ``min_capability``.
+    ``limits`` are other fields of `Precision`, such as ``devices`` and ``rules_of_thumb``.
     """
     return Precision(
         help=help_text or "",

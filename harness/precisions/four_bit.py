@@ -4,6 +4,7 @@ Dettmers et al. 2023 (QLoRA), https://arxiv.org/abs/2305.14314; double quantisat
 scales themselves in 8 bits.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,9 @@ class FourBitOptions(OptionsBase):
     compute_dtype: ComputeDtype | None = None
 
 
-def four_bit_precision(kind: str, help_text: str | None) -> Precision:
+def four_bit_precision(
+    kind: str, help_text: str | None, rules_of_thumb: Mapping[str, str] | None = None
+) -> Precision:
     """The precision of one 4-bit ``kind``, 'nf4' or 'fp4'."""
 
     def load_arguments(options: FourBitOptions, device: Device) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def four_bit_precision(kind: str, help_text: str | None) -> Precision:
         prepare=_choose_cpu_kernel,
         layers=LAYERS,
         matrix_bytes=_count_bytes,
+        rules_of_thumb=rules_of_thumb or {},
         variants={f"{kind}-dq": {"double_quant": True}},
     )
 

@@ -53,5 +53,6 @@ PRECISION = Precision(
     load_arguments=load_arguments,
     check=check,
     layers=LAYERS,
+    rules_of_thumb={"T4": "where fp16 does not fit; less loss than 4 bits, often slower than fp16"},
     matrix_bytes=lambda options, rows, columns: (rows * columns, 4 * rows),  # a scale per row
 )

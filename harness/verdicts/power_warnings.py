@@ -22,7 +22,12 @@ def announce_items(
 ) -> Iterator[str]:
     """A sentence per limit on a drop in a share that too few ``items`` can pass."""
     for limit, spec in _find(limits, model, precision, measurement):
-        if not _is_drop(limit, spec) or limit.max is None or limit.max <= 0:
+        if (
+            not is_drop(limit.family, spec)
+            or limit.qualifier is not None
+            or limit.max is None
+            or limit.max <= 0
+        ):
             continue
         enough = items_to_pass(limit.max, TYPICAL_FLIP_RATE)
         if items < enough:
@@ -73,9 +78,9 @@ def _find(
             yield limit, load_measurement(measurement).values[limit.value]
 
 
-def _is_drop(limit: Limit, spec: ValueSpec) -> bool:
-    """Whether the limit is on the paired difference of a value that is the mean of a row."""
-    if not spec.paired or spec.neutral != 0 or spec.margin is None or limit.qualifier is not None:
+def is_drop(measurement: str, spec: ValueSpec) -> bool:
+    """Whether a value is the paired difference of a value that is the mean of a row."""
+    if not spec.paired or spec.neutral != 0 or spec.margin is None:
         return False
-    compared = load_measurement(limit.family).values.get(spec.of or "")
+    compared = load_measurement(measurement).values.get(spec.of or "")
     return compared is not None and compared.row is not None
