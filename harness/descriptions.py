@@ -287,6 +287,8 @@ class LayerReader:
     computes the products of these layers. ``warm_up(device)`` makes what the library creates at its
     first use, so that it does not count as the model's memory. ``preload(has_gpu)`` imports what
     every cell needs, in the process that cells are forked from: it may not touch the GPU.
+    ``try_out(device)`` multiplies by a tiny layer of each kind, says what did so, and raises
+    RuntimeError where the product is wrong or there is none.
     """
 
     library: str
@@ -299,6 +301,7 @@ class LayerReader:
     describe_products: Callable[[str, Sequence[Any], str], str] = lambda *_: "unknown"
     warm_up: Callable[[str], None] = lambda device: None
     preload: Callable[[bool], None] = lambda has_gpu: None
+    try_out: Callable[[str], str] = lambda device: "not tried"
 
     def owns(self, thing: object) -> bool:
         """Whether a layer or tensor is of one of the library's own classes."""

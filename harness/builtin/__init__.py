@@ -18,6 +18,11 @@ _PLACES = {
 }
 
 
+def list_models() -> tuple[str, ...]:
+    """The embedded names that are models."""
+    return tuple(name for name, place in _PLACES.items() if (place / "config.json").is_file())
+
+
 def locate_builtin(name: str) -> Path:
     """The file or folder of an embedded name; raises `InputError` listing the known ones."""
     return _PLACES[check_name("embedded name", name, _PLACES)]

@@ -13,23 +13,15 @@ from harness import __version__
 from harness.errors import InputError, UnavailableError
 
 BAD_INPUT = 4
-_COMMANDS = (
-    "ab",
-    "bless",
-    "cache",
-    "compare",
-    "flips",
-    "history",
-    "list",
-    "plan",
-    "recommend",
-    "report",
-    "run",
+_NAMED_AS_FILES = (
+    *("ab", "bless", "cache", "compare", "completion", "doctor", "export", "flips", "history"),
+    *("init", "list", "plan", "recommend", "report", "run"),
 )
+_COMMANDS = {**{name: name for name in _NAMED_AS_FILES}, "try": "try_model"}
 
 
 class _Commands(click.Group):
-    """The commands by name; each is the ``command`` of the file that is called so."""
+    """The commands by name; each is the ``command`` of the file that `_COMMANDS` names."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return [*_COMMANDS]  # `list` is a command here
@@ -37,7 +29,7 @@ class _Commands(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"harness.cli.{name}").command
+        command: click.Command = importlib.import_module(f"harness.cli.{_COMMANDS[name]}").command
         return command
 
 

@@ -17,6 +17,11 @@ def command(arguments: tuple[str, ...]) -> int:
     Needs no conftest.py, takes every option of pytest (`harness run -h` lists them) and exits as
     pytest does. Results go to the working folder.
     """
+    return run_pytest(arguments)
+
+
+def run_pytest(arguments: tuple[str, ...]) -> int:
+    """Its exit status; ``arguments`` are suites and options."""
     sys.argv = ["pytest", "-p", "harness.plugin", "--rootdir=.", *arguments]
     try:
         runpy.run_module("pytest", run_name="__main__")

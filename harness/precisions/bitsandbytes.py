@@ -14,6 +14,8 @@ from harness.descriptions import Device, LayerReader, PackedLayer
 
 ComputeDtype = Literal["float32", "bfloat16", "float16"]
 _OPERATORS = {"nf4": "gemm_4bit", "fp4": "gemm_4bit", "int8": "int8_linear_matmul"}
+# Of products with normally distributed weights; a few times what these formats cost.
+_LARGEST_ERROR = {"int8": 0.05, "nf4": 0.3, "fp4": 0.4}
 _REPACKED = "AVX512-BF16 gemm on repacked weights"
 
 
@@ -153,6 +155,33 @@ def warm_up(device: str) -> None:
         functional.quantize_blockwise(torch.zeros(256, device=device))
 
 
+def try_out(device: str) -> str:
+    """Tiny layers of each kind, and the relative error of their products."""
+    import torch
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    _silence()
+    generator = torch.Generator().manual_seed(0)
+    weight, given = (torch.randn(n, 128, generator=generator) for n in (64, 16))
+    expected = given @ weight.T
+    made = {
+        "int8": Linear8bitLt(128, 64, bias=False, has_fp16_weights=False, threshold=6.0),
+        **{k: Linear4bit(128, 64, bias=False, quant_type=k) for k in ("nf4", "fp4")},
+    }
+    errors = []
+    for kind, layer in made.items():
+        layer.load_state_dict({"weight": weight})
+        with torch.inference_mode():
+            found = layer.eval().to(device)(given.to(device)).float().cpu()
+        error = float((found - expected).norm() / expected.norm())
+        if not error < _LARGEST_ERROR[kind]:
+            raise RuntimeError(f"products of {kind} are {error:.0%} off")
+        errors.append(f"{kind} {error:.1%}")
+    about = describe_library()
+    library = about["native_library"] or "torch only"
+    return f"{about['version']}, {library}; products on {device} off by {', '.join(errors)}"
+
+
 def preload(has_gpu: bool) -> None:
     """Import it, unless there is a GPU, which it would initialise."""
     if not has_gpu:
@@ -183,4 +212,5 @@ LAYERS = LayerReader(
     describe_products=describe_products,
     warm_up=warm_up,
     preload=preload,
+    try_out=try_out,
 )

@@ -14,6 +14,7 @@ from harness.run.machine import Machine, inspect_machine, probe_hub
 from harness.run.plan import ModelPlan, plan_model
 from harness.run.process import call_in_worker
 from harness.suite.cells import Cell, build_cells
+from harness.suite.explain import read_as
 from harness.suite.models import MeasurementSpec, ModelSpec, Suite, suite_sha256
 from harness.suite.read import show_path
 from harness.suite.yaml_file import YamlFile
@@ -106,6 +107,14 @@ def plan_suite(suite: Suite, root: Path, results: Path, device: str) -> SuitePla
         tuple(_announce(suite, items)),
         "" if earlier is None else _describe_earlier(earlier, suite),
     )
+
+
+def count_data(name: str, options: Mapping[str, object], online: bool) -> int | None:
+    """The items of a task's data with these options; None where it cannot be had now."""
+    given = read_as(load_measurement(name).options, options)
+    spec = MeasurementSpec(name=name, options=given)
+    (found,) = call_in_worker(count_items, (spec,), Path.cwd(), online)
+    return None if isinstance(found, Failure) else found
 
 
 def find_earlier(suite: Suite, results: Path, machine: Machine) -> Run | None:

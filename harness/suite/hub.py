@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, errors, get_session, snapshot_download
+from huggingface_hub import HfApi, constants, errors, get_session, scan_cache_dir, snapshot_download
 
 from harness.errors import InputError, UnavailableError
 from harness.suite.model_files import FilesMissing, choose_files, list_wanted, list_weights
@@ -109,6 +109,28 @@ def read_remote_headers(
     except (OSError, RuntimeError, _HTTP_ERROR, errors.SafetensorsParsingError):
         return None
     return tensors, sum(sizes[file] for file in files)
+
+
+def list_cached() -> dict[str, int]:
+    """The bytes of each model in the hub's cache that has a config and all its weights."""
+    try:
+        found = scan_cache_dir()
+    except errors.CacheNotFound:
+        return {}
+    models = {}
+    for repo in sorted(found.repos, key=lambda repo: repo.repo_id):
+        folders = [revision.snapshot_path for revision in repo.revisions]
+        if repo.repo_type == "model" and any(map(_is_whole, folders)):
+            models[repo.repo_id] = repo.size_on_disk
+    return models
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        choose_files(str(folder), os.listdir(folder), weights=True, code=False)
+        return bool(list_weights(folder, str(folder)))
+    except (InputError, OSError):
+        return False
 
 
 def _find_cached(repo: str, revision: str | None, weights: bool, code: bool, head: bool) -> str:

@@ -111,6 +111,31 @@ def test_names_a_suite_may_use_are_listed(
     assert "multiple_choice " not in out  # an engine, no measurement
 
 
+def test_models_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.suite.hub.list_cached", lambda: {"acme/tiny": 3 << 20})
+    assert main(["list", "models"]) == 0
+    assert capsys.readouterr().out == (
+        "builtin:tiny-world  embedded: works without network\n"
+        "acme/tiny           in the hub's cache, 3 MiB\n"
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_what_completes_commands(
+    shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["completion", shell]) == 0
+    assert "_HARNESS_COMPLETE" in capsys.readouterr().out
+    monkeypatch.setenv("_HARNESS_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", "harness re")
+    monkeypatch.setenv("COMP_CWORD", "1" if shell != "fish" else "re")
+    with pytest.raises(SystemExit):
+        main([])
+    assert "recommend" in capsys.readouterr().out
+
+
 def test_it_starts_without_what_it_does_not_need() -> None:
     code = (
         "import sys\nfrom harness.cli import main\nassert main(['cache']) == 0\n"
