@@ -28,8 +28,8 @@ from harness.suite.model_sources import find_files
 from harness.suite.models import ModelSpec
 
 def answer(call, options):
-    if call == "hub_is_reachable":
-        return hub.hub_is_reachable(**options)
+    if call in ("hub_is_reachable", "list_cached"):
+        return getattr(hub, call)(**options)
     online = options.pop("online")
     model = ModelSpec.model_validate_json(json.dumps({"name": "m", **options}))
     try:
@@ -129,6 +129,22 @@ def test_a_hub_model_is_fetched_without_what_is_not_needed(
     assert files["weights_sha256"] == local.weights_sha256
     assert files["tokenizer_sha256"] == local.tokenizer_sha256
     assert files["weights_file_bytes"] == local.weights_file_bytes
+
+
+def test_models_of_the_cache_are_listed_once_they_are_whole(
+    hub: Hub, client: Client, tmp_path: Path
+) -> None:
+    assert client.run("list_cached")["answers"] == [{}]  # there is no cache yet
+    for name in ("acme/tiny", "acme/other"):
+        hub.add(name, write_model(tmp_path / "served" / name))
+        client.resolve(name)
+    size = (tmp_path / "served/acme/tiny/model.safetensors").stat().st_size
+    (listed,) = client.run("list_cached")["answers"]
+    assert list(listed) == ["acme/other", "acme/tiny"]
+    assert size < listed["acme/tiny"] < 2 * size + 1000
+    for path in client.home.glob("hub/models--acme--other/snapshots/*/model.safetensors"):
+        path.unlink()
+    assert list(client.run("list_cached")["answers"][0]) == ["acme/tiny"]
 
 
 def test_code_is_fetched_only_where_it_is_allowed(hub: Hub, client: Client, tmp_path: Path) -> None:
