@@ -54,7 +54,7 @@ def _choose_task(draft: Draft) -> tuple[str, str]:
     limit = find_limit(items)
     text = f"  # {items:,} items are too few for a limit on {_TASK}.accuracy_drop."
     if limit is not None:
-        text = f"  # {items:,} items tell a drop of so much from none, in 4 of 5 runs.\n"
+        text = f"  # {items:,} items pass it in 4 of 5 runs, where nothing is lost.\n"
         text += f"  - {{metric: {_TASK}.accuracy_drop, max: {limit}}}"
     return f"  {_TASK}: {{{given}}}\n", text
 

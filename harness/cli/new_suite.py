@@ -14,14 +14,15 @@ from harness.machine.capacity import Sizes
 from harness.machine.files import write_atomically
 from harness.run.machine import Machine, inspect_machine
 from harness.run.plan import ModelPlan, ask_hub, list_precisions, plan_model
-from harness.statistics.power import items_needed, smallest_detectable_drop
+from harness.statistics.power import smallest_passed
 from harness.suite.data_source import BUILTIN, locate_source
 from harness.suite.models import ModelSpec, PrecisionSpec
 from harness.verdicts.power_warnings import TYPICAL_FLIP_RATE
 
 _HUB_TEXT = "{path: Salesforce/wikitext, name: wikitext-2-raw-v1, split: test}"
 _STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float32"}
-_STEP = 0.005  # a limit on a drop is a multiple of it
+# A limit on a drop is a multiple of the first; above the second it promises nothing.
+_STEP, _LARGEST = 0.005, 0.1
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,9 @@ def write_suite(template: str, draft: Draft, file: Path, tasks: str = "", limits
 
 
 def find_limit(items: int) -> float | None:
-    """The smallest round drop that so many items can tell from none; None for too few items."""
-    seen = smallest_detectable_drop(items, TYPICAL_FLIP_RATE)
-    if items_needed(TYPICAL_FLIP_RATE, TYPICAL_FLIP_RATE) > items:
-        return None
-    return round(_STEP * math.ceil(seen / _STEP + 1e-9), 3)
+    """The smallest round limit on a drop that so many items pass; None for too few of them."""
+    passed = smallest_passed(items, TYPICAL_FLIP_RATE)
+    return None if passed > _LARGEST else round(_STEP * math.ceil(passed / _STEP), 3)
 
 
 def _choose_reference(plan: ModelPlan, fitting: Mapping[str, tuple[PrecisionSpec, Sizes]]) -> str:

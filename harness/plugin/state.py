@@ -17,6 +17,7 @@ from harness.plugin.options import read_options
 from harness.plugin.progress import Terminal
 from harness.suite.cells import Cell
 from harness.suite.models import MeasurementSpec, Suite
+from harness.suite.yaml_file import YamlFile
 
 if TYPE_CHECKING:
     from harness.run.machine import Machine
@@ -80,6 +81,7 @@ class State:
 
         if self._run is None or self._run.suite.path != suite.path:
             self._check_bless()
+            self._check_repeats(suite)
             self.finish()
             self._run = SuiteRun(
                 suite,
@@ -130,6 +132,21 @@ class State:
         if self.options.bless and (git["sha"] is None or git["dirty"]):
             found = "is in no commit" if git["sha"] is None else "has uncommitted changes"
             raise InputError(f"--bless: the tree {found}: commit first, thresholds name a commit")
+
+    def _check_repeats(self, suite: Suite) -> None:
+        """Raise `InputError` where a measurement is to be made in processes that there are not."""
+        if self.options.settings.isolate:
+            return
+        file = YamlFile(suite.path.read_bytes())
+        for _, measurement in self._planned.get(suite.path, ()):
+            options = measurement.options
+            if options.repeats > 1:
+                line, column = file.place(("measure", measurement.name, options.REPEATS or ""))
+                raise InputError(
+                    f"{self.show_path(suite.path)}:{line}:{column}: `{options.REPEATS}: "
+                    f"{options.repeats}` of {measurement.name} does not work with --no-isolate: "
+                    "leave one of them out"
+                )
 
     def _show_progress(self, cell: str, measurement: str, progress: Progress) -> None:
         number = "reference"  # not selected, but measured for the cells that were

@@ -195,6 +195,10 @@ def show_suite_plan(plan: SuitePlan) -> Document:
             Lines(tuple(lines)),
             make_table(("cell", "weights\nMB", "time"), rows, ("cell",)),
             *list_lines("Cannot be had here and now:", (*lacking, *plan.lacking)),
+            *list_lines(
+                "Items that limits need:",
+                [f"{limit}: {needed:,}" for limit, needed in plan.needs.items()],
+            ),
             *list_lines("Limits that this suite cannot decide:", plan.limits),
         ),
     )
@@ -207,6 +211,7 @@ def dump_suite_plan(plan: SuitePlan) -> dict[str, Any]:
         "device": plan.machine.device.device,
         "mistakes": list(plan.mistakes),
         "lacking": list(plan.lacking),
+        "items_needed": dict(plan.needs),
         "undecidable_limits": list(plan.limits),
         "download_bytes": dict(plan.downloads),
         "items": dict(plan.items),

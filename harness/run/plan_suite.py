@@ -18,7 +18,8 @@ from harness.suite.explain import read_as
 from harness.suite.models import MeasurementSpec, ModelSpec, Suite, suite_sha256
 from harness.suite.read import show_path
 from harness.suite.yaml_file import YamlFile
-from harness.verdicts.power_warnings import announce_items, announce_processes
+from harness.verdicts.limits import show_bound
+from harness.verdicts.power_warnings import announce_items, announce_processes, count_needed
 from harness.worker.ask_ahead import count_items
 from harness.worker.messages import Failure
 
@@ -37,6 +38,7 @@ class PlannedCell:
 class SuitePlan:
     """``mistakes`` and ``limits`` are sentences with file:line:column.
 
+    ``needs`` are the items that each limit on a drop needs, by its position and metric.
     ``lacking`` is data that cannot be had now, ``downloads`` are bytes by model, None where
     unknown, ``items`` the number by measurement. ``earlier`` says from which run
     the times are, "" where there is none.
@@ -50,6 +52,7 @@ class SuitePlan:
     mistakes: tuple[str, ...]
     lacking: tuple[str, ...]
     limits: tuple[str, ...]
+    needs: Mapping[str, int]
     earlier: str
 
     @property
@@ -105,6 +108,7 @@ def plan_suite(suite: Suite, root: Path, results: Path, device: str) -> SuitePla
         mistakes.list(),
         lacking,
         tuple(_announce(suite, items)),
+        dict(_list_needs(suite)),
         "" if earlier is None else _describe_earlier(earlier, suite),
     )
 
@@ -230,6 +234,13 @@ def _announce(suite: Suite, items: Mapping[str, int]) -> Iterator[str]:
         )
     )
     yield from dict.fromkeys(found)
+
+
+def _list_needs(suite: Suite) -> Iterator[tuple[str, int]]:
+    for limit in suite.limits:
+        needed = count_needed(limit, load_measurement(limit.family).values[limit.value])
+        if needed is not None:
+            yield f"{limit.position}: {limit.metric} {show_bound(limit, 'g')}", needed
 
 
 def _announce_items(

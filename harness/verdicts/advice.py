@@ -10,12 +10,12 @@ _PAIRS = range(6, 31)  # of `harness ab`; neighbours share the night, so few do
 
 
 def advise(
-    verdict: Verdict, record: Record, reference: str | None, suite: str, again: str
+    verdict: Verdict, record: Record, reference: str | None, suite: str, again: str = ""
 ) -> Verdict:
     """An open or suspicious verdict that ends with what would decide it; any other as it is.
 
     ``reference`` is the precision that paired values compare with, ``suite`` the suite's file,
-    ``again`` the command that makes the measurement again.
+    ``again`` the command that makes the measurement again, "" where that would not decide it.
     """
     name = verdict.metric.partition(".")[2]
     spec, found = find_spec(record.measurement, name), record.find(name)
@@ -50,7 +50,14 @@ def _measure_on(verdict: Verdict, record: Record, spec: ValueSpec, found: Value,
     n, enough = found.n or 0, verdict.enough
     is_open_to_it = spec.sampled == "processes" and verdict.against == "limit"
     is_in_doubt = record.validity.status != "ok" or bool(found.doubt)  # a flag would leave it open
-    if not is_open_to_it or is_in_doubt or record.looks or not enough or enough > most_processes(n):
+    if (
+        not again
+        or not is_open_to_it
+        or is_in_doubt
+        or record.looks
+        or not enough
+        or enough > most_processes(n)
+    ):
         return ""
     seconds = (1 + spec.paired) * enough * record.seconds.get("total", 0.0) / max(1, n)
     took = f" ({show_time(seconds)} on this machine)" if seconds else ""

@@ -22,15 +22,8 @@ def announce_items(
 ) -> Iterator[str]:
     """A sentence per limit on a drop in a share that too few ``items`` can pass."""
     for limit, spec in _find(limits, model, precision, measurement):
-        if (
-            not is_drop(limit.family, spec)
-            or limit.qualifier is not None
-            or limit.max is None
-            or limit.max <= 0
-        ):
-            continue
-        enough = items_to_pass(limit.max, TYPICAL_FLIP_RATE)
-        if items < enough:
+        enough = count_needed(limit, spec)
+        if enough is not None and items < enough:
             passed = smallest_passed(items, TYPICAL_FLIP_RATE)
             yield (
                 f"{limit.position}: {limit.metric} {show_bound(limit, 'g')} is finer than "
@@ -38,6 +31,15 @@ def announce_items(
                 f"many for better as for worse, they pass {passed:.3f} or more in 4 of 5 runs; "
                 f"{enough:,} items pass this limit"
             )
+
+
+def count_needed(limit: Limit, spec: ValueSpec) -> int | None:
+    """The items that pass a limit on a drop where nothing is lost; None for any other limit."""
+    if not is_drop(limit.family, spec) or limit.qualifier is not None:
+        return None
+    if limit.max is None or limit.max <= 0:
+        return None
+    return items_to_pass(limit.max, TYPICAL_FLIP_RATE)
 
 
 def announce_margins(measurement: str, items: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from harness.cli import main
 from harness.cli.new_suite import find_limit
-from harness.statistics.power import smallest_detectable_drop
+from harness.statistics.power import items_to_pass
 from harness.suite.read import load_suite
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import ROOT
@@ -35,15 +35,15 @@ def plan(capsys: pytest.CaptureFixture[str], file: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("items", [100, 300, 1568, 2850, 14042])
-def test_a_limit_is_one_that_so_many_items_decide(items: int) -> None:
+def test_a_limit_is_the_smallest_round_one_that_so_many_items_pass(items: int) -> None:
     limit = find_limit(items)
     assert limit is not None
-    assert limit - 0.005 <= smallest_detectable_drop(items, 0.08) < limit
+    assert items_to_pass(limit, 0.08) <= items < items_to_pass(limit - 0.005, 0.08)
     assert limit / 0.005 == pytest.approx(round(limit / 0.005))
 
 
 def test_too_few_items_get_no_limit() -> None:
-    """With 8 % of the answers flipping, 30 items show not even a drop of all of these."""
+    """30 items pass 15 points and more, which is no promise."""
     assert find_limit(30) is None
 
 

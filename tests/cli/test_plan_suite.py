@@ -10,6 +10,7 @@ import pytest
 
 from harness.cli import main
 from harness.records.run_file import read_run, write_run
+from harness.statistics.power import items_to_pass
 from tests.support.cells_in_process import write_checkpoint
 from tests.support.projects import ROOT
 
@@ -57,7 +58,10 @@ def test_a_sound_suite(project: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert found["seconds"] is None
     (limit,) = found["undecidable_limits"]
     assert limit.startswith("s.yaml:11:5: choices.accuracy_drop max 0.02 is finer than 10 items")
-    assert "1,568 items would be enough" in limit
+    (needed,) = found["items_needed"].items()
+    assert needed[0] == "s.yaml:11:5: choices.accuracy_drop max 0.02"
+    assert needed[1] == items_to_pass(0.02, 0.08)
+    assert f"{needed[1]:,} items pass this limit" in limit
     assert main(["plan", "s.yaml"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("planned: 2 cells; cpu (")
@@ -70,6 +74,7 @@ def test_every_mistake_is_named_once_with_its_line(
     (project / "empty").mkdir()
     (project / "broken.jsonl").write_text('{"prompt": "q", "options": ["a", "b"]\n')
     (project / "lambada.jsonl").write_text('{"passage": "some words"}\n')
+    (project / "maths.jsonl").write_text('{"question": "1 + 1?", "answer": "two"}\n')
     (project / "rows.csv").write_text("body,other\nsome text,1\n")
     text = HEAD.replace("precisions", "  - {name: bare, source: empty}\nprecisions") + (
         "measure:\n"
@@ -78,6 +83,7 @@ def test_every_mistake_is_named_once_with_its_line(
         f"  choices: {{data: broken.jsonl, {FIELDS}}}\n"
         "  lambada: {data: lambada.jsonl}\n"
         "  mmlu: {data: empty}\n"
+        "  gsm8k: {data: maths.jsonl, shots: 0}\n"
         "  memory: {prompt_tokens: 300, new_tokens: 20}\n"
         "  throughput: {prompt_tokens: [8, 250], new_tokens: 20}\n"
     )
@@ -89,8 +95,9 @@ def test_every_mistake_is_named_once_with_its_line(
         "10:3: choices: broken.jsonl, row 1: no JSON: ",
         "11:3: lambada: lambada.jsonl, row 1: ",
         "12:3: mmlu: mmlu: no dev/<subject>_dev.csv files in ",
-        "13:3: memory reads 320 tokens at once, tiny was made for 256 at most",
-        "14:3: throughput reads 270 tokens at once, tiny was made for 256 at most",
+        "13:3: gsm8k: maths.jsonl, row 1: ",
+        "14:3: memory reads 320 tokens at once, tiny was made for 256 at most",
+        "15:3: throughput reads 270 tokens at once, tiny was made for 256 at most",
     ]
     assert len(found["mistakes"]) == len(expected)
     for mistake, start in zip(found["mistakes"], expected, strict=True):

@@ -52,6 +52,21 @@ def test_exit_first_stops_after_the_broken_limit_and_says_interrupted(project: P
     assert not (project.folder / "results/runs/t").exists()
 
 
+def test_several_processes_without_any_are_refused_once_before_anything_loads(
+    project: Project,
+) -> None:
+    project.write("suites/s.yaml", SUITE.replace("throughput: {", "throughput: {processes: 3, "))
+    outcome = project.run("--no-isolate")
+    assert outcome.code == pytest.ExitCode.USAGE_ERROR, outcome.text
+    message = "`processes: 3` of throughput does not work with --no-isolate: leave one of them out"
+    assert outcome.text.count(message) == 1
+    assert "suites/s.yaml:" in outcome.text
+    assert not (project.folder / "results").exists()
+    # A measurement that was not chosen does not matter.
+    outcome = project.run("--no-isolate", "--measure", "perplexity")
+    assert outcome.code == pytest.ExitCode.TESTS_FAILED, outcome.text  # by its limit
+
+
 def test_full_trace_shows_where_a_bug_is_and_results_go_to_the_folder_given(
     project: Project, tmp_path: Path
 ) -> None:
