@@ -79,14 +79,14 @@ def draft_suite(model: ModelSpec, text: Path | None, names: Sequence[str], file:
 
 
 def write_suite(template: str, draft: Draft, file: Path, tasks: str = "", limits: str = "") -> None:
-    """Write ``templates/<template>.yaml``, filled in; raises `InputError` where ``file`` exists."""
+    """Write ``templates/<template>.yaml.in``, filled in; refuses a ``file`` that exists."""
     if file.exists():
         raise InputError(f"{file} exists already: remove it, or name another with --output")
     model, longest = draft.plan.model, next(iter(draft.plan.sizes.values())).max_context or 2048
     prompt = min(512, longest // 2)
     schema = Path(__file__).parents[1] / "suite.schema.json"
     shown_schema = os.path.relpath(schema, file.absolute().parent)
-    shipped = Path(__file__).with_name("templates") / f"{template}.yaml"
+    shipped = Path(__file__).with_name("templates") / f"{template}.yaml.in"
     filled = Template(shipped.read_text(encoding="utf-8")).substitute(
         schema=f"# yaml-language-server: $schema={shown_schema}\n",
         file=file,

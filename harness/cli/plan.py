@@ -64,6 +64,11 @@ def command(
     with 1 where there is one.
     """
     if model.endswith((".yaml", ".yml")):
+        given = {"vram": vram, "context": context, "precision": names, "revision": revision}
+        for name in (name for name, value in given.items() if value):
+            raise InputError(
+                f"--{name} is for a model; a suite is planned as it is, on this machine"
+            )
         return _plan_suite(Path(model), results, form)
     spec = make_model(model, revision, trust_remote_code)
     precisions = list_precisions(device)

@@ -133,6 +133,8 @@ def test_a_mistake_of_the_file_itself_ends_it(
     (project / "s.yaml").write_text(HEAD + "measure: {perplexitty: {}}\n")
     assert main(["plan", "s.yaml"]) == 4
     assert "s.yaml:6:11: measure: unknown metric or task 'perplexitty'" in capsys.readouterr().err
+    assert main(["plan", "s.yaml", "--vram", "24GiB"]) == 4
+    assert "--vram is for a model" in capsys.readouterr().err
     assert main(["plan", "none.yaml"]) == 4
     assert "none.yaml:1:1: cannot read the suite: no such file" in capsys.readouterr().err
 
