@@ -126,7 +126,8 @@ def _make_limits(
         own = [r for r in records if r.measurement == measurement]
         for about in demands.about:
             for name in _list_weighed(measurement, about, own):
-                if about == "speed" and qualifier(name) != str(demands.batch):
+                batch = qualifier(name).partition("x")[0]  # of [8], [8x512]; not of [8 compiled]
+                if about == "speed" and batch != str(demands.batch):
                     continue
                 yield (
                     about,

@@ -135,6 +135,30 @@ def test_a_speed_of_one_process_decides_nothing(
     assert "to decide: `processes: 6` of throughput in s.yaml" in text
 
 
+def test_a_speed_is_that_of_the_batch_at_every_prompt_length(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """50 tokens/s at one length and 20 at another is no 30; nor is another batch, or compiling."""
+
+    def rename(record: Record) -> Record:
+        if record.measurement != "throughput":
+            return record
+        (value,) = record.values.values()
+        slow = value.model_copy(update={"value": 20.0, "bounds": (19.8, 20.2), "stderr": 0.1})
+        names = ("1x64", "8x64", "1 compiled")
+        values = {f"decode_tokens_per_s[{name}]": value for name in names}
+        return record.model_copy(update={"values": values | {"decode_tokens_per_s[1x512]": slow}})
+
+    run = make_three()
+    run = run.model_copy(update={"records": tuple(map(rename, run.records))})
+    assert ask(tmp_path, capsys, run, "--min-tokens-per-s", "15")[1]["chosen"] == "nf4"
+    status, answer = ask(tmp_path, capsys, run, "--min-tokens-per-s", "30")
+    assert status == 1
+    (own,) = (p for p in answer["precisions"] if p["precision"] == "nf4")
+    assert [f["verdict"] for f in own["findings"]] == ["PASS", "FAIL"]
+    assert ask(tmp_path, capsys, run, "--min-tokens-per-s", "30", "--batch", "8")[0] == 0
+
+
 def test_weights_that_fit_are_not_a_peak_that_fits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
