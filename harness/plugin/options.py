@@ -142,10 +142,15 @@ def read_options(config: pytest.Config) -> CommandLine:
         raise pytest.UsageError(f"--device: expected auto, cpu, cuda or cuda:N, found {found}")
     if given.bless and not given.reason.strip():
         raise pytest.UsageError("--bless needs --reason 'why these numbers are the new ones'")
+    if given.reason and not given.bless:
+        raise pytest.UsageError("--reason says why --bless makes new thresholds: give both")
     if given.at_most is not None and not given.until_decided:
         raise pytest.UsageError("--at-most says how long --until-decided may take: give both")
     if given.until_decided and given.no_isolate:
         raise pytest.UsageError("--until-decided needs processes: leave out --no-isolate")
+    # New thresholds are not judged by those that they replace.
+    against = "none" if given.bless else given.against
+    _check_against(against, config.rootpath)
     also_failing = {"skipped", "unjudged"} if given.require_all else set()
     if given.on_inconclusive == "fail":
         also_failing.add("INCONCLUSIVE")
@@ -156,8 +161,7 @@ def read_options(config: pytest.Config) -> CommandLine:
             results=config.rootpath / given.results,
             argv=("pytest", *config.invocation_params.args),
             root=config.rootpath,
-            # New thresholds are not judged by those that they replace.
-            against="none" if given.bless else given.against,
+            against=against,
             allow=_read_allowed(given.allow),
             isolate=not given.no_isolate,
             cell_timeout_s=given.cell_timeout,
@@ -174,6 +178,18 @@ def read_options(config: pytest.Config) -> CommandLine:
         require_all=given.require_all,
         also_failing=frozenset(also_failing),
     )
+
+
+def _check_against(against: str | None, root: Path) -> None:
+    """Raises UsageError for what is neither a path nor a revision, before anything is collected."""
+    if against in (None, "none") or Path(against).exists():
+        return
+    from harness.records.find_runs import resolve_revision
+
+    try:
+        resolve_revision(against, root)
+    except InputError as error:
+        raise pytest.UsageError(f"--against: {error}") from None
 
 
 def _find_program(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -182,7 +182,8 @@ def test_what_is_blessed_and_gone_fails_where_all_is_required(blessed: Blessed) 
     ("options", "message"),
     [
         (("--bless",), "--bless needs --reason"),
-        (("--against", "nosuch"), "'nosuch' is neither a run file or folder, nor a git revision"),
+        (("--reason", "x"), "ERROR: --reason says why --bless makes new thresholds: give both"),
+        (("--against", "nosuch"), "ERROR: --against: 'nosuch' is neither a run file or folder"),
     ],
 )
 def test_wrong_options_are_answered_at_once(
@@ -191,6 +192,7 @@ def test_wrong_options_are_answered_at_once(
     outcome = blessed.project.run(*options)
     assert outcome.code == pytest.ExitCode.USAGE_ERROR
     assert message in outcome.text
+    assert "collected" not in outcome.text
     assert not outcome.shows_traceback
 
 
