@@ -172,10 +172,13 @@ def _count_quiet(quiet: Sequence[Series]) -> Iterator[str]:
         return
     small = sum(series.has_change_points for series in quiet)
     short = sum(series.is_short for series in quiet)
-    counts = [f"{len(quiet) - small - short} without a change"]
+    same = len(quiet) - small - short
+    counts = [f"{same} without a change"] if same else []
     counts += [f"{small} with changes within their margin"] if small else []
-    counts += [f"{short} with fewer than {FEWEST_OBSERVATIONS} runs, too few"] if short else []
-    yield f"{len(quiet)} quiet series: {', '.join(counts)}"
+    if counts:
+        yield f"{same + small} quiet series: {', '.join(counts)}"
+    if short:
+        yield f"{short} series with fewer than {FEWEST_OBSERVATIONS} runs: too few to judge"
 
 
 def _list_new_segments(group: Group) -> Iterator[str]:

@@ -106,6 +106,18 @@ def test_a_change_is_shown_with_its_commit_date_and_direction(
     ]
 
 
+def test_series_too_short_to_judge_are_not_called_quiet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_change(tmp_path)
+    for path in sorted(tmp_path.rglob("*.json"))[3:]:
+        path.unlink()
+    code, out, _ = history(capsys, str(tmp_path))
+    assert code == 0
+    assert "2 series with fewer than 4 runs: too few to judge" in out
+    assert "quiet" not in out
+
+
 def test_a_shift_for_the_worse_may_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_change(tmp_path)
     assert history(capsys, tmp_path, "--fail-on-shift")[0] == 1
