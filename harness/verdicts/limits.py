@@ -20,7 +20,7 @@ from harness.verdicts.decide import (
     harm_of,
 )
 from harness.verdicts.looks import allow_for_looks, describe_looks, share_error
-from harness.verdicts.wording import SEEN_FROM, show_estimate, show_numbers
+from harness.verdicts.wording import SEEN, show_estimate, show_numbers
 
 _WORST: tuple[Outcome, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
 
@@ -94,7 +94,7 @@ def _judge(
     judged = [
         _judge_side(sign, edge, held, spec, *errors) for sign, edge in sides if edge is not None
     ]
-    decision, smallest, broken = min(judged, key=lambda one: _WORST.index(one[0].outcome))
+    decision, smallest, broken, seen = min(judged, key=lambda one: _WORST.index(one[0].outcome))
     bounds = bounds_of(held, spec)
     edges = () if broken is None else (broken,)
     interval = found.interval if record.looks is None else None
@@ -105,7 +105,7 @@ def _judge(
     text += describe_looks(record, spec)
     text += f"; {decision.why}" if decision.why else ""
     if smallest is not None:
-        text += f"; {SEEN_FROM} {show_numbers((smallest,), found.unit)[0]} on"
+        text += f"; {SEEN} {seen} {show_numbers((smallest,), found.unit)[0]}"
     return verdict(
         verdict=decision.outcome,
         value=found.value,
@@ -118,8 +118,10 @@ def _judge(
 
 def _judge_side(
     sign: int, edge: float, found: Value, spec: ValueSpec, error: float, largest_p: float
-) -> tuple[Decision, float | None, float | None]:
+) -> tuple[Decision, float | None, float | None, str]:
     """The decision on one side, the smallest detectable harm as a value, the edge if broken.
+
+    Last the words for the side on which harm is. What no ratio and no speed can be is not named.
 
     ``sign`` is 1 for a maximum and -1 for a minimum. The harm of a value with a number for "no
     difference" is its distance from that number; the harm of any other is that from the edge.
@@ -131,7 +133,11 @@ def _judge_side(
     decision = decide(harmful, sign * (edge - zero), "limit", largest_p)
     harm = decision.smallest_detectable
     broken = edge if sign * found.value > sign * edge else None
-    return decision, None if harm is None else zero + sign * harm, broken
+    smallest = None if harm is None else zero + sign * harm
+    is_positive = spec.neutral == 1 or (spec.sampled == "processes" and not spec.paired)
+    if smallest is not None and smallest <= 0 and is_positive:
+        smallest = None
+    return decision, smallest, broken, "at or above" if sign > 0 else "at or below"
 
 
 def _describe_pair(name: str, spec: ValueSpec, record: Record, reference: Record) -> str:

@@ -9,7 +9,8 @@ from harness.records.identity import Difference
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "bytes"))
 _FEWEST, _MOST = 4, 12  # digits; what differs beyond them differs by how a sum was rounded
 _SHOWN = 3  # values named in one sentence
-SEEN_FROM = "harm is seen in 4 of 5 runs from"
+SEEN = "harm is seen in 4 of 5 runs"
+SEEN_FROM = f"{SEEN} from"
 
 
 def show_numbers(numbers: Sequence[float], unit: str = "") -> list[str]:

@@ -279,3 +279,20 @@ def test_a_mean_just_beyond_its_limit_is_no_sure_break_among_many_limits(
     verdict = judge(record, None, *many)[0]
     assert verdict.verdict == outcome, verdict.text
     assert ("among this many limits" in verdict.text) is (limits > 1)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.5])
+def test_no_harm_is_seen_where_a_speedup_cannot_be(spread: float) -> None:
+    """Below a minimum lies the harm, and below 0 nothing."""
+    ours, theirs = (
+        make_record("throughput", p, values={"decode_tokens_per_s[1]": sampled(v, spread)})
+        for p, v in (("nf4", 90.0), ("fp32", 100.0))
+    )
+    [verdict] = judge(ours, theirs, limit("throughput.decode_speedup[1]", min=0.5))
+    if spread == 0.5:
+        assert verdict.smallest_detectable is None
+        assert "harm is seen" not in verdict.text
+    else:
+        assert verdict.smallest_detectable is not None
+        assert 0 < verdict.smallest_detectable < 0.5
+        assert "harm is seen in 4 of 5 runs at or below 0.4" in verdict.text
