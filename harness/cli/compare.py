@@ -89,7 +89,7 @@ def command(
         dumped = [dump_ledger(page, flips) for page in ledgers]
         parts = [show_ledger(page, flips) for page in ledgers]
         data.append(dump_comparison(x.name, y.name, one, dumped))
-        shown.append(show_comparison(x.name, y.name, one, parts))
+        shown.append(show_comparison(x.label, y.label, one, parts))
     print_report(shown, data, form)
     return _find_status({one.verdict for one in compared}, on_inconclusive)
 
@@ -126,7 +126,7 @@ def _judge_by_thresholds(
         found |= {verdict.verdict for verdict in verdicts}
         if baseline.has_changed(one.run):
             found.add("INCOMPARABLE")
-        shown.append(show_judged(baseline.name, one.name, verdicts))
+        shown.append(show_judged(baseline.name, one.label, verdicts))
         plain = [verdict.model_dump() for verdict in verdicts]
         data.append({"thresholds": baseline.name, "run": one.name, "verdicts": plain})
     print_report(shown, data, form)

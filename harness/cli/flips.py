@@ -40,7 +40,7 @@ def command(
     for found in find_runs(run, root):
         pages = _open_pages(found, cells, measurements)
         parts = [show_ledger(page, items) for page in pages]
-        shown.append(Document("", (Lines((f"run: {found.name}",)), *parts)))
+        shown.append(Document("", (Lines((f"run: {found.label}",)), *parts)))
         data.append({"run": found.name, "flips": [dump_ledger(page, items) for page in pages]})
     print_report(shown, data, form)
 

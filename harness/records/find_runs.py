@@ -30,11 +30,25 @@ _Read = Callable[[str, int], bytes | None]
 
 @dataclass(frozen=True)
 class Found:
-    """A run, its name for a person, and how to read a file stored with it (None: not there)."""
+    """A run, its name for a person, and how to read a file stored with it (None: not there).
+
+    ``of`` is the number of runs of the same suite and device that it is the newest of.
+    """
 
     name: str
     run: Run
     read_beside: Callable[[str], bytes | None]
+    of: int = 1
+
+    @property
+    def label(self) -> str:
+        """The name, and what a person has to know who did not choose this very run."""
+        notes = [f"the newest of {self.of} runs"] if self.of > 1 else []
+        if self.run.run.interrupted:
+            words = ("interrupted", "cut off")  # how a run says how much of it was made
+            said = [text for text in self.run.run.remarks if text.startswith(words)]
+            notes += said or ["interrupted"]
+        return f"{self.name} ({'; '.join(notes)})" if notes else self.name
 
 
 def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
@@ -65,7 +79,7 @@ def find_runs(argument: str, root: Path) -> tuple[Found, ...]:
     newest = _pick_newest(names, read)
     if not newest:
         raise InputError(f"{argument}: no run file {nothing}")
-    return tuple(_open(name, f"{shown}{name}", read) for name in newest)
+    return tuple(_open(name, f"{shown}{name}", read, of) for name, of in newest)
 
 
 def find_all_runs(argument: str, root: Path) -> tuple[Found, ...]:
@@ -116,19 +130,19 @@ def list_run_files(names: Iterable[str]) -> list[str]:
     return [str(path) for path in sorted(found, key=lambda path: path.name, reverse=True)]
 
 
-def _pick_newest(names: Iterable[str], read: _Read) -> list[str]:
-    """The newest run file of each suite and device."""
-    newest: dict[tuple[str, str | None], str] = {}
+def _pick_newest(names: Iterable[str], read: _Read) -> list[tuple[str, int]]:
+    """The newest run file of each suite and device, and how many of them there are."""
+    alike: dict[tuple[str, str | None], list[str]] = {}
     for name in list_run_files(names):
         path = PurePosixPath(name)
         head = _SUITE.search((read(name, _HEAD_BYTES) or b"")[:_HEAD_BYTES])
         suite = head[1].decode() if head else str(path.parent)
         match = _RUN_NAME.fullmatch(path.name)
-        newest.setdefault((suite, match and match["device"]), name)
-    return sorted(newest.values())
+        alike.setdefault((suite, match and match["device"]), []).append(name)
+    return sorted((found[0], len(found)) for found in alike.values())
 
 
-def _open(name: str, shown: str, read: _Read) -> Found:
+def _open(name: str, shown: str, read: _Read, of: int = 1) -> Found:
     content = read(name, -1)
     if content is None:
         raise InputError(f"{shown}: cannot be read")
@@ -136,7 +150,7 @@ def _open(name: str, shown: str, read: _Read) -> Found:
     if not run.records:
         raise InputError(f"{shown}: this run has no record: nothing was measured")
     folder = PurePosixPath(name).parent
-    return Found(shown, run, lambda other: read(str(folder / other), -1))
+    return Found(shown, run, lambda other: read(str(folder / other), -1), of)
 
 
 def _read_file(folder: Path, name: str, size: int) -> bytes | None:

@@ -61,6 +61,18 @@ def test_a_folder_stands_for_its_newest_run(tmp_path: Path, capsys: Capture) -> 
     code, out, _ = compare(capsys, str(tmp_path / "a"), str(tmp_path / "b"))
     assert code == 1
     assert "20260102T000000Z" in out.splitlines()[0]
+    assert out.splitlines()[0].endswith(".json (the newest of 2 runs)")
+
+
+def test_an_interrupted_run_is_not_taken_without_a_word(tmp_path: Path, capsys: Capture) -> None:
+    said = {"interrupted": True, "remarks": ("a remark", "interrupted: 2 of 6 measurements made")}
+    cut = SAME.model_copy(update={"run": SAME.run.model_copy(update=said)})
+    save(SAME, tmp_path / "s/20260101T000000Z-abcdef1234-cpu-xeon.json")
+    newest = save(cut, tmp_path / "s/20260102T000000Z-abcdef1234-cpu-xeon.json")
+    _, out, _ = compare(capsys, str(tmp_path), newest)
+    a, b = out.splitlines()[:2]
+    assert a == f"A: {newest} (the newest of 2 runs; interrupted: 2 of 6 measurements made)"
+    assert b == f"B: {newest} (interrupted: 2 of 6 measurements made)"
 
 
 def test_boards_of_one_family_are_different_devices(tmp_path: Path, capsys: Capture) -> None:
@@ -139,6 +151,14 @@ def test_an_edited_number_of_the_wrong_type_is_named(tmp_path: Path, capsys: Cap
     code, _, err = compare(capsys, good, str(tmp_path / "b.json"))
     assert code == 4
     assert "records.0.values.acc.value" in err
+
+
+def test_damaged_thresholds_are_called_thresholds(tmp_path: Path, capsys: Capture) -> None:
+    run, kept = save(SAME, tmp_path / "a.json"), tmp_path / "cpu-xeon.json"
+    kept.write_text('{\n "schema": 2,\n "suite": "s",\n "device": "cpu-xeon",\n "ce')
+    code, _, err = compare(capsys, str(kept), run)
+    assert code == 4
+    assert "cpu-xeon.json: not a readable thresholds file" in err
 
 
 def test_a_run_without_records_and_a_record_twice_are_refused(
