@@ -6,13 +6,14 @@ both sides have the same items.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from harness.catalog import load_measurement
+from harness.catalog import describe_unknown, load_measurement
 from harness.descriptions import ValueSpec
+from harness.records.identity import Difference
 from harness.records.record import Outcome, Record, Value, Verdict
 from harness.records.values import base_name, compared_name, find_spec, processes_of
 from harness.statistics.estimates import NORMAL_95, Processes, t_quantile
@@ -72,12 +73,19 @@ def judge_thresholds(
         return ()
     commit = blessed.commit[:10]
     changes = find_changes(blessed, environment, record, allow)
-    if changes.refused:
+    unpaired = list(_find_unpaired(blessed, record))
+    if changes.refused or unpaired:
         label = f"{record.cell.id} {record.measurement}"
         found = [(n, one.value, record.values.get(n)) for n, one in blessed.values.items()]
         numbers = [(n, was, now.value) for n, was, now in found if now and now.value is not None]
-        text = describe_refusal(label, f"what was blessed at {commit}", changes.refused, numbers)
-        text += "; bless it anew where the change was meant"
+        refused = (*changes.refused, *unpaired)
+        text = describe_refusal(label, f"what was blessed at {commit}", refused, numbers)
+        if unpaired:
+            were, are = unpaired[0].a, unpaired[0].b
+            text += f"; {are:,} items cannot be paired with the {were:,} that were blessed"
+            text += ": bless again, or restore the items"
+        else:
+            text += "; bless it anew where the change was meant"
         bound, metric = f"threshold of {commit}", record.measurement
         return (_OPEN(metric=metric, bound=bound, text=text),)
     same_items = blessed.items is not None and blessed.items == hash_items(record)
@@ -90,6 +98,18 @@ def judge_thresholds(
     named = (name_changes(verdict, changes, "the blessing") for verdict in verdicts)
     process, largest_p = thresholds.nights.process, _find_largest_p(thresholds, timed=True)
     return tuple(confirm(verdict, record, blessed, process, largest_p) for verdict in named)
+
+
+def _find_unpaired(blessed: Blessed, record: Record) -> Iterator[Difference]:
+    """The numbers of items of the rows that are not as long as the blessed ones."""
+    for name, threshold in blessed.values.items():
+        spec = find_spec(record.measurement, name)
+        now = find_row(record, spec) if spec is not None else None
+        if threshold.row is not None and now is not None:
+            were = len(unpack_row(threshold.row))
+            if were != len(now):
+                yield Difference("items", were, len(now))
+                return
 
 
 def propose_tighter(
@@ -263,6 +283,8 @@ def _judge(
     bound = f"{show_numbers((value,), threshold.unit)[0]} ± {margin}"
     spec = find_spec(record.measurement, name)
     flaw = _find_flaw(threshold, blessed, spec)
+    if spec is None:
+        flaw = describe_unknown("value", name, record.values)
     if spec is None or flaw is not None:
         text = f"{record.cell.id}: {metric} cannot be judged by what was blessed at {commit}"
         return _OPEN(metric=metric, bound=bound, text=f"{text}: {flaw}.")

@@ -517,7 +517,7 @@ def test_numbers_of_an_invalid_record_are_not_judged() -> None:
         (DECODE, {"spread": None}, "no spread between processes: bless from 3 or more of them"),
         (DECODE, {"value": 0}, "the threshold 0 is no positive number"),
         ("tpot_s[1]", {}, "the harness keeps no threshold of this value"),
-        ("nosuch", {}, "the harness keeps no threshold of this value"),
+        ("nosuch", {}, "unknown value 'nosuch'. Known: decode_tokens_per_s[1]"),
     ],
 )
 def test_a_threshold_that_makes_no_sense_judges_nothing(
@@ -655,3 +655,26 @@ def test_a_row_is_kept_in_a_fraction_of_its_length() -> None:
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="no file is made of it"):
         path_of(tmp_path, name, "cpu-xeon")
+
+
+def test_rows_of_other_lengths_cannot_be_paired_whatever_is_allowed() -> None:
+    thresholds = blessed(make_run(make_choices(n=180, protocol={"limit": 30})))
+    few = make_choices(n=30, protocol={"limit": 5})
+    for allow in ((), ("protocol.limit",), ("protocol",)):
+        [verdict] = judge_thresholds(thresholds, ENVIRONMENT, few, allow)
+        assert (verdict.verdict, verdict.value) == ("INCONCLUSIVE", None)
+        assert verdict.text.endswith(
+            "; 30 items cannot be paired with the 180 that were blessed: bless again, or restore "
+            "the items"
+        )
+        assert "--allow" not in verdict.text
+
+
+def test_a_misspelt_value_is_answered_with_the_closest() -> None:
+    thresholds = blessed(make_run(make_peaks(1 << 20)))
+    data = thresholds.model_dump(mode="json", by_alias=True)
+    values = data["cells"]["m[nf4]"]["memory"]["values"]
+    data["cells"]["m[nf4]"]["memory"]["values"] = {"peak_byte": values["peak_bytes"]}
+    [verdict] = judge(Thresholds.model_validate(data), make_peaks(1 << 20))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "unknown value 'peak_byte'; did you mean 'peak_bytes'?" in verdict.text
