@@ -28,7 +28,7 @@ Key: TypeAlias = tuple[str, str]  # a cell's id and a measurement's name
 Turn: TypeAlias = tuple[Cell, MeasurementSpec]
 Change: TypeAlias = Callable[[Record], Record]
 _SHOWN = 3  # values named in one sentence
-_TRIES = 2  # processes one after another that are flagged or fail: then there are no more
+_TRIES = 2  # processes one after another that give no numbers: then there are no more
 
 
 @dataclass
@@ -153,12 +153,12 @@ class ExtraRounds:
         return able[:: -1 if self._rounds % 2 else 1]
 
     def _can_have_more(self, key: Key) -> bool:
-        """Not at its most, nor after processes that were no good."""
+        """Not at its most, nor after processes that gave no numbers."""
         processes, record = self.processes.get(key), self.records.get(key)
         if not processes or record is None or record.looks is None:
             return False
         last = processes[self._asked[key] :][-_TRIES:]
-        was_in_vain = len(last) == _TRIES and not any(self._is_sound(key, one) for one in last)
+        was_in_vain = len(last) == _TRIES and not any(one.usable for one in last)
         return len(processes) < record.looks.most and not was_in_vain
 
     def _take_s(self, cell: Cell, spec: MeasurementSpec) -> float:
