@@ -110,7 +110,7 @@ def test_a_broken_limit_is_one_paragraph_that_says_all(first: FirstRun) -> None:
         "m[nf4]::perplexity": (
             f"m[nf4]: perplexity.ratio is {shown}, the limit is max 0.5; ppl {own}, "
             f"reference fp32 {other}; harm is seen in 4 of 5 runs at or above "
-            f"{show_numbers([seen])[0]} on (suites/s.yaml:{line}:5).\n"
+            f"{show_numbers([seen])[0]} (suites/s.yaml:{line}:5).\n"
             f"Run file: results/runs/s/{first.path.name}"
         )
     }
