@@ -1,5 +1,7 @@
 """What would decide an open verdict: a command or a setting, and its time on this machine. Pure."""
 
+import math
+
 from harness.catalog import load_measurement
 from harness.descriptions import ValueSpec
 from harness.records.record import Record, Value, Verdict
@@ -85,9 +87,13 @@ def say_what_decides(
         more = f"{enough:,}" if enough else "more"
         if spec.sampled == "chunks":
             return f"a text of {more} chunks for {name} in {suite}{took}"
-        if record.protocol.get("limit") is None:
+        limit, n = record.protocol.get("limit"), samples or 0
+        made = max([n, *(len(row) for row in record.items.values() if isinstance(row, str | list))])
+        if limit is None or made < limit:
             return f"{more} items of {name}, more than its data has{took}"
-        return f"{more} items of {name} in {suite} (`limit:`){took}"
+        # Above it, the limit is that of each part of the task, such as a subject.
+        key = f"`limit: {math.ceil(enough * limit / max(n, limit))}`" if enough else "`limit:`"
+        return f"{more} items of {name} in {suite} ({key}){took}"
     pairs = min(max(enough or 0, _PAIRS[0]), _PAIRS[-1])
     took = f" ({show_time(2 * pairs * seconds)} on this machine)" if seconds else ""
     if sides:

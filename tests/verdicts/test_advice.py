@@ -76,13 +76,18 @@ def test_a_limit_that_a_few_processes_decide_is_measured_until_it_is() -> None:
 
 
 def test_more_items_or_a_longer_text_with_the_time_they_take() -> None:
-    items = make_choices(n=500, seconds={"total": 50.0}, protocol={"limit": 10})
+    items = make_choices(n=500, seconds={"total": 50.0}, protocol={"limit": 10})  # 50 subjects
     assert advised(items, "mmlu.acc", enough=1500) == (
-        "It is open; to decide: 1,500 items of mmlu in suites/x.yaml (`limit:`), about 2.5 min on "
-        "this machine."
+        "It is open; to decide: 1,500 items of mmlu in suites/x.yaml (`limit: 30`), about 2.5 min "
+        "on this machine."
     )
     every = make_choices(n=500)
     assert advised(every, "mmlu.acc", enough=1500).endswith("mmlu, more than its data has.")
+    whole = make_choices(n=500, protocol={"limit": 500})
+    assert "(`limit: 1500`)" in advised(whole, "mmlu.acc", enough=1500)
+    assert advised(whole, "mmlu.acc").endswith("more items of mmlu in suites/x.yaml (`limit:`).")
+    ended = make_choices(n=500, protocol={"limit": 501})
+    assert advised(ended, "mmlu.acc", enough=1500).endswith("mmlu, more than its data has.")
     text = advised(make_perplexity(1.0, 2.0), "perplexity.ppl", enough=80)
     assert text.endswith("to decide: a text of 80 chunks for perplexity in suites/x.yaml.")
 
