@@ -32,8 +32,10 @@ def level_at_last_look(
     """The one-sided error of a bound at the last of these looks, ``level`` over all of them.
 
     ``fractions`` are the shares of the largest number of samples at each look; one that is no
-    larger than before is no look of its own. A bound from t(1 - this error) with the degrees of
-    freedom of the look is nearly exact (Jennison and Turnbull 2000, Group Sequential Methods, 4.4).
+    larger than before is no look of its own. The level is exact for normal values; with a bound
+    from t(1 - this error) and the look's degrees of freedom it is close (Jennison and Turnbull
+    2000, Group Sequential Methods, 4.4): of 5 % over looks at 3 to 16 processes, 4.9 % for the
+    difference of two sides, 5.7 % for one side, and at levels of a thousandth up to 1.3 times.
     Raises ValueError for none, or for one that is not above 0.
     """
     if not fractions or fractions[0] <= 0:
