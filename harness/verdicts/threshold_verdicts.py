@@ -49,6 +49,7 @@ from harness.verdicts.wording import (
     show_change,
     show_estimate,
     show_numbers,
+    show_size,
 )
 
 _OPEN = partial(Verdict, verdict="INCONCLUSIVE", value=None, against="threshold")
@@ -308,7 +309,8 @@ def _judge(
     )
     change = f"{show_change(now / value, is_ratio=True)} from " if now is not None and value else ""
     text = f"{record.cell.id}: {metric} is {shown} ({change}{was}, blessed at {commit}); "
-    text += f"the margin is {margin}"
+    share = f" ({show_size(threshold.margin / abs(value), is_ratio=True)})" if value else ""
+    text += f"the margin is {margin}{share}"
     if decision.smallest_detectable is not None:
         least = show_numbers((decision.smallest_detectable,), unit)[0]
         text += f"; {SEEN_FROM} {least} on"

@@ -678,3 +678,9 @@ def test_a_misspelt_value_is_answered_with_the_closest() -> None:
     [verdict] = judge(Thresholds.model_validate(data), make_peaks(1 << 20))
     assert verdict.verdict == "INCONCLUSIVE"
     assert "unknown value 'peak_byte'; did you mean 'peak_bytes'?" in verdict.text
+
+
+def test_the_margin_is_shown_as_the_change_is() -> None:
+    [verdict] = judge(blessed(make_run(make_speeds(100.0))), make_speeds(50.0))
+    assert "(-50.00 % from 100 tokens/s, blessed at abcdef1234)" in verdict.text
+    assert "; the margin is 3 tokens/s (3.00 %)" in verdict.text
