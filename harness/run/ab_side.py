@@ -12,6 +12,7 @@ from typing import Any
 from harness.descriptions import with_repeats
 from harness.errors import InputError
 from harness.machine.environment import describe_harness, describe_libraries
+from harness.machine.parents import die_with_parent
 from harness.machine.privacy import scrub
 from harness.records.record import dump_json
 from harness.run.executor import LocalExecutor
@@ -49,6 +50,7 @@ def measure_side(
 
 def main(arguments: list[str]) -> int:
     """Print the line; a mistake of the user's goes to stderr, with status 4."""
+    die_with_parent()
     path, model, precision, measurement, device = arguments
     try:
         found = measure_side(load_suite(Path(path)), model, precision, measurement, device)

@@ -6,12 +6,17 @@ same libraries. Pairs of fresh processes go A B, B A, … as those of `harness a
 
 import contextlib
 import os
+import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 from harness.errors import InputError, UnavailableError
 from harness.machine.git import run_git
@@ -27,6 +32,7 @@ from harness.worker.messages import Progress
 
 PAIRS = ab.ENOUGH_PAIRS
 _SHOWN = 3  # values named in one line
+_FOLDER = "precision-harness-"  # and the id of the process that opened the commit
 _NO_HOOKS = ("-c", f"core.hooksPath={os.devnull}")
 
 
@@ -153,7 +159,8 @@ def _describe(task: Task, samples: Sequence[ab.Sample], lacking: str, file: str)
 def open_commit(root: Path, commit: str) -> Iterator[tuple[Repository, Path]]:
     """The repository that ``root`` is in, and a temporary folder with its files at ``commit``.
 
-    The folder is gone afterwards. Raises `UnavailableError`, with what to do, where that commit
+    The folder is gone afterwards, after Ctrl-C and SIGTERM too; what a killed process has left is
+    removed by the next one. Raises `UnavailableError`, with what to do, where that commit
     cannot be had, `InputError` where there is no git.
     """
     top = Path(_ask_git(root, "rev-parse", "--show-toplevel"))
@@ -164,13 +171,43 @@ def open_commit(root: Path, commit: str) -> Iterator[tuple[Repository, Path]]:
             what = "is not in this shallow clone: `git fetch --unshallow` fetches it; "
             what += "in a GitHub workflow, `fetch-depth: 0` of actions/checkout"
         raise UnavailableError(f"commit {commit[:10]} {what}")
-    with tempfile.TemporaryDirectory(prefix="precision-harness-") as folder:
+    _remove_left_behind(root)
+    prefix = f"{_FOLDER}{os.getpid()}-"
+    with _end_at_sigterm(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         tree = Path(folder) / commit[:10]
         try:
             _ask_git(root, *_NO_HOOKS, "worktree", "add", "--detach", str(tree), commit)
             yield repository, tree
         finally:
             run_git(root, "worktree", "remove", "--force", str(tree))
+
+
+@contextlib.contextmanager
+def _end_at_sigterm() -> Iterator[None]:
+    """SIGTERM ends what is inside as Ctrl-C does. Only a main thread can be told so."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _remove_left_behind(root: Path) -> None:
+    """Files and registrations of commits that processes opened which are gone."""
+    for line in _ask_git(root, "worktree", "list", "--porcelain").splitlines():
+        tree = Path(line.removeprefix("worktree "))
+        owner = tree.parent.name.removeprefix(_FOLDER).partition("-")[0]
+        is_own = line.startswith("worktree ") and tree.parent.name.startswith(_FOLDER)
+        if is_own and owner.isdigit() and not psutil.pid_exists(int(owner)):
+            run_git(root, "worktree", "remove", "--force", "--force", str(tree))
+            shutil.rmtree(tree.parent, ignore_errors=True)
 
 
 def link_untracked(suite: Suite, repository: Repository, tree: Path) -> None:

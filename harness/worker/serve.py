@@ -1,6 +1,5 @@
 """The cell's side: load once, then answer one request after another. Runs in the worker."""
 
-import ctypes
 import faulthandler
 import os
 import signal
@@ -15,6 +14,7 @@ from harness.catalog import load_engine, load_measurement
 from harness.descriptions import MeasureContext
 from harness.engines.base import Engine
 from harness.errors import UnavailableError
+from harness.machine.parents import die_with_parent
 from harness.records.record import Measured
 from harness.suite.model_sources import CellJob
 from harness.worker.messages import (
@@ -89,9 +89,7 @@ def guard(work: Callable[[], Any]) -> Any:
 def _settle_in(log_path: str) -> None:
     """Leave Ctrl-C to the parent, die with it, and keep the terminal clean."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
-    if prctl is not None:
-        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: the fork server ends with the harness
+    die_with_parent()  # the fork server, which ends with the harness
     _let_fork_server_end()
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):

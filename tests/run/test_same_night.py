@@ -138,6 +138,41 @@ def test_a_commit_is_opened_in_a_folder_that_is_gone_afterwards(repository: Path
     assert len(git(repository, "worktree", "list").splitlines()) == 1
 
 
+OPEN = """import subprocess, sys
+from pathlib import Path
+from harness.run.same_night import open_commit
+with open_commit(Path(sys.argv[1]), sys.argv[2]) as (_, tree):
+    print(tree, flush=True)
+    subprocess.run(["sleep", "60"])
+"""
+
+
+@pytest.mark.slow
+def test_what_ends_by_a_signal_leaves_nothing_or_is_cleaned_up_by_the_next(
+    repository: Path, tmp_path: Path
+) -> None:
+    """SIGTERM at once; after SIGKILL at the next start. A commit still in use stays."""
+    sha, left = git(repository, "rev-parse", "HEAD"), {}
+    command = [sys.executable, "-c", OPEN, str(repository), sha]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    for number in (signal.SIGTERM, signal.SIGKILL, None):
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+        assert child.stdout is not None
+        with child.stdout:
+            left[number] = Path(child.stdout.readline().strip()), child
+        if number is not None:
+            child.send_signal(number)
+            child.wait(timeout=30)
+    assert not left[signal.SIGTERM][0].parent.exists()
+    killed, (used, child) = left[signal.SIGKILL][0], left[None]
+    assert not killed.parent.exists()  # the third has removed it
+    with open_commit(repository, sha):
+        assert used.exists()
+    child.terminate()
+    child.wait(timeout=30)
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
 def test_what_git_does_not_keep_is_linked(repository: Path) -> None:
     suite = load_suite(repository / "inner/suites/s.yaml")
     with open_commit(repository / "inner", git(repository, "rev-parse", "HEAD")) as (found, tree):
