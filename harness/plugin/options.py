@@ -97,7 +97,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "at-most": {
         "type": _duration,
         "metavar": "TIME",
-        "help": "how long --until-decided may measure on in each suite, such as 90s, 20m or 1h30m",
+        "help": "how long --until-decided, and --confirm, may each measure on in each suite, "
+        "such as 90s, 20m or 1h30m",
     },
     "bless": {"action": "store_true", "help": "make thresholds of this run; needs --reason"},
     "reason": {"default": "", "metavar": "TEXT", "help": "why, for --bless"},
@@ -144,8 +145,8 @@ def read_options(config: pytest.Config) -> CommandLine:
         raise pytest.UsageError("--bless needs --reason 'why these numbers are the new ones'")
     if given.reason and not given.bless:
         raise pytest.UsageError("--reason says why --bless makes new thresholds: give both")
-    if given.at_most is not None and not given.until_decided:
-        raise pytest.UsageError("--at-most says how long --until-decided may take: give both")
+    if given.at_most is not None and not (given.until_decided or given.confirm):
+        raise pytest.UsageError("--at-most bounds --until-decided and --confirm: give one of them")
     if given.until_decided and given.no_isolate:
         raise pytest.UsageError("--until-decided needs processes: leave out --no-isolate")
     # New thresholds are not judged by those that they replace.

@@ -62,13 +62,22 @@ class Task:
     allow: tuple[str, ...]
 
 
+def expect_seconds(record: Record) -> float:
+    """What all pairs take, by what the record's own processes took; without the start of Python."""
+    values = [record.values[name.partition(".")[2]] for name in _list_suspicious(record)]
+    processes = max((one.n or 1 for one in values if one.stderr is not None), default=1)
+    return record.seconds.get("total", 0.0) / processes * 2 * PAIRS
+
+
+def _list_suspicious(record: Record) -> list[str]:
+    return [one.metric for one in record.verdicts if one.suspicious]
+
+
 def announce(record: Record, commit: str) -> str:
     """What will be measured, why and how long it takes."""
-    names = [one.metric for one in record.verdicts if one.suspicious]
-    values = [record.values[name.partition(".")[2]] for name in names]
-    processes = max((one.n or 1 for one in values if one.stderr is not None), default=1)
+    names = _list_suspicious(record)
     shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-    took = show_time(record.seconds.get("total", 0.0) / processes * 2 * PAIRS)
+    took = show_time(expect_seconds(record))
     return (
         f"{record.cell.id}: suspicious: {shown}: measuring {commit[:10]} and this code in turn, "
         f"{2 * PAIRS} processes, {took} and the start of Python for each"

@@ -13,19 +13,19 @@ from harness.descriptions import vary_batch
 from harness.machine.privacy import scrub
 from harness.records.journal import Journal, recover_journals
 from harness.records.questions import fetch_questions
-from harness.records.record import Record
+from harness.records.record import Record, SameNight
 from harness.records.run_file import Run, write_run
 from harness.run.announcements import Announcements
 from harness.run.executor import Interrupted, LocalExecutor, OnCellProgress
 from harness.run.header import start_header
 from harness.run.machine import Machine
 from harness.run.references import cell_key, find_reference, keep_reference
-from harness.run.same_night import Task, announce, measure_same_night
+from harness.run.same_night import Task, announce, expect_seconds, measure_same_night
 from harness.run.settings import RunSettings
 from harness.run.until_decided import ExtraRounds
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.suite.models import MeasurementSpec, Suite
-from harness.verdicts.advice import advise
+from harness.verdicts.advice import advise, show_time
 from harness.verdicts.baseline import find_baseline
 from harness.verdicts.looks import keep_verdicts
 from harness.verdicts.pairing import complete_record, complete_records
@@ -87,6 +87,7 @@ class SuiteRun:
                 on_notice=on_notice,
             )
         self._start = time.monotonic()
+        self._confirmed_s = 0.0
         folder = settings.results / suite.name
         allow = (*suite.allow, *settings.allow)
         self.baseline = find_baseline(
@@ -229,6 +230,13 @@ class SuiteRun:
         blessed = self._thresholds.find(judged) if self._thresholds is not None else None
         assert self.baseline is not None
         assert blessed is not None  # else nothing would be suspicious
+        key, at_most = (cell.id, measurement.name), self._settings.at_most_s
+        if at_most is not None and self._confirmed_s + expect_seconds(judged) > at_most:
+            lacking = f"it would take longer than --at-most leaves: {show_time(at_most)} in all"
+            skipped = {"same_night": SameNight(commit=blessed.commit, lacking=lacking)}
+            self._records[key] = self._keep(cell, self._records[key].model_copy(update=skipped))
+            return
+        start = time.monotonic()
         self._executor.close()  # it may hold the device's memory
         self._on_notice(announce(judged, blessed.commit))
         number = sum(one.same_night is not None for one in self._records.values()) + 1
@@ -240,7 +248,7 @@ class SuiteRun:
             output / f"{self.path.stem}-{number}.json",
             lambda progress: self._on_progress(cell.id, measurement.name, progress),
         )
-        key = (cell.id, measurement.name)
+        self._confirmed_s += time.monotonic() - start
         update = {"same_night": found}
         self._records[key] = self._keep(cell, self._records[key].model_copy(update=update))
         self._go_on()

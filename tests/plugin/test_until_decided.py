@@ -98,7 +98,7 @@ def test_ctrl_c_in_a_round_keeps_what_was_measured_before(project: Project) -> N
     [
         (["--until-decided", "--at-most", "20"], "such as 90s, 20m or 1h30m, found '20'"),
         (["--until-decided", "--at-most", "0m"], "such as 90s, 20m or 1h30m, found '0m'"),
-        (["--at-most", "20m"], "--at-most says how long --until-decided may take: give both"),
+        (["--at-most", "20m"], "--at-most bounds --until-decided and --confirm: give one of them"),
         (["--until-decided", "--no-isolate"], "--until-decided needs processes: leave out"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
