@@ -110,6 +110,7 @@ def replay(
             cell: Cell,
             measurement: MeasurementSpec,
             reference: Record | None = None,
+            processes: list[Record] | None = None,
         ) -> Record:
             again = cell.precision.name == suite.reference and reference is not None
             record = made[cell.precision.name, measurement.name, again]

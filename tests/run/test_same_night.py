@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,13 @@ def project(blessed: Path, tmp_path: Path) -> Project:
     return Project(folder, variables={"PYTHONPATH": str(folder)})
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a short name: a socket's path holds some hundred characters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def run(project: Project, *arguments: str) -> Outcome:
     process = project.start(THROUGHPUT, *arguments)
     text, _ = process.communicate(timeout=900)
@@ -370,10 +379,10 @@ def test_unchanged_code_on_a_machine_that_became_slower_is_cleared(project: Proj
 
 @pytest.mark.slow
 @pytest.mark.e2e
-def test_ctrl_c_keeps_the_record_and_removes_the_commit_s_files(project: Project) -> None:
+def test_ctrl_c_keeps_the_record_and_removes_the_commit_s_files(
+    project: Project, temporary: Path
+) -> None:
     promise_more(project)
-    temporary = project.folder.parent / "temporary"
-    temporary.mkdir()
     project.variables["TMPDIR"] = str(temporary)
     process = project.start(THROUGHPUT, "--confirm")
     folder = project.folder / "results/ab/s"

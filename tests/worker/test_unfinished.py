@@ -265,7 +265,7 @@ def test_the_item_fails_and_the_numbers_are_in_the_file_and_in_the_table(tmp_pat
     assert f"{speed:,.1f}!" in outcome.text
     assert "! finished before the measurement failed (throughput of m[fp32])" in outcome.text
     assert "FAILED" in next(
-        line for line in outcome.text.splitlines() if line.startswith("m[fp32] ") and "!" in line
+        line for line in outcome.text.splitlines() if line.startswith("fp32 ") and "!" in line
     )
 
 
