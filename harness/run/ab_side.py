@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.descriptions import with_repeats
 from harness.errors import InputError
 from harness.machine.environment import describe_harness, describe_libraries
 from harness.machine.parents import die_with_parent
@@ -17,6 +16,7 @@ from harness.machine.privacy import scrub
 from harness.records.record import dump_json
 from harness.run.executor import LocalExecutor
 from harness.run.machine import inspect_machine, probe_hub
+from harness.run.varied import with_repeats
 from harness.suite.cells import Selection, build_cells
 from harness.suite.models import Suite
 from harness.suite.read import load_suite

@@ -9,23 +9,24 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from harness.catalog import load_measurement
-from harness.descriptions import vary_batch
 from harness.machine.privacy import scrub
 from harness.records.journal import Journal, recover_journals
 from harness.records.questions import fetch_questions
-from harness.records.record import Record, SameNight
+from harness.records.record import Record
 from harness.records.run_file import Run, write_run
 from harness.run.announcements import Announcements
+from harness.run.confirmations import Confirmations
 from harness.run.executor import Interrupted, LocalExecutor, OnCellProgress
-from harness.run.header import start_header
+from harness.run.header import list_remarks, start_header
 from harness.run.machine import Machine
 from harness.run.references import cell_key, find_reference, keep_reference
-from harness.run.same_night import Task, announce, expect_seconds, measure_same_night
+from harness.run.same_night import Task
 from harness.run.settings import RunSettings
 from harness.run.until_decided import ExtraRounds
+from harness.run.varied import vary_batch
 from harness.suite.cells import Cell, cell_id, has_paired_values, sort_fresh_first
 from harness.suite.models import MeasurementSpec, Suite
-from harness.verdicts.advice import advise, show_time
+from harness.verdicts.advice import advise
 from harness.verdicts.baseline import find_baseline
 from harness.verdicts.looks import keep_verdicts
 from harness.verdicts.pairing import complete_record, complete_records
@@ -87,19 +88,19 @@ class SuiteRun:
                 on_notice=on_notice,
             )
         self._start = time.monotonic()
-        self._confirmed_s = 0.0
         folder = settings.results / suite.name
         allow = (*suite.allow, *settings.allow)
         self.baseline = find_baseline(
             settings.against, suite.name, machine.slug, settings.root, allow, settings.confirm
         )
         self.recovered = recover_journals(folder)
-        baseline = None if self.baseline is None else self.baseline.name
-        self._header = start_header(suite, machine, folder, settings.root, settings.argv, baseline)
+        self._header = start_header(suite, machine, folder, settings, self.baseline)
         stem = self._header.run.id.rpartition("/")[2]
         self.path = folder / f"{stem}.json"
         self._journal = Journal(folder / f"{stem}.journal.jsonl", self._header)
-        stored = self.baseline.stored if self.baseline is not None else None
+        output = settings.results.parent / "ab" / suite.name / stem
+        self._confirmations = Confirmations(settings, output, on_notice)
+        stored = self.baseline and self.baseline.stored
         self._thresholds = stored if isinstance(stored, Thresholds) else None
         if settings.confirm and self._thresholds is None:
             on_notice("--confirm measures nothing: no thresholds judge this run (--bless them)")
@@ -148,10 +149,14 @@ class SuiteRun:
             return None
         # Verdicts name the suite's file and its baseline; both may be under someone's home.
         records = tuple(map(_scrub_record, self.completed()))
+        made, environment = self.planned.keys() & self._records.keys(), self._machine.environment
+        remarks = list_remarks(len(made), len(self.planned), self.baseline, environment, records)
+        if self._extra is not None and self._extra.has_begun:
+            remarks.append(self._extra.describe())
         update = {
             "duration_s": round(time.monotonic() - self._start, 3),
             "interrupted": self._interrupted or not self.planned.keys() <= self._records.keys(),
-            "remarks": tuple(scrub(self._list_remarks(records))),
+            "remarks": tuple(scrub(remarks)),
         }
         facts = self._header.run.model_copy(update=update)
         run = self._header.model_copy(update={"run": facts, "records": records})
@@ -163,19 +168,6 @@ class SuiteRun:
         self._journal.remove()
         self.run = run
         return run
-
-    def _list_remarks(self, records: tuple[Record, ...]) -> list[str]:
-        """What a reader must know of the run as a whole."""
-        remarks = []
-        made = len(self.planned.keys() & self._records.keys())
-        if made < len(self.planned):
-            remarks.append(f"interrupted: {made} of {len(self.planned)} measurements made")
-        if self.baseline is not None:
-            remarks.append(f"judged against {self.baseline.name}")
-            remarks += self.baseline.remarks(self._machine.environment, records)
-        if self._extra is not None and self._extra.has_begun:
-            remarks.append(self._extra.describe())
-        return remarks
 
     def _find_judged(
         self,
@@ -221,8 +213,8 @@ class SuiteRun:
         settings, path = self._settings, self.suite.path
         again = settings.show_command(path, record.cell.id, record.measurement)
         file = os.path.relpath(path, settings.folder)
-        given = record, self.suite.reference, file, again
-        advised = tuple(advise(one, *given) for one in verdicts)
+        reference = self.suite.reference
+        advised = tuple(advise(one, record, reference, file, again) for one in verdicts)
         return keep_verdicts(record.model_copy(update={"verdicts": advised}))
 
     def _confirm(self, cell: Cell, measurement: MeasurementSpec, judged: Record) -> None:
@@ -230,27 +222,13 @@ class SuiteRun:
         blessed = self._thresholds.find(judged) if self._thresholds is not None else None
         assert self.baseline is not None
         assert blessed is not None  # else nothing would be suspicious
-        key, at_most = (cell.id, measurement.name), self._settings.at_most_s
-        if at_most is not None and self._confirmed_s + expect_seconds(judged) > at_most:
-            lacking = f"it would take longer than --at-most leaves: {show_time(at_most)} in all"
-            skipped = {"same_night": SameNight(commit=blessed.commit, lacking=lacking)}
-            self._records[key] = self._keep(cell, self._records[key].model_copy(update=skipped))
-            return
-        start = time.monotonic()
         self._executor.close()  # it may hold the device's memory
-        self._on_notice(announce(judged, blessed.commit))
-        number = sum(one.same_night is not None for one in self._records.values()) + 1
-        output = self._settings.results.parent / "ab" / self.suite.name
         task = Task(self.suite, judged, blessed, self._machine.environment, self.baseline.allow)
-        found, self._interrupted = measure_same_night(
-            task,
-            self._settings,
-            output / f"{self.path.stem}-{number}.json",
-            lambda progress: self._on_progress(cell.id, measurement.name, progress),
+        found, self._interrupted = self._confirmations.take(
+            task, lambda progress: self._on_progress(cell.id, measurement.name, progress)
         )
-        self._confirmed_s += time.monotonic() - start
-        update = {"same_night": found}
-        self._records[key] = self._keep(cell, self._records[key].model_copy(update=update))
+        key = (cell.id, measurement.name)
+        self._records[key] = self._keep(cell, self._records[key], same_night=found)
         self._go_on()
 
     def _follow(self, cell: str, measurement: str, progress: Progress) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TypeAlias
 
-from harness.descriptions import with_repeats
 from harness.records.record import Looks, Record, Verdict
 from harness.records.values import find_spec
 from harness.run.repeats import merge_repeats
+from harness.run.varied import with_repeats
 from harness.suite.cells import Cell
 from harness.suite.models import MeasurementSpec, PrecisionSpec
 from harness.verdicts.advice import show_time

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from harness.catalog import list_measurements, load_measurement
-from harness.descriptions import BatchTokens, OptionsBase, vary_batch
+from harness.descriptions import BatchTokens, OptionsBase
 from harness.metrics.choice_values import CHOICE_VALUES
 from harness.records.record import Record, Value
 from harness.records.run_file import read_run
+from harness.run.varied import vary_batch
 from harness.verdicts.pairing import complete_records, is_noise
 from tests.support.projects import Project
 from tests.support.records import make_record, make_run
